@@ -1,0 +1,294 @@
+//! Blocks: bytes named by the hash of their content, and the trait of what holds them.
+//!
+//! Nothing here knows disks, DAGs or peers. Two properties hold everywhere: the data that
+//! [`Blocks::get`] returns matches its CID, and a block is never larger than
+//! [`limits::MAX_BLOCK_BYTES`].
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256, Sha512};
+
+use crate::limits;
+
+/// A content identifier. Wide enough for an identity CID of [`limits::MAX_IDENTITY_BYTES`].
+pub type Cid = cid::CidGeneric<{ limits::MAX_IDENTITY_BYTES }>;
+
+/// The hash in a CID.
+pub type Multihash = multihash::Multihash<{ limits::MAX_IDENTITY_BYTES }>;
+
+/// Multicodec of plain bytes.
+pub const RAW: u64 = 0x55;
+/// Multicodec of dag-pb.
+pub const DAG_PB: u64 = 0x70;
+/// Multicodec of dag-cbor.
+pub const DAG_CBOR: u64 = 0x71;
+
+/// Multihash code of the identity "hash": the digest is the data.
+pub const IDENTITY: u64 = 0x00;
+/// Multihash code of SHA-256.
+pub const SHA2_256: u64 = 0x12;
+/// Multihash code of SHA-512.
+pub const SHA2_512: u64 = 0x13;
+/// Multihash code of BLAKE3.
+pub const BLAKE3: u64 = 0x1e;
+
+/// Why a block could not be had, kept or believed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BlockError {
+    /// No source that was asked has the block.
+    #[error("block {cid} is not here")]
+    Missing {
+        /// The block.
+        cid: Cid,
+    },
+    /// The block is recorded here, but what the disk gives back does not match its CID.
+    #[error("block {cid} is damaged on disk")]
+    Damaged {
+        /// The block.
+        cid: Cid,
+    },
+    /// Data offered as this block hashes to something else.
+    #[error("data offered as block {cid} does not match it")]
+    Mismatch {
+        /// The block.
+        cid: Cid,
+    },
+    /// The CID names a hash function that is not supported.
+    #[error("block {cid} uses an unsupported hash function, code 0x{code:x}")]
+    UnsupportedHash {
+        /// The block.
+        cid: Cid,
+        /// Its multihash code.
+        code: u64,
+    },
+    /// The block is larger than any peer would accept.
+    #[error("block {cid} has {size} bytes, more than the limit of {limit}", limit = limits::MAX_BLOCK_BYTES)]
+    TooLarge {
+        /// The block.
+        cid: Cid,
+        /// Its size in bytes.
+        size: u64,
+    },
+    /// What holds the blocks failed.
+    #[error("cannot access the block store")]
+    Store {
+        /// The store's own error.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// A CID with the data that belongs to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Block {
+    cid: Cid,
+    data: Bytes,
+}
+
+impl Block {
+    /// Hashes `data` with SHA-256 and names it with `version` and `codec`. CIDv0 exists for
+    /// dag-pb only; other codecs get a CIDv1 whatever `version` says.
+    pub fn new(version: cid::Version, codec: u64, data: Bytes) -> Block {
+        let hash = sha2_256(&[&data]);
+        Block { cid: name(version, codec, hash), data }
+    }
+
+    /// Takes `data` that came from outside as the block `cid`.
+    ///
+    /// # Errors
+    /// [`BlockError::Mismatch`] when it is not, [`BlockError::TooLarge`],
+    /// [`BlockError::UnsupportedHash`].
+    pub fn verified(cid: Cid, data: Bytes) -> Result<Block, BlockError> {
+        verify(&cid, &data)?;
+        Ok(Block { cid, data })
+    }
+
+    /// The name.
+    pub fn cid(&self) -> &Cid {
+        &self.cid
+    }
+
+    /// The bytes.
+    pub fn data(&self) -> &Bytes {
+        &self.data
+    }
+
+    /// The bytes, owned.
+    pub fn into_data(self) -> Bytes {
+        self.data
+    }
+}
+
+/// The SHA-256 multihash of `parts` in a row.
+pub fn sha2_256(parts: &[&[u8]]) -> Multihash {
+    let mut hasher = Sha256::new();
+    for part in parts {
+        hasher.update(part);
+    }
+    wrap(SHA2_256, &hasher.finalize())
+}
+
+/// The CID of `hash`, in version 0 where that exists and was asked for.
+pub fn name(version: cid::Version, codec: u64, hash: Multihash) -> Cid {
+    if version == cid::Version::V0 && codec == DAG_PB && hash.code() == SHA2_256 {
+        Cid::new_v0(hash).expect("a SHA-256 multihash of 32 bytes makes a CIDv0")
+    } else {
+        Cid::new_v1(codec, hash)
+    }
+}
+
+/// Checks that `data` is the block `cid`.
+///
+/// # Errors
+/// As [`Block::verified`].
+pub fn verify(cid: &Cid, data: &[u8]) -> Result<(), BlockError> {
+    if data.len() > limits::MAX_BLOCK_BYTES {
+        return Err(BlockError::TooLarge { cid: *cid, size: data.len() as u64 });
+    }
+    let wanted = cid.hash();
+    let matches = match wanted.code() {
+        SHA2_256 => Sha256::digest(data)[..] == *wanted.digest(),
+        SHA2_512 => Sha512::digest(data)[..] == *wanted.digest(),
+        BLAKE3 => blake3_matches(data, wanted.digest()),
+        IDENTITY => wanted.digest() == data,
+        code => return Err(BlockError::UnsupportedHash { cid: *cid, code }),
+    };
+    if matches { Ok(()) } else { Err(BlockError::Mismatch { cid: *cid }) }
+}
+
+/// The data of an identity CID; `None` for any other.
+pub fn inline_data(cid: &Cid) -> Option<Bytes> {
+    (cid.hash().code() == IDENTITY).then(|| Bytes::copy_from_slice(cid.hash().digest()))
+}
+
+/// BLAKE3 digests may have any length; below 20 bytes they no longer identify anything.
+fn blake3_matches(data: &[u8], digest: &[u8]) -> bool {
+    const SHORTEST_DIGEST: usize = 20;
+    let mut found = [0; 64];
+    if !(SHORTEST_DIGEST..=found.len()).contains(&digest.len()) {
+        return false;
+    }
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(data);
+    hasher.finalize_xof().fill(&mut found[..digest.len()]);
+    found[..digest.len()] == *digest
+}
+
+fn wrap(code: u64, digest: &[u8]) -> Multihash {
+    Multihash::wrap(code, digest).expect("a digest of this hash fits")
+}
+
+/// Something that holds blocks: a repository, a session that writes to one, memory, or the
+/// network behind one of them. Calls may block and may come from many threads at once.
+pub trait Blocks: Send + Sync {
+    /// Reads the block `cid`, which is not an identity CID, and verifies it.
+    ///
+    /// # Errors
+    /// [`BlockError::Missing`] or [`BlockError::Damaged`] where it cannot be had; both mean that
+    /// another source may still have it.
+    fn read(&self, cid: &Cid) -> Result<Bytes, BlockError>;
+
+    /// Whether [`Blocks::read`] would find the block without asking anybody else. The data is not
+    /// verified.
+    ///
+    /// # Errors
+    /// Only where the store itself fails.
+    fn has(&self, cid: &Cid) -> Result<bool, BlockError>;
+
+    /// Keeps `batch`, whose blocks the caller has verified. Blocks that are here already are
+    /// skipped.
+    ///
+    /// # Errors
+    /// Where the store fails; some blocks of the batch may then have been kept.
+    fn put(&self, batch: &[Block]) -> Result<(), BlockError>;
+
+    /// Gives the data of `cid`: from the CID itself where that holds it, else by
+    /// [`Blocks::read`].
+    ///
+    /// # Errors
+    /// As [`Blocks::read`].
+    fn get(&self, cid: &Cid) -> Result<Bytes, BlockError> {
+        match inline_data(cid) {
+            Some(data) => Ok(data),
+            None => self.read(cid),
+        }
+    }
+}
+
+impl<B: Blocks + ?Sized> Blocks for &B {
+    fn read(&self, cid: &Cid) -> Result<Bytes, BlockError> {
+        (**self).read(cid)
+    }
+
+    fn has(&self, cid: &Cid) -> Result<bool, BlockError> {
+        (**self).has(cid)
+    }
+
+    fn put(&self, batch: &[Block]) -> Result<(), BlockError> {
+        (**self).put(batch)
+    }
+}
+
+/// Blocks in memory, found by multihash: for tests and small DAGs.
+#[derive(Debug, Default)]
+pub struct MemoryBlocks {
+    by_hash: Mutex<HashMap<Multihash, Bytes>>,
+}
+
+impl MemoryBlocks {
+    /// How many blocks are held.
+    pub fn len(&self) -> usize {
+        self.by_hash.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Whether none is held.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Forgets the block, if it is held.
+    pub fn remove(&self, cid: &Cid) {
+        self.by_hash.lock().unwrap_or_else(PoisonError::into_inner).remove(cid.hash());
+    }
+}
+
+impl Blocks for MemoryBlocks {
+    fn read(&self, cid: &Cid) -> Result<Bytes, BlockError> {
+        let by_hash = self.by_hash.lock().unwrap_or_else(PoisonError::into_inner);
+        by_hash.get(cid.hash()).cloned().ok_or(BlockError::Missing { cid: *cid })
+    }
+
+    fn has(&self, cid: &Cid) -> Result<bool, BlockError> {
+        let by_hash = self.by_hash.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(by_hash.contains_key(cid.hash()))
+    }
+
+    fn put(&self, batch: &[Block]) -> Result<(), BlockError> {
+        let mut by_hash = self.by_hash.lock().unwrap_or_else(PoisonError::into_inner);
+        for block in batch {
+            by_hash.insert(*block.cid().hash(), block.data().clone());
+        }
+        Ok(())
+    }
+}
+
+/// Keeps nothing and has nothing: what `--only-hash` writes to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoBlocks;
+
+impl Blocks for NoBlocks {
+    fn read(&self, cid: &Cid) -> Result<Bytes, BlockError> {
+        Err(BlockError::Missing { cid: *cid })
+    }
+
+    fn has(&self, _cid: &Cid) -> Result<bool, BlockError> {
+        Ok(false)
+    }
+
+    fn put(&self, _batch: &[Block]) -> Result<(), BlockError> {
+        Ok(())
+    }
+}

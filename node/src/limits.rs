@@ -1,0 +1,57 @@
+//! Every bound on input that comes from outside, with its unit and its reason.
+//!
+//! A block, a DAG, a name or an archive is hostile until it is checked; these are the sizes at
+//! which checking stops and refusing begins. Options that users may change start from a value
+//! here.
+
+/// Largest block accepted from outside, in bytes: the limit of bitswap 1.2 and of Kubo.
+pub const MAX_BLOCK_BYTES: usize = 2 * 1024 * 1024;
+
+/// Largest digest of an identity multihash, in bytes: the limit of `boxo/verifcid`.
+pub const MAX_IDENTITY_BYTES: usize = 128;
+
+/// Longest name of a directory entry, in bytes: `NAME_MAX` of Linux.
+pub const MAX_NAME_BYTES: usize = 255;
+
+/// Longest target of a symbolic link, in bytes: `PATH_MAX` of Linux less its terminating NUL.
+pub const MAX_SYMLINK_BYTES: usize = 4095;
+
+/// Most segments of a content path. A path that a person writes has a few.
+pub const MAX_PATH_SEGMENTS: usize = 1024;
+
+/// Deepest nesting of directories. Each level holds one descriptor open while it is exported, and
+/// a soft limit of 1,024 descriptors is common.
+pub const MAX_DIRECTORY_DEPTH: usize = 512;
+
+/// Deepest tree of blocks of one file. A balanced tree of 2 links a node reaches 2^64 bytes at 64;
+/// trickle trees stay well below.
+pub const MAX_FILE_DEPTH: usize = 128;
+
+/// Deepest path from a root to a block of any DAG: the directories, then the file below them, and
+/// as much again for HAMT levels and other data.
+pub const MAX_DAG_DEPTH: usize = 4096;
+
+/// Deepest nesting of a HAMT: the 64 bits of its hash, 3 bits (fanout 8) a level.
+pub const MAX_HAMT_DEPTH: usize = 22;
+
+/// Smallest and largest HAMT fanout, entries a shard: the range of Kubo.
+pub const HAMT_FANOUT: std::ops::RangeInclusive<u64> = 8..=1024;
+
+/// Most blocks visited by one walk, repeated ones counted: bounds the time that a small DAG with
+/// many repeated links can cost. 2^32 blocks of 256 KiB are a pebibyte.
+pub const MAX_TRAVERSED_BLOCKS: u64 = 1 << 32;
+
+/// Most bytes that one export writes, unless an option says otherwise: 1 TiB. Repeated links make
+/// files far larger than their blocks.
+pub const MAX_EXPORT_BYTES: u64 = 1 << 40;
+
+/// Longest CAR header, in bytes: about 20,000 roots.
+pub const MAX_CAR_HEADER_BYTES: usize = 1024 * 1024;
+
+/// Largest leaf that an import may write, in bytes: a block with its framing must stay within
+/// [`MAX_BLOCK_BYTES`]; the limit of Kubo's chunkers.
+pub const MAX_CHUNK_BYTES: usize = MAX_BLOCK_BYTES - 256;
+
+/// Most links of one file node: with CIDs of 36 bytes, 8 bytes of sizes each and the framing, the
+/// node stays within [`MAX_BLOCK_BYTES`].
+pub const MAX_FILE_LINKS: usize = 32 * 1024;

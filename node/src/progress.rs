@@ -1,0 +1,41 @@
+//! What long work tells its caller while it goes on.
+//!
+//! The libraries cannot print. They report to a [`Reporter`]; the silent one is the default.
+
+/// One step of a long operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// The work is known to have this many bytes; may grow while it goes on.
+    Total {
+        /// Bytes of content.
+        bytes: u64,
+    },
+    /// This many further bytes of content are done.
+    Advanced {
+        /// Bytes since the last event.
+        bytes: u64,
+    },
+    /// One further file, directory, link or archive entry is done.
+    Entry,
+}
+
+/// Receives events, from any thread.
+pub trait Reporter: Send + Sync {
+    /// Takes one event; must return quickly.
+    fn report(&self, event: Event);
+
+    /// Whether the work should stop at the next safe point. Operations then fail with their
+    /// `Interrupted` error and leave nothing half made.
+    fn interrupted(&self) -> bool {
+        false
+    }
+}
+
+/// Discards every event.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Silent;
+
+impl Reporter for Silent {
+    fn report(&self, _event: Event) {}
+}

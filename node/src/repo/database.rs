@@ -1,0 +1,183 @@
+//! The SQLite database: schema, connections and transactions.
+//!
+//! Connections are pooled, one a thread at a time. Writers wait for each other's transactions,
+//! which are short; readers never wait. Transactions are durable only where they say so: a lease
+//! need not outlive a power failure, a pin must.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rusqlite::{Connection, Transaction, TransactionBehavior, config::DbConfig, params};
+
+use super::{RepoError, RootfsEntry};
+
+/// Version of the on-disk layout. A change that older programs cannot read counts it up.
+const LAYOUT_VERSION: i64 = 1;
+
+/// How long a transaction waits for others. They last milliseconds; a minute of them means that
+/// hundreds of processes write, or that one is stopped.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Pages in the log before it is copied into the database: 16 MiB, a few batches of an import.
+const CHECKPOINT_PAGES: u32 = 4096;
+
+const SCHEMA: &str = "
+    CREATE TABLE layout (version INTEGER NOT NULL);
+
+    -- Where each block is. `hash` is its multihash, so that all CIDs of one block share a row.
+    -- `offset` and `length` bound the data; `header` bytes before it hold length and CID.
+    -- `lease` is the newest lease whose holder wrote the block or relied on it.
+    CREATE TABLE blocks (
+        hash BLOB PRIMARY KEY,
+        segment INTEGER NOT NULL,
+        offset INTEGER NOT NULL,
+        length INTEGER NOT NULL,
+        header INTEGER NOT NULL,
+        lease INTEGER NOT NULL,
+        damaged INTEGER NOT NULL DEFAULT 0
+    ) WITHOUT ROWID;
+
+    -- `committed` is the length of the segment file that counts; 0 before its first batch.
+    CREATE TABLE segments (id INTEGER PRIMARY KEY AUTOINCREMENT, committed INTEGER NOT NULL);
+
+    CREATE TABLE pins (cid BLOB PRIMARY KEY, recursive INTEGER NOT NULL, name TEXT NOT NULL)
+        WITHOUT ROWID;
+
+    -- `holder` names the scratch directory whose lock tells whether the holder lives.
+    CREATE TABLE leases (id INTEGER PRIMARY KEY AUTOINCREMENT, holder TEXT NOT NULL);
+    CREATE TABLE lease_roots (lease INTEGER NOT NULL, cid BLOB NOT NULL);
+
+    CREATE TABLE rootfs (key TEXT PRIMARY KEY, bytes INTEGER NOT NULL, used INTEGER NOT NULL)
+        WITHOUT ROWID;
+";
+
+/// Makes a new, complete database file at `path`, closed and synced.
+pub(super) fn create(path: &Path) -> Result<(), RepoError> {
+    let failed = |source| RepoError::Database { path: path.to_owned(), source };
+    let connection = Connection::open(path).map_err(failed)?;
+    connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
+    connection.execute_batch(SCHEMA).map_err(failed)?;
+    connection
+        .execute("INSERT INTO layout VALUES (?1)", [LAYOUT_VERSION])
+        .map_err(failed)?;
+    connection.close().map_err(|(_, source)| failed(source))
+}
+
+/// Connections to one database.
+#[derive(Debug)]
+pub(super) struct Database {
+    path: PathBuf,
+    idle: Mutex<Vec<Connection>>,
+}
+
+impl Database {
+    /// Opens the database and checks its layout version.
+    pub(super) fn open(path: PathBuf, root: &Path) -> Result<Database, RepoError> {
+        let database = Database { path, idle: Mutex::default() };
+        let found = database
+            .with(|connection| connection.query_row("SELECT version FROM layout", [], |row| row.get(0)))?;
+        if found > LAYOUT_VERSION {
+            return Err(RepoError::TooNew { path: root.to_owned(), found, supported: LAYOUT_VERSION });
+        }
+        Ok(database)
+    }
+
+    /// Works on a connection of its own.
+    pub(super) fn with<T>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, RepoError> {
+        let pooled = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut connection = match pooled {
+            Some(connection) => connection,
+            None => self.connect().map_err(|source| self.failed(source))?,
+        };
+        let outcome = work(&mut connection).map_err(|source| self.failed(source));
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        outcome
+    }
+
+    /// Runs one writing transaction: all of it or, on an error, nothing. A crash of the machine
+    /// may lose it; a crash of the process cannot.
+    pub(super) fn write<T>(
+        &self,
+        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, RepoError> {
+        self.with(|connection| transact(connection, work))
+    }
+
+    /// As [`Database::write`], and on disk when it returns.
+    pub(super) fn write_durably<T>(
+        &self,
+        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, RepoError> {
+        self.with(|connection| {
+            connection.pragma_update(None, "synchronous", "FULL")?;
+            let outcome = transact(connection, work);
+            connection.pragma_update(None, "synchronous", "NORMAL")?;
+            outcome
+        })
+    }
+
+    fn connect(&self) -> rusqlite::Result<Connection> {
+        let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE
+            | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&self.path, flags)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        connection.set_prepared_statement_cache_capacity(32);
+        // Many short processes: the last one to leave must not stop to copy the log.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        connection.pragma_update(None, "synchronous", "NORMAL")?;
+        connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+        Ok(connection)
+    }
+
+    fn failed(&self, source: rusqlite::Error) -> RepoError {
+        RepoError::Database { path: self.path.clone(), source }
+    }
+}
+
+fn transact<T>(
+    connection: &mut Connection,
+    work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    // Immediate: waits for its turn here, and cannot fail later because another was faster.
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let outcome = work(&transaction)?;
+    transaction.commit()?;
+    Ok(outcome)
+}
+
+pub(super) fn record_rootfs(
+    connection: &mut Connection,
+    key: &str,
+    bytes: u64,
+) -> rusqlite::Result<()> {
+    let used = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    connection.execute(
+        "INSERT INTO rootfs VALUES (?1, ?2, ?3)
+         ON CONFLICT (key) DO UPDATE SET bytes = excluded.bytes, used = excluded.used",
+        params![key, bytes as i64, used as i64],
+    )?;
+    Ok(())
+}
+
+pub(super) fn forget_rootfs(connection: &mut Connection, key: &str) -> rusqlite::Result<()> {
+    connection.execute("DELETE FROM rootfs WHERE key = ?1", [key])?;
+    Ok(())
+}
+
+pub(super) fn rootfs_entries(connection: &mut Connection) -> rusqlite::Result<Vec<RootfsEntry>> {
+    let mut statement =
+        connection.prepare_cached("SELECT key, bytes, used FROM rootfs ORDER BY used, key")?;
+    let entries = statement.query_map([], |row| {
+        let used = Duration::from_secs(row.get::<_, i64>(2)?.max(0) as u64);
+        Ok(RootfsEntry {
+            key: row.get(0)?,
+            bytes: row.get::<_, i64>(1)? as u64,
+            used: UNIX_EPOCH + used,
+        })
+    })?;
+    entries.collect()
+}

@@ -1,0 +1,467 @@
+//! Garbage collection: removes what nothing reaches and gives the space back.
+//!
+//! ```text
+//! mark    pins and lease roots are walked; nobody waits for this
+//! delete  under the closed gate: what was pinned since is walked, unreached index rows go
+//! reclaim segment by segment: tails are cut, gaps become holes, mostly dead segments are rewritten
+//! ```
+//!
+//! A crash between any two steps costs nothing: what has no index row is garbage to the next
+//! collection, wherever it came from. Segments that somebody writes are left to a later one.
+//!
+//! A hole stays a valid CAR section: its data is zeros and its CID that of those zeros.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::ops::{ControlFlow, Range};
+use std::os::unix::fs::FileExt;
+
+use rusqlite::params;
+use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::io::Errno;
+
+use super::layout::Layout;
+use super::pins::{self, PinKind};
+use super::segment::{self, HEADER, Location};
+use super::store::{self, Store};
+use super::{RepoError, Repository, leases, scratch};
+use crate::block::{self, Blocks, Cid, Multihash, RAW};
+use crate::dag::{Seen, section_header, varint_length, walk_unseen};
+use crate::limits;
+
+/// Segments handled together: each costs one open descriptor.
+const SEGMENTS_A_ROUND: i64 = 64;
+
+/// Data in one hole, in bytes: readers of CAR files bound their sections.
+const MAX_HOLE_BYTES: u64 = limits::MAX_BLOCK_BYTES as u64;
+
+/// A segment with less than one part in this many alive is rewritten rather than punched.
+const REWRITE_BELOW: u64 = 4;
+
+/// What a collection removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// Blocks removed.
+    pub blocks: u64,
+    /// Bytes of their data.
+    pub bytes: u64,
+    /// Bytes that the file system got back.
+    pub disk_bytes: u64,
+}
+
+/// The right to have an uncommitted batch. Many hold it at once; collection closes it for the
+/// moment in which it deletes.
+#[derive(Debug)]
+pub(super) struct Gate {
+    /// Holds the lock.
+    _lock: File,
+}
+
+impl Gate {
+    /// Enters, after collections that wait already.
+    pub(super) fn enter(layout: &Layout) -> Result<Gate, RepoError> {
+        // Whoever closes the gate holds the turnstile first, so that a stream of writers cannot
+        // keep it out.
+        let turnstile = lock_directory(layout, Door::Turnstile, FlockOperation::LockShared)?;
+        let gate = lock_directory(layout, Door::Gate, FlockOperation::LockShared)?;
+        drop(turnstile);
+        Ok(Gate { _lock: gate })
+    }
+
+    /// Enters unless a collection waits or works.
+    pub(super) fn try_enter(layout: &Layout) -> Result<Option<Gate>, RepoError> {
+        match lock_directory(layout, Door::Turnstile, FlockOperation::NonBlockingLockShared) {
+            Ok(turnstile) => {
+                let gate = lock_directory(layout, Door::Gate, FlockOperation::LockShared)?;
+                drop(turnstile);
+                Ok(Some(Gate { _lock: gate }))
+            }
+            Err(RepoError::Io { source, .. }) if source.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Waits for every batch to be committed, and keeps new ones out.
+    fn close(layout: &Layout) -> Result<(File, File), RepoError> {
+        let turnstile = lock_directory(layout, Door::Turnstile, FlockOperation::LockExclusive)?;
+        let gate = lock_directory(layout, Door::Gate, FlockOperation::LockExclusive)?;
+        Ok((turnstile, gate))
+    }
+}
+
+/// Which directory's lock plays which part; no files are needed for it.
+#[derive(Clone, Copy)]
+enum Door {
+    Turnstile,
+    Gate,
+}
+
+fn lock_directory(layout: &Layout, door: Door, operation: FlockOperation) -> Result<File, RepoError> {
+    let path = match door {
+        Door::Turnstile => layout.rootfs(),
+        Door::Gate => layout.blocks(),
+    };
+    let directory = File::open(&path).map_err(RepoError::io("open", &path))?;
+    loop {
+        match rustix::fs::flock(&directory, operation) {
+            Ok(()) => return Ok(directory),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(RepoError::errno("lock", &path)(errno)),
+        }
+    }
+}
+
+/// Collects.
+pub(super) fn collect(store: &Store, blocks: &Repository) -> Result<Collected, RepoError> {
+    let mut reached = Seen::default();
+    mark(store, blocks, &mut reached)?;
+    let mut collected = {
+        let _closed = Gate::close(store.layout())?;
+        mark(store, blocks, &mut reached)?;
+        delete(store, &reached, lease_floor(store)?)?
+    };
+    collected.disk_bytes = reclaim(store)?;
+    Ok(collected)
+}
+
+/// Adds to `reached` what pins and lease roots reach. Blocks that are not here are no matter.
+fn mark(store: &Store, blocks: &dyn Blocks, reached: &mut Seen) -> Result<(), RepoError> {
+    let (pins, roots) = store
+        .database()
+        .with(|connection| Ok((pins::list(connection)?, leases::roots(connection)?)))?;
+    let recursive = pins.iter().filter(|pin| pin.kind == PinKind::Recursive).map(|pin| pin.cid);
+    for root in recursive.chain(roots) {
+        let walked: ControlFlow<()> =
+            walk_unseen(blocks, &root, reached, &mut |_| ControlFlow::Continue(()))
+                .map_err(|source| RepoError::Dag { cid: root, source })?;
+        debug_assert!(walked.is_continue());
+    }
+    for pin in pins.iter().filter(|pin| pin.kind == PinKind::Direct) {
+        reached.insert_alone(&pin.cid);
+    }
+    Ok(())
+}
+
+/// The lowest number of a living lease. Leases of the dead are removed.
+fn lease_floor(store: &Store) -> Result<i64, RepoError> {
+    let leases = store.database().with(|connection| leases::list(connection))?;
+    let mut floor = i64::MAX;
+    for (lease, holder) in leases {
+        if scratch::is_alive(&store.layout().run(), &holder)? {
+            floor = floor.min(lease);
+        } else {
+            store.database().write(|transaction| leases::remove(transaction, lease))?;
+        }
+    }
+    Ok(floor)
+}
+
+/// Removes the index rows of blocks that are neither reached nor held by a lease.
+fn delete(store: &Store, reached: &Seen, floor: i64) -> Result<Collected, RepoError> {
+    store.database().write_durably(|transaction| {
+        let mut collected = Collected::default();
+        let mut rows =
+            transaction.prepare("SELECT hash, length FROM blocks WHERE lease < ?1")?;
+        let mut rows = rows.query([floor])?;
+        let mut dead = Vec::new();
+        while let Some(row) = rows.next()? {
+            let hash: Vec<u8> = row.get(0)?;
+            if Multihash::from_bytes(&hash).is_ok_and(|hash| !reached.contains(&hash)) {
+                collected.blocks += 1;
+                collected.bytes += row.get::<_, i64>(1)? as u64;
+                dead.push(hash);
+            }
+        }
+        let mut delete = transaction.prepare("DELETE FROM blocks WHERE hash = ?1")?;
+        for hash in dead {
+            delete.execute([hash])?;
+        }
+        Ok(collected)
+    })
+}
+
+/// A segment that is being reclaimed, held against writers.
+struct Victim {
+    id: i64,
+    file: File,
+    committed: u64,
+    live: Vec<(Vec<u8>, Location)>,
+}
+
+impl Victim {
+    fn live_bytes(&self) -> u64 {
+        self.live.iter().map(|(_, location)| location.end() - location.start()).sum()
+    }
+
+    /// The ranges between the header, the live sections and the end.
+    fn gaps(&self) -> Vec<Range<u64>> {
+        let mut gaps = Vec::new();
+        let mut end = HEADER.len() as u64;
+        for (_, location) in &self.live {
+            if location.start() > end {
+                gaps.push(end..location.start());
+            }
+            end = end.max(location.end());
+        }
+        if self.committed > end {
+            gaps.push(end..self.committed);
+        }
+        gaps
+    }
+}
+
+fn reclaim(store: &Store) -> Result<u64, RepoError> {
+    let mut zeros = Zeros::default();
+    let mut freed = 0;
+    let mut first = 0;
+    while let Some(victims) = take_round(store, &mut first)? {
+        for victim in victims {
+            let before = disk_bytes(store, &victim)?;
+            reclaim_segment(store, &victim, &mut zeros)?;
+            freed += before.saturating_sub(disk_bytes(store, &victim)?);
+        }
+    }
+    Ok(freed)
+}
+
+/// Locks the next segments that nobody writes and reads which of their blocks live.
+fn take_round(store: &Store, first: &mut i64) -> Result<Option<Vec<Victim>>, RepoError> {
+    let last = *first + SEGMENTS_A_ROUND - 1;
+    let newest: i64 = store.database().with(|connection| {
+        connection.query_row("SELECT coalesce(max(id), 0) FROM segments", [], |row| row.get(0))
+    })?;
+    if *first > newest {
+        return Ok(None);
+    }
+    let mut files = HashMap::new();
+    for id in (*first).max(1)..=last.min(newest) {
+        if let Some(file) = segment::lock(&store.layout().segment(id as u64))? {
+            files.insert(id, file);
+        }
+    }
+    // After the locks: what the last holders committed is in.
+    let victims = store.database().with(|connection| {
+        let mut victims = HashMap::new();
+        let mut statement =
+            connection.prepare("SELECT id, committed FROM segments WHERE id BETWEEN ?1 AND ?2")?;
+        let mut rows = statement.query([*first, last])?;
+        while let Some(row) = rows.next()? {
+            let id: i64 = row.get(0)?;
+            if let Some(file) = files.remove(&id) {
+                let committed = row.get::<_, i64>(1)? as u64;
+                victims.insert(id, Victim { id, file, committed, live: Vec::new() });
+            }
+        }
+        let mut statement = connection.prepare(&format!(
+            "SELECT hash, {} FROM blocks WHERE segment BETWEEN ?1 AND ?2 ORDER BY segment, offset",
+            store::LOCATION_COLUMNS
+        ))?;
+        let mut rows = statement.query([*first, last])?;
+        while let Some(row) = rows.next()? {
+            let location = store::location(row, 1)?;
+            if let Some(victim) = victims.get_mut(&(location.segment as i64)) {
+                victim.live.push((row.get(0)?, location));
+            }
+        }
+        Ok(victims)
+    })?;
+    *first = last + 1;
+    Ok(Some(victims.into_values().collect()))
+}
+
+fn reclaim_segment(store: &Store, victim: &Victim, zeros: &mut Zeros) -> Result<(), RepoError> {
+    let path = store.layout().segment(victim.id as u64);
+    let length = victim.file.metadata().map_err(RepoError::io("stat", &path))?.len();
+    let gaps = victim.gaps();
+    if gaps.is_empty() && length <= victim.committed {
+        return Ok(());
+    }
+    let dead: u64 = gaps.iter().map(|gap| gap.end - gap.start).sum();
+    let sound = victim.live.iter().all(|(_, location)| !location.damaged);
+    if sound && !victim.live.is_empty() && victim.live_bytes() < dead / REWRITE_BELOW {
+        return rewrite(store, victim);
+    }
+    let mut end = victim.committed;
+    for gap in gaps {
+        if gap.end == victim.committed {
+            end = gap.start;
+        } else {
+            punch(&victim.file, gap, zeros).map_err(RepoError::io("punch holes into", &path))?;
+        }
+    }
+    cut(store, victim, end)
+}
+
+/// Makes `end` the end of the segment: first for writers, then for the file system. A file that is
+/// cut to its bare header keeps it.
+fn cut(store: &Store, victim: &Victim, end: u64) -> Result<(), RepoError> {
+    let path = store.layout().segment(victim.id as u64);
+    store.database().write_durably(|transaction| {
+        transaction.execute(
+            "UPDATE segments SET committed = ?2 WHERE id = ?1",
+            params![victim.id, end as i64],
+        )
+    })?;
+    victim.file.set_len(end).map_err(RepoError::io("truncate", &path))
+}
+
+/// Copies the live sections to another segment and empties this one.
+fn rewrite(store: &Store, victim: &Victim) -> Result<(), RepoError> {
+    let path = store.layout().segment(victim.id as u64);
+    let mut writer = store.take_segment()?;
+    let target = store.layout().segment(writer.id);
+    let mut moved = Vec::with_capacity(victim.live.len());
+    for (hash, old) in &victim.live {
+        let mut section = vec![0; (old.end() - old.start()) as usize];
+        victim.file.read_exact_at(&mut section, old.start()).map_err(RepoError::io("read", &path))?;
+        writer.file.write_all_at(&section, writer.offset).map_err(RepoError::io("write", &target))?;
+        moved.push((hash, old, writer.offset + u64::from(old.header)));
+        writer.offset += section.len() as u64;
+    }
+    writer.file.sync_data().map_err(RepoError::io("sync", &target))?;
+    store.sync_blocks_directory()?;
+    store.database().write_durably(|transaction| {
+        let mut update = transaction.prepare(
+            "UPDATE blocks SET segment = ?4, offset = ?5 WHERE hash = ?1 AND segment = ?2 AND offset = ?3",
+        )?;
+        for (hash, old, offset) in moved {
+            update.execute(params![
+                hash,
+                old.segment as i64,
+                old.offset as i64,
+                writer.id as i64,
+                offset as i64
+            ])?;
+        }
+        store::set_committed(transaction, writer.id, writer.offset)
+    })?;
+    cut(store, victim, HEADER.len() as u64)
+}
+
+fn disk_bytes(store: &Store, victim: &Victim) -> Result<u64, RepoError> {
+    use std::os::unix::fs::MetadataExt;
+    let path = store.layout().segment(victim.id as u64);
+    Ok(victim.file.metadata().map_err(RepoError::io("stat", &path))?.blocks() * 512)
+}
+
+/// Turns a gap into sections of zeros that take no space. Data goes first: a header of zeros
+/// stands only where the zeros are, so a crash in between is noticed by the next collection.
+fn punch(file: &File, gap: Range<u64>, zeros: &mut Zeros) -> io::Result<()> {
+    for (start, data_length) in hole_sections(gap) {
+        let header = zeros.section_header(data_length);
+        let mut present = vec![0; header.len()];
+        file.read_exact_at(&mut present, start)?;
+        if present == header {
+            continue;
+        }
+        if data_length > 0 {
+            let data = start + header.len() as u64;
+            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            match rustix::fs::fallocate(file, flags, data, data_length) {
+                Ok(()) => {}
+                // This file system has no holes: the dead data stays until the segment is
+                // rewritten.
+                Err(Errno::OPNOTSUPP) => return Ok(()),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        file.write_all_at(&header, start)?;
+    }
+    Ok(())
+}
+
+/// Bytes of a CIDv1 of raw data under SHA-256.
+const ZEROS_CID_BYTES: u64 = 36;
+
+/// Bytes of the smallest hole: a section without data.
+const MIN_HOLE_BYTES: u64 = ZEROS_CID_BYTES + 1;
+
+/// Cuts a gap into sections of (start, bytes of data) that fill it exactly. A gap too small for a
+/// section, or a rest that no length can fill, is left as it is: it still is whole sections.
+fn hole_sections(gap: Range<u64>) -> Vec<(u64, u64)> {
+    let mut sections = Vec::new();
+    let mut start = gap.start;
+    while gap.end - start >= MIN_HOLE_BYTES {
+        let rest = gap.end - start;
+        // Leave enough behind that a last section fits.
+        let most = rest.min(MAX_HOLE_BYTES);
+        let wanted = if rest - most > 0 && rest - most < 2 * MIN_HOLE_BYTES {
+            most - 2 * MIN_HOLE_BYTES
+        } else {
+            most
+        };
+        match data_length_for(wanted).or_else(|| data_length_for(wanted.checked_sub(MIN_HOLE_BYTES)?)) {
+            Some(data_length) => {
+                sections.push((start, data_length));
+                start += section_length(data_length);
+            }
+            None => break,
+        }
+    }
+    if start == gap.end { sections } else { Vec::new() }
+}
+
+fn section_length(data_length: u64) -> u64 {
+    let body = ZEROS_CID_BYTES + data_length;
+    varint_length(body) as u64 + body
+}
+
+/// How much data makes a section of exactly `total` bytes; some lengths have no answer, where the
+/// varint grows.
+fn data_length_for(total: u64) -> Option<u64> {
+    (1..=4)
+        .filter_map(|varint| total.checked_sub(varint + ZEROS_CID_BYTES))
+        .find(|data_length| section_length(*data_length) == total)
+}
+
+/// The headers of sections of zeros, which are hashed once a length.
+#[derive(Default)]
+struct Zeros {
+    by_length: HashMap<u64, Multihash>,
+}
+
+impl Zeros {
+    /// Gaps of few lengths are common, of many rare: a bound for those.
+    const MAX_CACHED: usize = 4096;
+
+    fn section_header(&mut self, data_length: u64) -> Vec<u8> {
+        if self.by_length.len() >= Zeros::MAX_CACHED {
+            self.by_length.clear();
+        }
+        let hash = *self
+            .by_length
+            .entry(data_length)
+            .or_insert_with(|| block::sha2_256(&[&vec![0; data_length as usize]]));
+        section_header(&Cid::new_v1(RAW, hash), data_length as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holes_fill_gaps_exactly() {
+        let lengths = (1..600).chain(16_000..17_000).chain([
+            MAX_HOLE_BYTES - 1,
+            MAX_HOLE_BYTES,
+            MAX_HOLE_BYTES + 1,
+            MAX_HOLE_BYTES + 60,
+            2 * MAX_HOLE_BYTES + 38,
+            700 << 20,
+        ]);
+        for length in lengths {
+            let gap = 100..100 + length;
+            let sections = hole_sections(gap.clone());
+            let mut end = gap.start;
+            for (start, data_length) in &sections {
+                assert_eq!(*start, end, "{length}");
+                assert!(section_length(*data_length) <= MAX_HOLE_BYTES, "{length}");
+                end += section_length(*data_length);
+            }
+            assert!(sections.is_empty() || end == gap.end, "{length}");
+            assert!(!sections.is_empty() || length < 200, "{length} is wasted");
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! The repository: a directory of blocks, pins and leases that any number of processes use at
+//! once, without a daemon and without a global lock.
+//!
+//! ```text
+//! repo.db            SQLite in WAL mode: block index, pins, leases, rootfs entries
+//! blocks/N.car       append-only segments, each a CARv1 file; one writer holds one (flock)
+//! rootfs/KEY/        unpacked root file systems, kept by the executor
+//! run/PID-RAND/      scratch of a living process, held by flock; the next process removes the dead
+//! ```
+//!
+//! A [`Session`] appends blocks to a segment that nobody else writes. Once a batch it syncs the
+//! segment and then, in one transaction, makes the batch visible. What a crash leaves behind a
+//! segment's last committed byte is cut off by its next writer. What is visible is durable, and
+//! every block is hashed when it is read.
+
+mod database;
+mod gc;
+mod layout;
+mod leases;
+mod pins;
+mod scratch;
+mod segment;
+mod session;
+mod store;
+mod verify;
+
+pub use gc::Collected;
+pub use pins::{Pin, PinKind};
+pub use scratch::remove_tree;
+pub use session::Session;
+pub use store::Statistics;
+pub use verify::{Damage, Verified};
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+
+use crate::block::{Block, BlockError, Blocks, Cid};
+use crate::dag::DagError;
+use store::Store;
+
+/// Why the repository could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RepoError {
+    /// A file or directory of the repository cannot be used.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The database refuses to work.
+    #[error("cannot use the database {}", path.display())]
+    Database {
+        /// The database file.
+        path: PathBuf,
+        /// SQLite's reason.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// The repository was written by a later version of this program.
+    #[error(
+        "the repository {} has layout version {found}, newer than the version {supported} known here",
+        path.display()
+    )]
+    TooNew {
+        /// The repository.
+        path: PathBuf,
+        /// Its layout version.
+        found: i64,
+        /// The newest version that this program knows.
+        supported: i64,
+    },
+    /// The CID is not pinned.
+    #[error("{cid} is not pinned")]
+    NotPinned {
+        /// The CID.
+        cid: Cid,
+    },
+    /// A pinned DAG cannot be walked.
+    #[error("cannot walk the DAG of {cid}")]
+    Dag {
+        /// The root.
+        cid: Cid,
+        /// Why.
+        #[source]
+        source: DagError,
+    },
+    /// A block cannot be read or written.
+    #[error(transparent)]
+    Block(#[from] BlockError),
+}
+
+impl RepoError {
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RepoError {
+        move |source| RepoError::Io { action, path: path.to_owned(), source }
+    }
+
+    /// As [`RepoError::io`], for calls through `rustix`.
+    pub(crate) fn errno(
+        action: &'static str,
+        path: &Path,
+    ) -> impl FnOnce(rustix::io::Errno) -> RepoError {
+        move |source| RepoError::Io { action, path: path.to_owned(), source: source.into() }
+    }
+}
+
+impl From<RepoError> for BlockError {
+    fn from(error: RepoError) -> BlockError {
+        match error {
+            RepoError::Block(error) => error,
+            other => BlockError::Store { source: Box::new(other) },
+        }
+    }
+}
+
+/// An open repository. Cheap to share: every method takes `&self`, from any thread.
+///
+/// As [`Blocks`] it reads what is visible now, also what other processes have just added; what is
+/// [`put`](Blocks::put) goes through a short session of its own.
+#[derive(Debug)]
+pub struct Repository {
+    store: Store,
+}
+
+/// One unpacked root file system of the cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RootfsEntry {
+    /// Name of its directory.
+    pub key: String,
+    /// Bytes of its content.
+    pub bytes: u64,
+    /// When a run last used it.
+    pub used: SystemTime,
+}
+
+impl Repository {
+    /// Opens the repository at `path`; the first use creates it. The directory's parents are
+    /// created too.
+    ///
+    /// # Errors
+    /// [`RepoError::TooNew`], or where directory or database cannot be used.
+    pub fn open(path: &Path) -> Result<Repository, RepoError> {
+        Ok(Repository { store: Store::open(path)? })
+    }
+
+    /// Where the repository is.
+    pub fn path(&self) -> &Path {
+        self.store.layout().root()
+    }
+
+    /// The directory of unpacked root file systems; it exists.
+    pub fn rootfs_directory(&self) -> PathBuf {
+        self.store.layout().rootfs()
+    }
+
+    /// Begins an operation that writes, or that needs what it reads to stay.
+    ///
+    /// # Errors
+    /// Where the session's scratch directory cannot be made.
+    pub fn session(&self) -> Result<Session<'_>, RepoError> {
+        Session::begin(&self.store)
+    }
+
+    /// All pins, ordered by CID.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub fn pins(&self) -> Result<Vec<Pin>, RepoError> {
+        self.store.database().with(pins::list)
+    }
+
+    /// The pin on exactly this CID.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub fn pin(&self, cid: &Cid) -> Result<Option<Pin>, RepoError> {
+        self.store.database().with(|connection| pins::find(connection, cid))
+    }
+
+    /// Removes the pin on `cid`. Its blocks stay until they are collected.
+    ///
+    /// # Errors
+    /// [`RepoError::NotPinned`].
+    pub fn unpin(&self, cid: &Cid) -> Result<(), RepoError> {
+        let removed = self.store.database().write(|transaction| pins::remove(transaction, cid))?;
+        if removed { Ok(()) } else { Err(RepoError::NotPinned { cid: *cid }) }
+    }
+
+    /// Removes every block that neither a pin nor a living lease reaches, and gives the space
+    /// back. Other processes may work on the repository meanwhile.
+    ///
+    /// # Errors
+    /// Where a pinned DAG is malformed, or disk or database fail; nothing that is reachable is
+    /// removed then either.
+    pub fn collect_garbage(&self) -> Result<Collected, RepoError> {
+        gc::collect(&self.store, self)
+    }
+
+    /// Reads and hashes every block, and walks every pin.
+    ///
+    /// # Errors
+    /// Only where the check itself cannot go on; damage is reported to `on_damage`.
+    pub fn verify(&self, on_damage: &mut dyn FnMut(Damage)) -> Result<Verified, RepoError> {
+        verify::verify(&self.store, self, on_damage)
+    }
+
+    /// Counts and sizes.
+    ///
+    /// # Errors
+    /// Where disk or database fail.
+    pub fn statistics(&self) -> Result<Statistics, RepoError> {
+        self.store.statistics()
+    }
+
+    /// Notes that the rootfs entry `key` of `bytes` bytes exists and is used now.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub fn record_rootfs(&self, key: &str, bytes: u64) -> Result<(), RepoError> {
+        self.store.database().with(|connection| database::record_rootfs(connection, key, bytes))
+    }
+
+    /// Removes the note of a rootfs entry.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub fn forget_rootfs(&self, key: &str) -> Result<(), RepoError> {
+        self.store.database().with(|connection| database::forget_rootfs(connection, key))
+    }
+
+    /// The rootfs entries noted, least recently used first.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub fn rootfs_entries(&self) -> Result<Vec<RootfsEntry>, RepoError> {
+        self.store.database().with(database::rootfs_entries)
+    }
+}
+
+impl Blocks for Repository {
+    fn read(&self, cid: &Cid) -> Result<bytes::Bytes, BlockError> {
+        self.store.read(cid)
+    }
+
+    fn has(&self, cid: &Cid) -> Result<bool, BlockError> {
+        Ok(self.store.find(cid.hash())?.is_some_and(|location| !location.damaged))
+    }
+
+    fn put(&self, batch: &[Block]) -> Result<(), BlockError> {
+        let session = self.session()?;
+        session.put(batch)?;
+        Ok(session.commit(&[])?)
+    }
+}

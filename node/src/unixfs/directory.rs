@@ -1,0 +1,293 @@
+//! Directories: listed, searched and built, of one block or many.
+
+use std::ops::ControlFlow;
+
+use super::data::{self, Metadata};
+use super::hamt::{self, ShardShape};
+use super::node::{Content, Node};
+use super::UnixfsError;
+use crate::block::{Block, Blocks, Cid, DAG_PB};
+use crate::dag::pb::{PbLink, PbWriter};
+use crate::dag::{varint_length, put_varint};
+use crate::limits;
+use crate::path::{EntryName, escape};
+use crate::profile::{Profile, ShardThreshold};
+
+/// One entry of a directory, as it was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The name, unchecked: see [`Entry::checked_name`].
+    pub name: Box<[u8]>,
+    /// What it points to.
+    pub cid: Cid,
+    /// Bytes of all blocks below, as the directory says; 0 where it does not say.
+    pub cumulative_size: u64,
+}
+
+impl Entry {
+    /// The name, if a file system may see it.
+    ///
+    /// # Errors
+    /// [`UnixfsError::EntryName`], which names `directory`.
+    pub fn checked_name(&self, directory: &Cid) -> Result<EntryName, UnixfsError> {
+        EntryName::new(&self.name)
+            .map_err(|source| UnixfsError::EntryName { directory: *directory, source })
+    }
+}
+
+/// Calls `visit` for every entry of the directory `cid`, in the order of its blocks: by name for a
+/// directory of one block, by hash for a HAMT. `visit` may end the listing with `Break`.
+///
+/// # Errors
+/// [`UnixfsError::NotDirectory`], where a block is missing or malformed, and those of `visit`.
+pub fn list(
+    blocks: &dyn Blocks,
+    cid: &Cid,
+    visit: &mut dyn FnMut(Entry) -> Result<ControlFlow<()>, UnixfsError>,
+) -> Result<(), UnixfsError> {
+    let mut pending = vec![Pending { cid: *cid, level: 0, fanout: None }];
+    while let Some(next) = pending.pop() {
+        let node = Node::load(blocks, &next.cid)?;
+        let (entries, shards) = expand(&node, &next)?;
+        for entry in entries {
+            if visit(entry)?.is_break() {
+                return Ok(());
+            }
+        }
+        pending.extend(shards.into_iter().rev());
+    }
+    Ok(())
+}
+
+/// A node of a directory that is still to be read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pending {
+    pub(super) cid: Cid,
+    pub(super) level: usize,
+    /// That of the shard above.
+    pub(super) fanout: Option<ShardShape>,
+}
+
+/// The entries in one node of a directory, and its shards below.
+pub(super) fn expand(node: &Node, from: &Pending) -> Result<(Vec<Entry>, Vec<Pending>), UnixfsError> {
+    let pb = node.pb();
+    match &node.content {
+        Content::Directory if from.fanout.is_none() => {
+            let entries = pb?.links.iter().map(|link| entry(link, 0)).collect();
+            Ok((entries, Vec::new()))
+        }
+        Content::Shard(shape) if from.fanout.is_none_or(|above| above == *shape) => {
+            expand_shard(node, *shape, from.level)
+        }
+        _ if from.fanout.is_some() => Err(UnixfsError::Invalid {
+            cid: *node.cid(),
+            reason: "it is no shard like the one above it",
+        }),
+        _ => Err(UnixfsError::NotDirectory { cid: *node.cid(), kind: node.kind() }),
+    }
+}
+
+fn expand_shard(
+    node: &Node,
+    shape: ShardShape,
+    level: usize,
+) -> Result<(Vec<Entry>, Vec<Pending>), UnixfsError> {
+    let width = shape.prefix_length();
+    let mut entries = Vec::new();
+    let mut shards = Vec::new();
+    for link in &node.pb()?.links {
+        if link.name.len() < width {
+            return Err(UnixfsError::Invalid {
+                cid: *node.cid(),
+                reason: "a HAMT link lacks the prefix of its name",
+            });
+        }
+        if link.name.len() > width {
+            entries.push(entry(link, width));
+        } else if level + 1 >= limits::MAX_HAMT_DEPTH {
+            return Err(UnixfsError::TooDeep { cid: link.cid, limit: limits::MAX_HAMT_DEPTH });
+        } else {
+            shards.push(Pending { cid: link.cid, level: level + 1, fanout: Some(shape) });
+        }
+    }
+    Ok((entries, shards))
+}
+
+fn entry(link: &PbLink<'_>, prefix: usize) -> Entry {
+    Entry { name: link.name[prefix..].into(), cid: link.cid, cumulative_size: link.size }
+}
+
+/// Finds the entry `name` of the directory `cid`; reads one block a HAMT level.
+///
+/// # Errors
+/// [`UnixfsError::NotFound`], [`UnixfsError::NotDirectory`], or where a block is missing or
+/// malformed.
+pub fn lookup(blocks: &dyn Blocks, cid: &Cid, name: &EntryName) -> Result<Entry, UnixfsError> {
+    let hash = hamt::hash_name(name.as_bytes());
+    let not_found = || UnixfsError::NotFound { directory: *cid, name: name.to_string() };
+    let mut next = Pending { cid: *cid, level: 0, fanout: None };
+    loop {
+        let node = Node::load(blocks, &next.cid)?;
+        let Content::Shard(shape) = node.content else {
+            let (entries, _) = expand(&node, &next)?;
+            let found = entries.into_iter().find(|entry| *entry.name == *name.as_bytes());
+            return found.ok_or_else(not_found);
+        };
+        let prefix = shape.prefix(hash, next.level as u32).ok_or_else(not_found)?;
+        // As when listing, and so with the same checks.
+        let (entries, shards) = expand(&node, &next)?;
+        if let Some(found) = entries.into_iter().find(|entry| *entry.name == *name.as_bytes()) {
+            return Ok(found);
+        }
+        let below = node.pb()?.links.iter().find(|link| link.name == prefix.as_bytes()).map(|link| link.cid);
+        next = below
+            .and_then(|below| shards.into_iter().find(|shard| shard.cid == below))
+            .ok_or_else(not_found)?;
+    }
+}
+
+/// The entries of a directory under construction, packed: a million of them fit the memory that an
+/// operation may use.
+#[derive(Clone, Debug, Default)]
+pub(super) struct EntryTable {
+    bytes: Vec<u8>,
+    starts: Vec<usize>,
+}
+
+/// An unpacked entry.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TableEntry<'a> {
+    pub(super) name: &'a [u8],
+    pub(super) cid: Cid,
+    pub(super) size: u64,
+}
+
+impl EntryTable {
+    pub(super) fn len(&self) -> usize {
+        self.starts.len()
+    }
+
+    fn push(&mut self, name: &[u8], cid: &Cid, size: u64) {
+        self.starts.push(self.bytes.len());
+        let cid = cid.to_bytes();
+        put_varint(&mut self.bytes, size);
+        put_varint(&mut self.bytes, cid.len() as u64);
+        self.bytes.extend_from_slice(&cid);
+        self.bytes.extend_from_slice(name);
+    }
+
+    pub(super) fn get(&self, index: usize) -> TableEntry<'_> {
+        let end = self.starts.get(index + 1).copied().unwrap_or(self.bytes.len());
+        let mut fields = crate::dag::Fields::new(&self.bytes[self.starts[index]..end]);
+        let packed = "an entry reads as it was packed";
+        let size = fields.read_varint().expect(packed);
+        let cid_length = fields.read_varint().expect(packed) as usize;
+        let (cid, name) = fields.rest().split_at(cid_length);
+        TableEntry { name, cid: Cid::try_from(cid).expect(packed), size }
+    }
+}
+
+/// Builds one directory node, entry by entry in any order.
+#[derive(Clone, Debug, Default)]
+pub struct DirectoryBuilder {
+    entries: EntryTable,
+    metadata: Metadata,
+    /// Sum of the lengths of names and CIDs.
+    link_bytes: u64,
+    /// Length of the encoded links.
+    block_bytes: u64,
+}
+
+/// A directory that was built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BuiltDirectory {
+    /// Its root.
+    pub cid: Cid,
+    /// Bytes of all its blocks and of what its entries point to.
+    pub cumulative_size: u64,
+}
+
+impl DirectoryBuilder {
+    /// An empty directory that records `metadata`.
+    pub fn new(metadata: Metadata) -> DirectoryBuilder {
+        DirectoryBuilder { metadata, ..DirectoryBuilder::default() }
+    }
+
+    /// Adds an entry. `cumulative_size` is that of all blocks below `cid`.
+    pub fn add(&mut self, name: &EntryName, cid: &Cid, cumulative_size: u64) {
+        let cid_length = cid.encoded_len();
+        let name_length = name.as_bytes().len();
+        let field = |length: usize| 1 + varint_length(length as u64) + length;
+        let link = field(cid_length) + field(name_length) + 1 + varint_length(cumulative_size);
+        self.link_bytes += (cid_length + name_length) as u64;
+        self.block_bytes += field(link) as u64;
+        self.entries.push(name.as_bytes(), cid, cumulative_size);
+    }
+
+    /// Writes the directory to `put`, in one block or as a HAMT, as `profile` says.
+    ///
+    /// # Errors
+    /// [`UnixfsError::DuplicateName`], where the directory cannot be written in this profile,
+    /// and those of `put`.
+    pub fn finish(
+        self,
+        profile: &Profile,
+        put: &mut dyn FnMut(Block) -> Result<(), UnixfsError>,
+    ) -> Result<BuiltDirectory, UnixfsError> {
+        let message = data::directory(&self.metadata);
+        let data_field = 1 + varint_length(message.len() as u64) + message.len();
+        let block_bytes = self.block_bytes + data_field as u64;
+        let sharded = match profile.shard_threshold {
+            ShardThreshold::LinkBytes(threshold) => self.link_bytes > threshold,
+            ShardThreshold::BlockBytes(threshold) => block_bytes > threshold,
+            ShardThreshold::Never => false,
+        };
+        if sharded {
+            let shard = hamt::write(
+                &self.entries,
+                profile.hamt_fanout,
+                profile.cid_version,
+                &self.metadata,
+                put,
+            )?;
+            return Ok(BuiltDirectory { cid: shard.cid, cumulative_size: shard.cumulative_bytes });
+        }
+        if block_bytes > limits::MAX_BLOCK_BYTES as u64 {
+            return Err(UnixfsError::DirectoryTooLarge { entries: self.entries.len() });
+        }
+        self.finish_flat(&message, profile, put)
+    }
+
+    fn finish_flat(
+        self,
+        message: &[u8],
+        profile: &Profile,
+        put: &mut dyn FnMut(Block) -> Result<(), UnixfsError>,
+    ) -> Result<BuiltDirectory, UnixfsError> {
+        let mut order: Vec<usize> = (0..self.entries.len()).collect();
+        order.sort_by(|a, b| self.entries.get(*a).name.cmp(self.entries.get(*b).name));
+        let mut node = PbWriter::default();
+        let mut below = 0u64;
+        let mut before: Option<&[u8]> = None;
+        for index in order {
+            let entry = self.entries.get(index);
+            if before == Some(entry.name) {
+                return Err(duplicate(entry.name));
+            }
+            before = Some(entry.name);
+            node.link(&entry.cid, entry.name, entry.size);
+            below = below.saturating_add(entry.size);
+        }
+        let block = Block::new(profile.cid_version, DAG_PB, node.finish(message).into());
+        let built = BuiltDirectory {
+            cid: *block.cid(),
+            cumulative_size: below.saturating_add(block.data().len() as u64),
+        };
+        put(block)?;
+        Ok(built)
+    }
+}
+
+fn duplicate(name: &[u8]) -> UnixfsError {
+    UnixfsError::DuplicateName { name: escape(name) }
+}

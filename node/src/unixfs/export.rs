@@ -1,0 +1,463 @@
+//! Writes a UnixFS DAG to disk.
+//!
+//! Everything is made relative to descriptors of directories that this export itself made, and
+//! only where nothing was before: no symbolic link is ever followed, whoever put it there.
+//!
+//! Threads work on one stack of tasks, the newest first, so that what is pending stays bounded by
+//! the depth of the DAG and not by its width. Leaves of one file are written at their offsets as
+//! they come. Modes and times are set when the last task below a file or directory is done.
+
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
+use rustix::io::Errno;
+
+use super::directory::{Pending, expand};
+use super::node::{Content, FilePart, Node};
+use super::read::load_part;
+use super::{Metadata, Mtime, UnixfsError};
+use crate::block::{Blocks, Cid};
+use crate::limits;
+use crate::path::EntryName;
+use crate::progress::{Event, Reporter};
+use crate::repo::remove_tree;
+
+/// Mode bits that content from outside may set: permissions and the sticky bit, never set-id.
+const ALLOWED_MODE: u32 = 0o1777;
+
+/// What an export writes where the DAG records nothing, and how much it may write.
+#[derive(Clone, Debug)]
+pub struct ExportOptions {
+    /// Most bytes of content, repeated parts counted each time.
+    pub max_bytes: u64,
+    /// Mode of files that record none; by default 0666 less the umask.
+    pub file_mode: Option<u32>,
+    /// Mode of directories that record none; by default 0777 less the umask.
+    pub directory_mode: Option<u32>,
+    /// Time of entries that record none; by default that of the export.
+    pub mtime: Option<Mtime>,
+}
+
+impl Default for ExportOptions {
+    fn default() -> ExportOptions {
+        ExportOptions {
+            max_bytes: limits::MAX_EXPORT_BYTES,
+            file_mode: None,
+            directory_mode: None,
+            mtime: None,
+        }
+    }
+}
+
+/// Writes the file, directory or symbolic link `cid` as the new entry `name` of `directory`.
+///
+/// # Errors
+/// Where a block is missing or malformed, an entry name is forbidden, the disk fails, or `name`
+/// exists. What was made is removed again.
+pub fn export(
+    blocks: &dyn Blocks,
+    cid: &Cid,
+    directory: BorrowedFd<'_>,
+    name: &EntryName,
+    options: &ExportOptions,
+    reporter: &dyn Reporter,
+) -> Result<(), UnixfsError> {
+    let path = PathBuf::from(as_os_str(name.as_bytes()));
+    match rustix::fs::statat(directory, name.as_bytes(), AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => {}
+        Ok(_) => return Err(UnixfsError::errno("create", &path)(Errno::EXIST)),
+        Err(errno) => return Err(UnixfsError::errno("create", &path)(errno)),
+    }
+    let directory = directory.try_clone_to_owned().map_err(UnixfsError::io("open", &path))?;
+    let parent = Arc::new(Directory {
+        descriptor: directory,
+        cid: *cid,
+        path: PathBuf::new(),
+        depth: 0,
+        finish: None,
+    });
+    let exporter = Exporter { blocks, options, reporter, root: *cid, written: AtomicU64::new(0) };
+    let first = Task::Entry { parent: Arc::clone(&parent), name: name.clone(), cid: *cid };
+    let outcome = Scheduler::run(&exporter, first);
+    if outcome.is_err() {
+        if let Err(error) = remove_tree(&parent.descriptor, as_os_str(name.as_bytes())) {
+            tracing::warn!(path = %path.display(), %error, "cannot remove the unfinished export");
+        }
+    }
+    outcome
+}
+
+fn as_os_str(bytes: &[u8]) -> &std::ffi::OsStr {
+    std::os::unix::ffi::OsStrExt::from_bytes(bytes)
+}
+
+/// A directory that is being filled.
+#[derive(Debug)]
+struct Directory {
+    descriptor: OwnedFd,
+    cid: Cid,
+    /// Below the export's parent, for messages.
+    path: PathBuf,
+    depth: usize,
+    /// What remains to be done when it is full; `None` for the parent, which is not ours.
+    finish: Option<Finish>,
+}
+
+/// A file that is being filled.
+#[derive(Debug)]
+struct OpenFile {
+    descriptor: OwnedFd,
+    path: PathBuf,
+    finish: Finish,
+}
+
+/// What is done when the last task below an entry is.
+#[derive(Debug)]
+struct Finish {
+    parent: Arc<Directory>,
+    /// Tasks that may still write below.
+    tasks: AtomicUsize,
+    mode: Option<u32>,
+    mtime: Option<Mtime>,
+}
+
+/// One step of the export.
+#[derive(Debug)]
+enum Task {
+    /// Make an entry of a directory.
+    Entry { parent: Arc<Directory>, name: EntryName, cid: Cid },
+    /// Make the entries in a further shard of a directory.
+    Shard { directory: Arc<Directory>, shard: Pending },
+    /// Write a part of a file.
+    Part { file: Arc<OpenFile>, part: FilePart, offset: u64, depth: usize },
+}
+
+struct Exporter<'a> {
+    blocks: &'a dyn Blocks,
+    options: &'a ExportOptions,
+    reporter: &'a dyn Reporter,
+    root: Cid,
+    written: AtomicU64,
+}
+
+impl Exporter<'_> {
+    /// Does `task` and stacks what follows from it, so that the last pushed is done first.
+    fn perform(&self, task: Task, follow: &mut Vec<Task>) -> Result<(), UnixfsError> {
+        if self.reporter.interrupted() {
+            return Err(UnixfsError::Interrupted);
+        }
+        match task {
+            Task::Entry { parent, name, cid } => {
+                let node = Node::load(self.blocks, &cid)?;
+                self.make_entry(&parent, &name, &node, follow)?;
+                self.reporter.report(Event::Entry);
+                self.leave_directory(parent)
+            }
+            Task::Shard { directory, shard } => {
+                let node = Node::load(self.blocks, &shard.cid)?;
+                self.fill(&directory, &node, &shard, follow)?;
+                self.leave_directory(directory)
+            }
+            Task::Part { file, part, offset, depth } => {
+                let node = load_part(self.blocks, &part, depth)?;
+                self.write_node(&file, &node, offset, depth, follow)?;
+                self.leave_file(file)
+            }
+        }
+    }
+
+    fn make_entry(
+        &self,
+        parent: &Arc<Directory>,
+        name: &EntryName,
+        node: &Node,
+        follow: &mut Vec<Task>,
+    ) -> Result<(), UnixfsError> {
+        let path = parent.path.join(as_os_str(name.as_bytes()));
+        match &node.content {
+            Content::File { .. } => self.make_file(parent, name, path, node, follow),
+            Content::Symlink { target } => self.make_symlink(parent, name, &path, target, node),
+            Content::Directory | Content::Shard(_) => {
+                self.make_directory(parent, name, path, node, follow)
+            }
+        }
+    }
+
+    fn make_file(
+        &self,
+        parent: &Arc<Directory>,
+        name: &EntryName,
+        path: PathBuf,
+        node: &Node,
+        follow: &mut Vec<Task>,
+    ) -> Result<(), UnixfsError> {
+        self.count(node.size())?;
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
+        let descriptor =
+            rustix::fs::openat(&parent.descriptor, name.as_bytes(), flags, Mode::from(0o666))
+                .map_err(|errno| creation_error(parent, name, &path, errno))?;
+        let finish = self.finish(parent, node.metadata(), self.options.file_mode);
+        let file = Arc::new(OpenFile { descriptor, path, finish });
+        self.write_node(&file, node, 0, 0, follow)?;
+        self.leave_file(file)
+    }
+
+    fn make_symlink(
+        &self,
+        parent: &Arc<Directory>,
+        name: &EntryName,
+        path: &Path,
+        target: &[u8],
+        node: &Node,
+    ) -> Result<(), UnixfsError> {
+        rustix::fs::symlinkat(target, &parent.descriptor, name.as_bytes())
+            .map_err(|errno| creation_error(parent, name, path, errno))?;
+        if let Some(mtime) = node.metadata().mtime.or(self.options.mtime) {
+            let flags = AtFlags::SYMLINK_NOFOLLOW;
+            rustix::fs::utimensat(&parent.descriptor, name.as_bytes(), &timestamps(mtime), flags)
+                .map_err(UnixfsError::errno("set the time of", path))?;
+        }
+        Ok(())
+    }
+
+    fn make_directory(
+        &self,
+        parent: &Arc<Directory>,
+        name: &EntryName,
+        path: PathBuf,
+        node: &Node,
+        follow: &mut Vec<Task>,
+    ) -> Result<(), UnixfsError> {
+        let depth = parent.depth + 1;
+        if depth > limits::MAX_DIRECTORY_DEPTH {
+            return Err(UnixfsError::TooDeep { cid: *node.cid(), limit: limits::MAX_DIRECTORY_DEPTH });
+        }
+        rustix::fs::mkdirat(&parent.descriptor, name.as_bytes(), Mode::from(0o777))
+            .map_err(|errno| creation_error(parent, name, &path, errno))?;
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
+        let descriptor =
+            rustix::fs::openat(&parent.descriptor, name.as_bytes(), flags, Mode::empty())
+                .map_err(UnixfsError::errno("open", &path))?;
+        let finish = Some(self.finish(parent, node.metadata(), self.options.directory_mode));
+        let directory = Arc::new(Directory { descriptor, cid: *node.cid(), path, depth, finish });
+        let root = Pending { cid: *node.cid(), level: 0, fanout: None };
+        self.fill(&directory, node, &root, follow)?;
+        self.leave_directory(directory)
+    }
+
+    /// The obligation to finish an entry of `parent`, which waits for it.
+    fn finish(&self, parent: &Arc<Directory>, recorded: &Metadata, default: Option<u32>) -> Finish {
+        parent.enter();
+        Finish {
+            parent: Arc::clone(parent),
+            tasks: AtomicUsize::new(1),
+            mode: recorded.mode.map(|mode| mode & ALLOWED_MODE).or(default),
+            mtime: recorded.mtime.or(self.options.mtime),
+        }
+    }
+
+    /// Stacks a task for everything in one node of a directory.
+    fn fill(
+        &self,
+        directory: &Arc<Directory>,
+        node: &Node,
+        from: &Pending,
+        follow: &mut Vec<Task>,
+    ) -> Result<(), UnixfsError> {
+        let (entries, shards) = expand(node, from)?;
+        for shard in shards.into_iter().rev() {
+            directory.enter();
+            follow.push(Task::Shard { directory: Arc::clone(directory), shard });
+        }
+        for entry in entries.into_iter().rev() {
+            let name = entry.checked_name(&directory.cid)?;
+            directory.enter();
+            follow.push(Task::Entry { parent: Arc::clone(directory), name, cid: entry.cid });
+        }
+        Ok(())
+    }
+
+    /// Writes the content of a node of a file and stacks tasks for its parts.
+    fn write_node(
+        &self,
+        file: &Arc<OpenFile>,
+        node: &Node,
+        offset: u64,
+        depth: usize,
+        follow: &mut Vec<Task>,
+    ) -> Result<(), UnixfsError> {
+        let Content::File { inline, parts } = &node.content else { return Ok(()) };
+        write_at(&file.descriptor, inline, offset).map_err(UnixfsError::errno("write", &file.path))?;
+        self.reporter.report(Event::Advanced { bytes: inline.len() as u64 });
+        let first = follow.len();
+        let mut offset = offset + inline.len() as u64;
+        for part in parts.iter().filter(|part| part.size > 0) {
+            file.finish.enter();
+            let file = Arc::clone(file);
+            follow.push(Task::Part { file, part: *part, offset, depth: depth + 1 });
+            offset += part.size;
+        }
+        follow[first..].reverse();
+        Ok(())
+    }
+
+    fn count(&self, bytes: u64) -> Result<(), UnixfsError> {
+        let before = self.written.fetch_add(bytes, Ordering::Relaxed);
+        if before.saturating_add(bytes) > self.options.max_bytes {
+            return Err(UnixfsError::TooLarge { cid: self.root, limit: self.options.max_bytes });
+        }
+        self.reporter.report(Event::Total { bytes: before + bytes });
+        Ok(())
+    }
+
+    fn leave_file(&self, file: Arc<OpenFile>) -> Result<(), UnixfsError> {
+        if !file.finish.leave() {
+            return Ok(());
+        }
+        file.finish.apply(file.descriptor.as_fd(), &file.path)?;
+        self.leave_directory(Arc::clone(&file.finish.parent))
+    }
+
+    /// Counts one task below `directory` as done; the last one finishes it, and so on upwards.
+    fn leave_directory(&self, mut directory: Arc<Directory>) -> Result<(), UnixfsError> {
+        while let Some(finish) = directory.finish.as_ref().filter(|finish| finish.leave()) {
+            finish.apply(directory.descriptor.as_fd(), &directory.path)?;
+            let parent = Arc::clone(&finish.parent);
+            directory = parent;
+        }
+        Ok(())
+    }
+}
+
+impl Directory {
+    fn enter(&self) {
+        if let Some(finish) = &self.finish {
+            finish.enter();
+        }
+    }
+}
+
+impl Finish {
+    fn enter(&self) {
+        self.tasks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// True for the last to leave.
+    fn leave(&self) -> bool {
+        self.tasks.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    fn apply(&self, descriptor: BorrowedFd<'_>, path: &Path) -> Result<(), UnixfsError> {
+        if let Some(mode) = self.mode {
+            rustix::fs::fchmod(descriptor, Mode::from_raw_mode(mode))
+                .map_err(UnixfsError::errno("set the mode of", path))?;
+        }
+        if let Some(mtime) = self.mtime {
+            rustix::fs::futimens(descriptor, &timestamps(mtime))
+                .map_err(UnixfsError::errno("set the time of", path))?;
+        }
+        Ok(())
+    }
+}
+
+fn timestamps(mtime: Mtime) -> Timestamps {
+    let time = Timespec { tv_sec: mtime.seconds, tv_nsec: mtime.nanoseconds.into() };
+    Timestamps { last_access: time, last_modification: time }
+}
+
+/// Everything below the export is new, so what is in the way came from the DAG itself.
+fn creation_error(parent: &Directory, name: &EntryName, path: &Path, errno: Errno) -> UnixfsError {
+    if errno == Errno::EXIST && parent.finish.is_some() {
+        UnixfsError::DuplicateEntry { directory: parent.cid, name: name.to_string() }
+    } else {
+        UnixfsError::errno("create", path)(errno)
+    }
+}
+
+fn write_at(file: &OwnedFd, mut data: &[u8], mut offset: u64) -> Result<(), Errno> {
+    while !data.is_empty() {
+        match rustix::io::pwrite(file, data, offset) {
+            Ok(0) => return Err(Errno::IO),
+            Ok(count) => {
+                data = &data[count..];
+                offset += count as u64;
+            }
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// Threads on one stack of tasks.
+struct Scheduler {
+    state: Mutex<Pool>,
+    changed: Condvar,
+}
+
+struct Pool {
+    stack: Vec<Task>,
+    /// Tasks being performed, which may stack more.
+    active: usize,
+    outcome: ControlFlow<UnixfsError>,
+}
+
+impl Scheduler {
+    fn run(exporter: &Exporter<'_>, first: Task) -> Result<(), UnixfsError> {
+        let pool = Pool { stack: vec![first], active: 0, outcome: ControlFlow::Continue(()) };
+        let scheduler = Scheduler { state: Mutex::new(pool), changed: Condvar::new() };
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        std::thread::scope(|scope| {
+            for _ in 1..threads {
+                scope.spawn(|| scheduler.work(exporter));
+            }
+            scheduler.work(exporter);
+        });
+        match scheduler.state.into_inner().unwrap_or_else(PoisonError::into_inner).outcome {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(error) => Err(error),
+        }
+    }
+
+    /// Takes tasks until none is left or one has failed.
+    fn work(&self, exporter: &Exporter<'_>) {
+        let mut follow = Vec::new();
+        while let Some(task) = self.take() {
+            let outcome = exporter.perform(task, &mut follow);
+            self.put_back(&mut follow, outcome);
+        }
+    }
+
+    fn take(&self) -> Option<Task> {
+        let mut pool = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if pool.outcome.is_break() {
+                return None;
+            }
+            if let Some(task) = pool.stack.pop() {
+                pool.active += 1;
+                return Some(task);
+            }
+            if pool.active == 0 {
+                return None;
+            }
+            pool = self.changed.wait(pool).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn put_back(&self, follow: &mut Vec<Task>, outcome: Result<(), UnixfsError>) {
+        let mut pool = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        pool.active -= 1;
+        pool.stack.append(follow);
+        if let (Err(error), ControlFlow::Continue(())) = (outcome, &pool.outcome) {
+            pool.outcome = ControlFlow::Break(error);
+        }
+        if pool.active == 0 || !pool.stack.is_empty() || pool.outcome.is_break() {
+            self.changed.notify_all();
+        }
+    }
+}

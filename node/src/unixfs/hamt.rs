@@ -1,0 +1,179 @@
+//! HAMT directories: a trie of blocks, indexed by the hash of the entry's name.
+//!
+//! A shard of fanout F has up to F links; the position of a link is log2(F) bits of the hash, the
+//! high bits first. A link's name starts with its position in hexadecimal; what follows is the
+//! entry's name, and nothing follows where the link leads to a further shard.
+
+use super::UnixfsError;
+use super::data::{self, Data, InvalidData, MURMUR3_X64_64, Metadata};
+use super::directory::EntryTable;
+use crate::block::{Block, Cid, DAG_PB};
+use crate::dag::pb::PbWriter;
+use crate::limits;
+use crate::path::escape;
+
+/// Bits of the hash of a name.
+const HASH_BITS: u32 = 64;
+
+/// The hash of a name: the first half of 128-bit MurmurHash3 for x64, with seed 0.
+pub(super) fn hash_name(name: &[u8]) -> u64 {
+    let mut name = name;
+    murmur3::murmur3_x64_128(&mut name, 0).expect("reading from memory cannot fail") as u64
+}
+
+/// What the data of a shard tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ShardShape {
+    fanout: u64,
+}
+
+impl ShardShape {
+    pub(super) fn of(data: &Data<'_>, links: usize) -> Result<ShardShape, InvalidData> {
+        let fanout = data.fanout.ok_or(InvalidData("it is a HAMT shard without a fanout"))?;
+        if !fanout.is_power_of_two() || !limits::HAMT_FANOUT.contains(&fanout) {
+            return Err(InvalidData("its HAMT fanout is not a power of two from 8 to 1024"));
+        }
+        if data.hash_type != Some(MURMUR3_X64_64) {
+            return Err(InvalidData("its HAMT hash is not murmur3"));
+        }
+        let ones: u32 = data.data.unwrap_or_default().iter().map(|byte| byte.count_ones()).sum();
+        if ones as usize != links {
+            return Err(InvalidData("its HAMT bitfield does not match its links"));
+        }
+        Ok(ShardShape { fanout })
+    }
+
+    /// Bits of the hash that one level takes.
+    pub(super) fn bits(self) -> u32 {
+        self.fanout.trailing_zeros()
+    }
+
+    /// Length of the hexadecimal position before a name.
+    pub(super) fn prefix_length(self) -> usize {
+        prefix_length(self.fanout)
+    }
+
+    /// The name prefix of where `hash` belongs at `level`; `None` below its last bit.
+    pub(super) fn prefix(self, hash: u64, level: u32) -> Option<String> {
+        let position = position(hash, level, self.bits())?;
+        Some(prefix(position, self.fanout))
+    }
+}
+
+fn prefix_length(fanout: u64) -> usize {
+    (fanout - 1).ilog(16) as usize + 1
+}
+
+fn prefix(position: u64, fanout: u64) -> String {
+    format!("{position:0width$X}", width = prefix_length(fanout))
+}
+
+/// The bits of `hash` that decide at `level`. The last level of a fanout that does not divide 64
+/// has too few bits and does not exist.
+fn position(hash: u64, level: u32, bits: u32) -> Option<u64> {
+    let end = (level + 1) * bits;
+    (end <= HASH_BITS).then(|| (hash >> (HASH_BITS - end)) & ((1 << bits) - 1))
+}
+
+/// A shard that was written.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct WrittenShard {
+    pub(super) cid: Cid,
+    /// Bytes of the shard and everything below.
+    pub(super) cumulative_bytes: u64,
+}
+
+/// Writes the HAMT of `entries`, handing each block to `put`, children before parents.
+pub(super) fn write(
+    entries: &EntryTable,
+    fanout: u64,
+    version: cid::Version,
+    metadata: &Metadata,
+    put: &mut dyn FnMut(Block) -> Result<(), UnixfsError>,
+) -> Result<WrittenShard, UnixfsError> {
+    let mut order: Vec<(u64, u32)> =
+        (0..entries.len()).map(|index| (hash_name(entries.get(index).name), index as u32)).collect();
+    // Entries of one shard stand together: the order of hashes is that of a walk through the trie.
+    order.sort_unstable();
+    let writer = TrieWriter { entries, fanout, version };
+    writer.shard(&order, 0, metadata, put)
+}
+
+struct TrieWriter<'a> {
+    entries: &'a EntryTable,
+    fanout: u64,
+    version: cid::Version,
+}
+
+impl TrieWriter<'_> {
+    /// Writes the shard of the entries in `order`, which share their hash bits above `level`.
+    /// Recursion goes at most as deep as the hash has bits: 22 levels.
+    fn shard(
+        &self,
+        order: &[(u64, u32)],
+        level: u32,
+        metadata: &Metadata,
+        put: &mut dyn FnMut(Block) -> Result<(), UnixfsError>,
+    ) -> Result<WrittenShard, UnixfsError> {
+        let bits = self.fanout.trailing_zeros();
+        let mut node = PbWriter::default();
+        let mut bitfield = vec![0u8; (self.fanout / 8) as usize];
+        let mut below = 0u64;
+        let collision = |index: u32| UnixfsError::HashCollision {
+            name: escape(self.entries.get(index as usize).name),
+        };
+        let mut rest = order;
+        while let Some((hash, index)) = rest.first() {
+            let here = position(*hash, level, bits).ok_or_else(|| collision(*index))?;
+            let count = rest.partition_point(|(hash, _)| position(*hash, level, bits) <= Some(here));
+            let (group, others) = rest.split_at(count);
+            rest = others;
+            // Big-endian: position 0 is the lowest bit of the last byte.
+            let byte = bitfield.len() - 1 - (here / 8) as usize;
+            bitfield[byte] |= 1 << (here % 8);
+            let mut name = prefix(here, self.fanout).into_bytes();
+            let (cid, size) = if let [(_, index)] = group {
+                let entry = self.entries.get(*index as usize);
+                name.extend_from_slice(entry.name);
+                (entry.cid, entry.size)
+            } else {
+                let shard = self.shard(group, level + 1, &Metadata::default(), put)?;
+                (shard.cid, shard.cumulative_bytes)
+            };
+            node.link(&cid, &name, size);
+            below += size;
+        }
+        let significant = bitfield.iter().position(|byte| *byte != 0).unwrap_or(bitfield.len());
+        let message = data::shard(&bitfield[significant..], self.fanout, metadata);
+        let block = Block::new(self.version, DAG_PB, node.finish(&message).into());
+        let written = WrittenShard {
+            cid: *block.cid(),
+            cumulative_bytes: below + block.data().len() as u64,
+        };
+        put(block)?;
+        Ok(written)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_take_the_high_bits_first() {
+        let hash = 0xab_cd_00_00_00_00_00_ef;
+        assert_eq!(position(hash, 0, 8), Some(0xab));
+        assert_eq!(position(hash, 1, 8), Some(0xcd));
+        assert_eq!(position(hash, 7, 8), Some(0xef));
+        assert_eq!(position(hash, 8, 8), None);
+        assert_eq!(position(hash, 0, 3), Some(0b101));
+        assert_eq!(position(hash, 21, 3), None);
+    }
+
+    #[test]
+    fn prefixes_have_the_width_of_the_largest() {
+        for (fanout, wanted) in [(8, "5"), (16, "5"), (32, "05"), (256, "05"), (1024, "005")] {
+            assert_eq!(prefix(5, fanout), wanted, "{fanout}");
+        }
+    }
+}

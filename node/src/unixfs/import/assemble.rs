@@ -1,0 +1,380 @@
+//! Takes the results in order and builds the trees.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use rustix::fs::{Mode, OFlags};
+
+use super::super::data::{self, Metadata};
+use super::super::directory::DirectoryBuilder;
+use super::super::UnixfsError;
+use super::source::{self, Step};
+use super::tree::{Child, TreeBuilder};
+use super::work::{self, ChunkBuffer, Done, Job, Work};
+use super::{ImportOptions, Imported, ImportedEntry};
+use crate::block::{Block, Blocks, DAG_PB};
+use crate::path::EntryName;
+use crate::profile::Profile;
+use crate::progress::{Event, Reporter};
+
+/// Content in flight, in bytes: keeps every thread busy, and stays small against what an operation
+/// may use.
+const IN_FLIGHT_BYTES: usize = 12 << 20;
+
+/// Entries in flight, where files are small.
+const MAX_IN_FLIGHT: usize = 256;
+
+/// Blocks handed to the store at once, in number and in bytes.
+const PUT_BLOCKS: usize = 256;
+const PUT_BYTES: usize = 1 << 20;
+
+/// The result of a job, when it comes.
+type Pending = Receiver<Result<Done, UnixfsError>>;
+
+/// What the calling thread takes in order.
+enum Ordered {
+    Step(Step),
+    File { name: EntryName, result: Pending },
+    Failed(UnixfsError),
+}
+
+pub(super) fn import_path(
+    blocks: &dyn Blocks,
+    directory: BorrowedFd<'_>,
+    path: &Path,
+    options: &ImportOptions,
+    reporter: &dyn Reporter,
+    on_entry: &mut dyn FnMut(ImportedEntry),
+) -> Result<Imported, UnixfsError> {
+    let (parent, name) = split(path);
+    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+    let parent = rustix::fs::openat(directory, parent, flags, Mode::empty())
+        .map_err(UnixfsError::errno("open", path))?;
+    // The root's own name is in no directory.
+    let root = EntryName::new(b"root").expect("a plain word is a name");
+    let profile = options.effective_profile();
+    with_workers(options, &profile, |jobs| {
+        let (steps_in, steps) = bounded(in_flight(&profile));
+        std::thread::scope(|scope| {
+            let walker_jobs = jobs.clone();
+            scope.spawn(move || {
+                let mut sink = |step| queue(step, &walker_jobs, &steps_in);
+                if let Err(error) = source::walk(parent, name, root, path, options, &mut sink) {
+                    let _ = steps_in.send(Ordered::Failed(error));
+                }
+            });
+            let mut assembler = Assembler::new(blocks, &profile, reporter, jobs);
+            let outcome = assembler.run(&steps, on_entry);
+            // The walker must see that nobody takes its steps any more.
+            drop(steps);
+            outcome
+        })
+    })
+}
+
+/// Splits off the last name. A path without one (`/`, `..`, `a/.`) names a directory, which is then
+/// opened as itself.
+fn split(path: &Path) -> (&Path, &std::ffi::OsStr) {
+    match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) if !path.as_os_str().as_bytes().ends_with(b"/.") => {
+            (if parent.as_os_str().is_empty() { Path::new(".") } else { parent }, name)
+        }
+        _ => (path, ".".as_ref()),
+    }
+}
+
+pub(super) fn import_stream(
+    blocks: &dyn Blocks,
+    stream: &mut (dyn Read + Send),
+    options: &ImportOptions,
+    reporter: &dyn Reporter,
+) -> Result<Imported, UnixfsError> {
+    let profile = options.effective_profile();
+    let metadata = options.metadata(0, super::Mtime::default());
+    let metadata = Metadata {
+        mode: options.mode.and(metadata.mode),
+        mtime: options.mtime.and(metadata.mtime),
+    };
+    with_workers(options, &profile, |jobs| {
+        let mut assembler = Assembler::new(blocks, &profile, reporter, jobs);
+        let imported = assembler.stream(stream, Path::new("-"), &metadata)?;
+        assembler.flush()?;
+        Ok(imported)
+    })
+}
+
+/// How many results may be waited for at once.
+fn in_flight(profile: &Profile) -> usize {
+    (IN_FLIGHT_BYTES / profile.chunk_bytes).clamp(4, MAX_IN_FLIGHT)
+}
+
+/// Runs `body` beside threads that perform the jobs it sends.
+fn with_workers<T>(
+    options: &ImportOptions,
+    profile: &Profile,
+    body: impl FnOnce(&Sender<Job>) -> Result<T, UnixfsError>,
+) -> Result<T, UnixfsError> {
+    let (jobs_in, jobs) = bounded::<Job>(in_flight(profile));
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            let jobs = jobs.clone();
+            scope.spawn(move || work::work(&jobs, options, profile));
+        }
+        drop(jobs);
+        let outcome = body(&jobs_in);
+        drop(jobs_in);
+        outcome
+    })
+}
+
+/// Sends a step on, with a job for it where there is work; false when nobody takes it.
+fn queue(step: Step, jobs: &Sender<Job>, steps: &Sender<Ordered>) -> bool {
+    let Step::File { directory, name, path } = step else {
+        return steps.send(Ordered::Step(step)).is_ok();
+    };
+    let file_name = std::ffi::OsStr::from_bytes(name.as_bytes()).to_owned();
+    let (done, result) = bounded(1);
+    let work = Work::File { directory, name: file_name, path };
+    // The order is taken first: it is what bounds how much is in flight.
+    steps.send(Ordered::File { name, result }).is_ok() && jobs.send(Job { work, done }).is_ok()
+}
+
+/// A directory whose entries are still coming.
+struct OpenDirectory {
+    name: EntryName,
+    builder: DirectoryBuilder,
+    bytes: u64,
+}
+
+struct Assembler<'a> {
+    blocks: &'a dyn Blocks,
+    profile: &'a Profile,
+    reporter: &'a dyn Reporter,
+    jobs: &'a Sender<Job>,
+    /// Blocks on their way to the store.
+    batch: Vec<Block>,
+    batch_bytes: usize,
+    total: u64,
+}
+
+impl<'a> Assembler<'a> {
+    fn new(
+        blocks: &'a dyn Blocks,
+        profile: &'a Profile,
+        reporter: &'a dyn Reporter,
+        jobs: &'a Sender<Job>,
+    ) -> Assembler<'a> {
+        let batch = Vec::with_capacity(PUT_BLOCKS);
+        Assembler { blocks, profile, reporter, jobs, batch, batch_bytes: 0, total: 0 }
+    }
+
+    fn run(
+        &mut self,
+        steps: &Receiver<Ordered>,
+        on_entry: &mut dyn FnMut(ImportedEntry),
+    ) -> Result<Imported, UnixfsError> {
+        let mut open: Vec<OpenDirectory> = Vec::new();
+        let mut root = None;
+        for step in steps {
+            if self.reporter.interrupted() {
+                return Err(UnixfsError::Interrupted);
+            }
+            let (name, imported) = match step {
+                Ordered::Failed(error) => return Err(error),
+                Ordered::Step(Step::Enter { name, metadata }) => {
+                    let builder = DirectoryBuilder::new(metadata);
+                    open.push(OpenDirectory { name, builder, bytes: 0 });
+                    continue;
+                }
+                Ordered::Step(Step::Leave) => {
+                    let directory = open.pop().expect("every directory left was entered");
+                    self.directory(directory)?
+                }
+                Ordered::Step(Step::Symlink { name, target, metadata }) => {
+                    (name, self.symlink(&target, &metadata)?)
+                }
+                Ordered::Step(Step::File { .. }) => unreachable!("files come with their results"),
+                Ordered::File { name, result } => (name, self.file(&result)?),
+            };
+            self.reporter.report(Event::Entry);
+            let at_root = open.is_empty();
+            let path = if at_root { PathBuf::new() } else { entry_path(&open, &name) };
+            on_entry(ImportedEntry { path, imported });
+            match open.last_mut() {
+                Some(parent) => {
+                    parent.builder.add(&name, &imported.cid, imported.cumulative_bytes);
+                    parent.bytes += imported.bytes;
+                }
+                None => root = Some(imported),
+            }
+        }
+        self.flush()?;
+        root.ok_or(UnixfsError::Interrupted)
+    }
+
+    fn directory(&mut self, directory: OpenDirectory) -> Result<(EntryName, Imported), UnixfsError> {
+        let built = directory.builder.finish(self.profile, &mut |block| self.put(block))?;
+        let imported = Imported {
+            cid: built.cid,
+            bytes: directory.bytes,
+            cumulative_bytes: built.cumulative_size,
+        };
+        Ok((directory.name, imported))
+    }
+
+    fn symlink(&mut self, target: &[u8], metadata: &Metadata) -> Result<Imported, UnixfsError> {
+        let message = data::symlink(target, metadata.mtime);
+        let node = crate::dag::pb::PbWriter::default().finish(&message);
+        let block = Block::new(self.profile.cid_version, DAG_PB, node.into());
+        let cumulative_bytes = block.data().len() as u64;
+        let imported = Imported { cid: *block.cid(), bytes: 0, cumulative_bytes };
+        self.put(block)?;
+        Ok(imported)
+    }
+
+    fn file(&mut self, result: &Pending) -> Result<Imported, UnixfsError> {
+        match wait(result)? {
+            Done::Leaf { block, child } => {
+                self.leaf(block, child)?;
+                let Child { cid, bytes, cumulative_bytes } = child;
+                Ok(Imported { cid, bytes, cumulative_bytes })
+            }
+            Done::Open { file, path, size: 0, metadata } => {
+                let mut file = file;
+                self.stream(&mut file, &path, &metadata)
+            }
+            Done::Open { file, path, size, metadata } => self.chunks(file, path, size, &metadata),
+        }
+    }
+
+    /// Imports a large file; its chunks are read at any offset, several at once.
+    fn chunks(
+        &mut self,
+        file: File,
+        path: PathBuf,
+        size: u64,
+        metadata: &Metadata,
+    ) -> Result<Imported, UnixfsError> {
+        self.expect(size);
+        let chunk = self.profile.chunk_bytes as u64;
+        let (file, path) = (Arc::new(file), Arc::new(path));
+        let mut next = 0;
+        self.tree(metadata, &mut || {
+            if next >= size {
+                return Ok(None);
+            }
+            let length = chunk.min(size - next) as usize;
+            let work =
+                Work::Chunk { file: Arc::clone(&file), path: Arc::clone(&path), offset: next, length };
+            next += length as u64;
+            Ok(Some(work))
+        })
+    }
+
+    /// Imports what only sequential reading gives.
+    fn stream(
+        &mut self,
+        stream: &mut dyn Read,
+        path: &Path,
+        metadata: &Metadata,
+    ) -> Result<Imported, UnixfsError> {
+        let chunk = self.profile.chunk_bytes;
+        let mut fill = || {
+            let mut buffer = ChunkBuffer::new(chunk);
+            buffer.read_from(stream).map_err(UnixfsError::io("read", path))?;
+            Ok::<_, UnixfsError>(buffer)
+        };
+        let mut ahead = Some(fill()?);
+        let mut first = true;
+        self.tree(metadata, &mut || {
+            let Some(buffer) = ahead.take() else { return Ok(None) };
+            if buffer.content_length() == chunk {
+                ahead = Some(fill()?).filter(|next| next.content_length() > 0);
+            }
+            // Alone, a leaf is the file and records what the file does.
+            let alone = std::mem::take(&mut first) && ahead.is_none();
+            let metadata = if alone { *metadata } else { Metadata::default() };
+            Ok(Some(Work::Buffer { buffer, metadata }))
+        })
+    }
+
+    /// Builds a file from the chunks that `next` gives, with several in work.
+    fn tree(
+        &mut self,
+        metadata: &Metadata,
+        next: &mut dyn FnMut() -> Result<Option<Work>, UnixfsError>,
+    ) -> Result<Imported, UnixfsError> {
+        let mut tree = TreeBuilder::new(self.profile);
+        let window = in_flight(self.profile);
+        let mut pending: VecDeque<Pending> = VecDeque::with_capacity(window);
+        let mut more = true;
+        loop {
+            while more && pending.len() < window {
+                match next()? {
+                    Some(work) => {
+                        let (done, result) = bounded(1);
+                        if self.jobs.send(Job { work, done }).is_err() {
+                            return Err(UnixfsError::Interrupted);
+                        }
+                        pending.push_back(result);
+                    }
+                    None => more = false,
+                }
+            }
+            let Some(result) = pending.pop_front() else { break };
+            if self.reporter.interrupted() {
+                return Err(UnixfsError::Interrupted);
+            }
+            let Done::Leaf { block, child } = wait(&result)? else {
+                unreachable!("a chunk becomes a leaf");
+            };
+            self.leaf(block, child)?;
+            tree.push(child, &mut |block| self.put(block))?;
+        }
+        tree.finish(metadata, &mut |block| self.put(block))
+    }
+
+    fn leaf(&mut self, block: Block, child: Child) -> Result<(), UnixfsError> {
+        self.reporter.report(Event::Advanced { bytes: child.bytes });
+        self.put(block)
+    }
+
+    fn expect(&mut self, bytes: u64) {
+        self.total += bytes;
+        self.reporter.report(Event::Total { bytes: self.total });
+    }
+
+    fn put(&mut self, block: Block) -> Result<(), UnixfsError> {
+        self.batch_bytes += block.data().len();
+        self.batch.push(block);
+        if self.batch.len() >= PUT_BLOCKS || self.batch_bytes >= PUT_BYTES {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), UnixfsError> {
+        self.blocks.put(&self.batch)?;
+        self.batch.clear();
+        self.batch_bytes = 0;
+        Ok(())
+    }
+}
+
+fn wait(result: &Pending) -> Result<Done, UnixfsError> {
+    // A worker that is gone without a result was told to stop.
+    result.recv().unwrap_or(Err(UnixfsError::Interrupted))
+}
+
+/// The path of `name` below the root, which is the first of the open directories.
+fn entry_path(open: &[OpenDirectory], name: &EntryName) -> PathBuf {
+    let names = open.iter().skip(1).map(|directory| &directory.name).chain([name]);
+    names.map(|name| std::ffi::OsStr::from_bytes(name.as_bytes())).collect()
+}
