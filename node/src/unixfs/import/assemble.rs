@@ -139,7 +139,8 @@ fn queue(step: Step, jobs: &Sender<Job>, steps: &Sender<Ordered>) -> bool {
     let Step::File { directory, name, path } = step else {
         return steps.send(Ordered::Step(step)).is_ok();
     };
-    let file_name = std::ffi::OsStr::from_bytes(name.as_bytes()).to_owned();
+    // The root's entry name is not its name on disk.
+    let file_name = path.file_name().unwrap_or_default().to_owned();
     let (done, result) = bounded(1);
     let work = Work::File { directory, name: file_name, path };
     // The order is taken first: it is what bounds how much is in flight.

@@ -1,0 +1,226 @@
+//! `add`: local files and directories become content.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use ipfs_exec_node::block::NoBlocks;
+use ipfs_exec_node::unixfs::{self, ImportOptions, Imported, ImportedEntry, Mtime};
+use ipfs_exec_node::{Blocks, Pin};
+use rustix::fs::CWD;
+use serde_json::json;
+
+use crate::context::Context;
+use crate::error::CommandError;
+use crate::output;
+use crate::profile::ProfileArgs;
+
+/// Add files and directories, and print their CIDs
+///
+/// Prints the CID of each argument, which equals the one that Kubo gives. Directories are added
+/// with everything in them, hidden files too; symbolic links are kept as links. What is added is
+/// pinned.
+#[derive(Args, Debug)]
+#[command(after_long_help = EXAMPLES)]
+pub(crate) struct AddArgs {
+    /// Files or directories; `-` reads one file from stdin
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+
+    /// Add directories with all they hold (always done; accepted as Kubo needs it)
+    #[arg(long, short)]
+    recursive: bool,
+
+    /// Print the CID of every file and directory
+    #[arg(long, short, conflicts_with = "quieter")]
+    quiet: bool,
+
+    /// Print only the last CID
+    #[arg(long, short = 'Q')]
+    quieter: bool,
+
+    /// Print a line of JSON for every file and directory
+    #[arg(long, conflicts_with_all = ["quiet", "quieter"])]
+    json: bool,
+
+    /// Only compute the CIDs; keep nothing
+    #[arg(long, short = 'n')]
+    only_hash: bool,
+
+    /// Pin what is added
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_value = "true", default_missing_value = "true")]
+    pin: std::primitive::bool,
+
+    /// Name of the pin
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    pin_name: String,
+
+    #[command(flatten)]
+    profile: ProfileArgs,
+
+    #[command(flatten)]
+    metadata: MetadataArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  ipfs-exec add data/
+  ipfs-exec add --profile unixfs-v1-2025 -Q rootfs.tar.gz
+  tar c image | ipfs-exec add -";
+
+/// What is recorded beside the content.
+#[derive(Args, Debug, Default)]
+#[command(next_help_heading = "Metadata options")]
+pub(crate) struct MetadataArgs {
+    /// Record the permissions of files and directories
+    #[arg(long)]
+    preserve_mode: bool,
+
+    /// Record the modification times
+    #[arg(long)]
+    preserve_mtime: bool,
+
+    /// Record this mode for all: octal with a leading 0, else decimal
+    #[arg(long, value_name = "MODE", value_parser = parse_mode)]
+    mode: Option<u32>,
+
+    /// Record this time for all, in seconds since 1970
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    mtime: Option<i64>,
+
+    /// Nanoseconds of `--mtime`
+    #[arg(long, value_name = "NSECS", requires = "mtime",
+          value_parser = clap::value_parser!(u32).range(0..1_000_000_000))]
+    mtime_nsecs: Option<u32>,
+}
+
+/// Reads a number as Kubo does: its prefix tells the base.
+fn parse_mode(text: &str) -> Result<u32, String> {
+    let (digits, radix) = if let Some(digits) = text.strip_prefix("0x") {
+        (digits, 16)
+    } else if let Some(digits) = text.strip_prefix("0o").or(text.strip_prefix('0')) {
+        (if digits.is_empty() { "0" } else { digits }, 8)
+    } else {
+        (text, 10)
+    };
+    u32::from_str_radix(digits, radix)
+        .ok()
+        .filter(|mode| *mode <= 0o7777)
+        .ok_or_else(|| "a mode is 0 to 07777".to_owned())
+}
+
+impl AddArgs {
+    fn options(&self) -> Result<ImportOptions, CommandError> {
+        let metadata = &self.metadata;
+        let recorded = metadata.preserve_mode
+            || metadata.preserve_mtime
+            || metadata.mode.is_some()
+            || metadata.mtime.is_some();
+        if recorded && self.profile.raw_leaves == Some(true) {
+            return Err(CommandError::usage("raw leaves have no place for mode and time")
+                .with_hint("leave out `--raw-leaves`, or what is to be recorded"));
+        }
+        Ok(ImportOptions {
+            profile: self.profile.profile()?,
+            preserve_mode: metadata.preserve_mode,
+            preserve_mtime: metadata.preserve_mtime,
+            mode: metadata.mode,
+            mtime: metadata.mtime.map(|seconds| Mtime {
+                seconds,
+                nanoseconds: metadata.mtime_nsecs.unwrap_or(0),
+            }),
+            ..ImportOptions::default()
+        })
+    }
+}
+
+pub(crate) fn add(context: &Context, arguments: AddArgs) -> Result<(), CommandError> {
+    let options = arguments.options()?;
+    if arguments.only_hash {
+        let roots = add_all(context, &NoBlocks, &arguments, &options)?;
+        return print_roots(&arguments, &roots);
+    }
+    let repository = context.repository()?;
+    let session = repository.session()?;
+    let roots = add_all(context, &session, &arguments, &options)?;
+    let pins: Vec<Pin> = roots
+        .iter()
+        .filter(|_| arguments.pin)
+        .map(|(_, root)| Pin { name: arguments.pin_name.clone(), ..Pin::recursive(root.cid) })
+        .collect();
+    session.commit(&pins)?;
+    // Not before it is safe on disk.
+    print_roots(&arguments, &roots)
+}
+
+type Roots = Vec<(PathBuf, Imported)>;
+
+fn add_all(
+    context: &Context,
+    blocks: &dyn Blocks,
+    arguments: &AddArgs,
+    options: &ImportOptions,
+) -> Result<Roots, CommandError> {
+    let progress = context.progress();
+    let mut roots = Vec::with_capacity(arguments.paths.len());
+    for path in &arguments.paths {
+        let imported = if path.as_os_str() == "-" {
+            unixfs::import_stream(blocks, &mut std::io::stdin(), options, &progress)?
+        } else {
+            let mut lines = EntryLines::new(arguments, path);
+            let imported =
+                unixfs::import_path(blocks, CWD, path, options, &progress, &mut |entry| {
+                    lines.print(&entry);
+                })?;
+            lines.outcome?;
+            imported
+        };
+        roots.push((path.clone(), imported));
+    }
+    Ok(roots)
+}
+
+/// Prints what is below a root while it is added.
+struct EntryLines<'a> {
+    arguments: &'a AddArgs,
+    root: &'a Path,
+    outcome: std::io::Result<()>,
+}
+
+impl<'a> EntryLines<'a> {
+    fn new(arguments: &'a AddArgs, root: &'a Path) -> EntryLines<'a> {
+        EntryLines { arguments, root, outcome: Ok(()) }
+    }
+
+    fn print(&mut self, entry: &ImportedEntry) {
+        let below = !entry.path.as_os_str().is_empty();
+        if below && self.outcome.is_ok() && (self.arguments.quiet || self.arguments.json) {
+            let path = self.root.join(&entry.path);
+            self.outcome = print_entry(self.arguments, &path, &entry.imported);
+        }
+    }
+}
+
+fn print_entry(arguments: &AddArgs, path: &Path, imported: &Imported) -> std::io::Result<()> {
+    use std::os::unix::ffi::OsStrExt;
+    if arguments.json {
+        output::line(json!({
+            "cid": imported.cid.to_string(),
+            "name": output::json_text(path.as_os_str().as_bytes()),
+            "size": imported.bytes,
+            "cumulative_size": imported.cumulative_bytes,
+        }))
+    } else {
+        output::line(imported.cid)
+    }
+}
+
+fn print_roots(arguments: &AddArgs, roots: &Roots) -> Result<(), CommandError> {
+    let skipped = if arguments.quieter { roots.len().saturating_sub(1) } else { 0 };
+    for (path, imported) in roots.iter().skip(skipped) {
+        print_entry(arguments, path, imported)?;
+    }
+    std::io::stdout().flush()?;
+    Ok(())
+}

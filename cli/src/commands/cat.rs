@@ -1,0 +1,55 @@
+//! `cat`: the content of files on stdout.
+
+use std::io::Write;
+
+use clap::Args;
+use ipfs_exec_node::path::ContentPath;
+use ipfs_exec_node::unixfs::FileReader;
+
+use crate::context::{Context, resolve};
+use crate::error::CommandError;
+
+/// Write the content of files to stdout
+#[derive(Args, Debug)]
+#[command(after_long_help = "Example:\n  ipfs-exec cat QmeugpFaBp7aafV2uN7GC3E2GbAycnEU3c2Q3FS7mSLbo4/test")]
+pub(crate) struct CatArgs {
+    /// Content paths of files
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<ContentPath>,
+
+    /// Start at this byte of the first file
+    #[arg(long, short, value_name = "BYTES", default_value_t = 0, hide_default_value = true)]
+    offset: u64,
+
+    /// Write at most this many bytes
+    #[arg(long, short, value_name = "BYTES")]
+    length: Option<u64>,
+}
+
+pub(crate) fn cat(context: &Context, arguments: CatArgs) -> Result<(), CommandError> {
+    use std::io::Seek;
+    let repository = context.repository()?;
+    let mut offset = arguments.offset;
+    let mut left = arguments.length.unwrap_or(u64::MAX);
+    let mut stdout = std::io::stdout().lock();
+    for path in &arguments.paths {
+        let cid = resolve(&repository, path)?;
+        let mut file = FileReader::open(&repository, &cid)?;
+        let skipped = offset.min(file.size());
+        offset -= skipped;
+        if skipped > 0 {
+            file.seek(std::io::SeekFrom::Start(skipped))?;
+        }
+        while left > 0 {
+            let bytes = file.next_bytes()?;
+            if bytes.is_empty() || context.interrupt.asked() {
+                break;
+            }
+            let count = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            stdout.write_all(&bytes[..count])?;
+            left -= count as u64;
+        }
+    }
+    stdout.flush()?;
+    if context.interrupt.asked() { Err(CommandError::interrupted()) } else { Ok(()) }
+}

@@ -1,0 +1,75 @@
+//! `import`: the blocks of CAR files.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use ipfs_exec_node::progress::Reporter;
+use ipfs_exec_node::repo::Session;
+use ipfs_exec_node::{Cid, Pin, car, dag};
+
+use crate::context::Context;
+use crate::error::{CommandError, LocalError};
+use crate::output;
+
+/// Take in the blocks of CAR files, and print their roots
+///
+/// Reads versions 1 and 2, and checks every block. Roots that are complete are pinned; of others
+/// the blocks stay, and a warning tells what is missing.
+#[derive(Args, Debug)]
+pub(crate) struct ImportArgs {
+    /// CAR files; `-` reads stdin
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+
+    /// Pin the roots
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_value = "true", default_missing_value = "true")]
+    pin_roots: std::primitive::bool,
+}
+
+pub(crate) fn import(context: &Context, arguments: ImportArgs) -> Result<(), CommandError> {
+    let repository = context.repository()?;
+    let session = repository.session()?;
+    let progress = context.progress();
+    let mut roots = Vec::new();
+    for path in &arguments.files {
+        let imported = import_file(&session, path, &progress)
+            .map_err(|error| error.about(&format!("cannot import {}", path.display())))?;
+        roots.extend(imported);
+    }
+    let mut pins = Vec::new();
+    for root in roots.iter().filter(|_| arguments.pin_roots) {
+        match incomplete(&session, root) {
+            None => pins.push(Pin::recursive(*root)),
+            Some(reason) => tracing::warn!("{root} is not pinned: {reason}"),
+        }
+    }
+    session.commit(&pins)?;
+    progress.finish();
+    for root in &roots {
+        output::line(root)?;
+    }
+    Ok(())
+}
+
+fn import_file(
+    session: &Session<'_>,
+    path: &Path,
+    reporter: &dyn Reporter,
+) -> Result<Vec<Cid>, CommandError> {
+    if path.as_os_str() == "-" {
+        return Ok(car::import(session, std::io::stdin(), reporter)?.roots);
+    }
+    let file = File::open(path)
+        .map_err(|source| LocalError { action: "open", path: path.to_owned(), source })?;
+    Ok(car::import(session, file, reporter)?.roots)
+}
+
+/// Why the DAG cannot be pinned.
+fn incomplete(session: &Session<'_>, root: &Cid) -> Option<String> {
+    match dag::first_missing(session, root) {
+        Ok(missing) => missing.map(|error| error.to_string()),
+        Err(error) => Some(error.to_string()),
+    }
+}

@@ -1,0 +1,174 @@
+//! `ls`: what a directory holds.
+
+use std::io::Write;
+use std::ops::ControlFlow;
+
+use clap::Args;
+use ipfs_exec_node::path::{ContentPath, escape};
+use ipfs_exec_node::unixfs::{self, Entry, Node, UnixfsError};
+use ipfs_exec_node::{Blocks, Cid, limits};
+use serde_json::{Map, Value, json};
+
+use crate::context::{Context, resolve};
+use crate::error::CommandError;
+use crate::output::{self, put_metadata};
+
+/// List directories
+///
+/// Prints a line for every entry: its CID, its size in bytes (`-` for a directory) and its name,
+/// which ends in `/` for a directory. An entry that cannot be read has the size `?`.
+#[derive(Args, Debug)]
+pub(crate) struct LsArgs {
+    /// Content paths of directories; a file lists itself
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<ContentPath>,
+
+    /// List what is below, too, with paths relative to the argument
+    #[arg(long, short)]
+    recursive: bool,
+
+    /// Print lines of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn ls(context: &Context, arguments: LsArgs) -> Result<(), CommandError> {
+    let repository = context.repository()?;
+    let mut lister = Lister {
+        context,
+        blocks: &repository,
+        recursive: arguments.recursive,
+        json: arguments.json,
+        out: output::stdout(),
+        failures: 0,
+    };
+    for path in &arguments.paths {
+        let cid = resolve(&repository, path)?;
+        let node = Node::load(&repository, &cid)?;
+        if node.kind().is_directory() {
+            lister.list(cid)?;
+        } else {
+            let name = path.segments.last().map_or_else(Vec::new, |name| name.as_bytes().to_vec());
+            lister.print(&name, &cid, Some(&node))?;
+        }
+    }
+    lister.out.flush()?;
+    if lister.failures > 0 { Err(CommandError::already_told()) } else { Ok(()) }
+}
+
+struct Lister<'a, W> {
+    context: &'a Context,
+    blocks: &'a dyn Blocks,
+    recursive: bool,
+    json: bool,
+    out: W,
+    failures: u64,
+}
+
+/// A directory that is still to be listed.
+struct Below {
+    cid: Cid,
+    path: Vec<u8>,
+    depth: usize,
+}
+
+impl<W: Write> Lister<'_, W> {
+    /// Lists `root` and, if asked, what is below, depth first.
+    fn list(&mut self, root: Cid) -> Result<(), CommandError> {
+        let mut pending = vec![Below { cid: root, path: Vec::new(), depth: 1 }];
+        while let Some(directory) = pending.pop() {
+            if directory.depth > limits::MAX_DIRECTORY_DEPTH {
+                let limit = limits::MAX_DIRECTORY_DEPTH;
+                return Err(UnixfsError::TooDeep { cid: directory.cid, limit }.into());
+            }
+            let mut below = Vec::new();
+            let mut outcome = Ok(());
+            let listed = unixfs::list(self.blocks, &directory.cid, &mut |entry| {
+                match self.entry(&directory, &entry) {
+                    Ok(found) => below.extend(found),
+                    Err(error) => outcome = Err(error),
+                }
+                Ok(if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+            });
+            outcome?;
+            match listed {
+                Ok(()) => {}
+                // What was listed stays true; the rest is told and missing.
+                Err(error) if !directory.path.is_empty() => self.fail(&directory.path, error)?,
+                Err(error) => return Err(error.into()),
+            }
+            pending.extend(below.into_iter().rev());
+        }
+        Ok(())
+    }
+
+    /// Prints one entry; gives the directory to be listed after it, if it is one.
+    fn entry(&mut self, directory: &Below, entry: &Entry) -> Result<Option<Below>, CommandError> {
+        if self.context.interrupt.asked() {
+            return Err(CommandError::interrupted());
+        }
+        let mut path = directory.path.clone();
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(&entry.name);
+        if let Err(error) = entry.checked_name(&directory.cid) {
+            self.fail(&path, error)?;
+            return Ok(None);
+        }
+        let node = match Node::load(self.blocks, &entry.cid) {
+            Ok(node) => Some(node),
+            // Other data may be linked from a directory; it just is no file.
+            Err(UnixfsError::NotUnixfs { .. }) => None,
+            Err(error) => {
+                self.print(&path, &entry.cid, None)?;
+                self.fail(&path, error)?;
+                return Ok(None);
+            }
+        };
+        self.print(&path, &entry.cid, node.as_ref())?;
+        let descend = self.recursive && node.is_some_and(|node| node.kind().is_directory());
+        Ok(descend.then(|| Below { cid: entry.cid, path, depth: directory.depth + 1 }))
+    }
+
+    #[expect(clippy::print_stderr, reason = "the listing goes on after an entry that cannot be read")]
+    fn fail(&mut self, path: &[u8], error: UnixfsError) -> Result<(), CommandError> {
+        self.failures += 1;
+        self.out.flush()?;
+        eprintln!("error: {}: {}", escape(path), CommandError::from(error).message());
+        Ok(())
+    }
+
+    fn print(&mut self, path: &[u8], cid: &Cid, node: Option<&Node>) -> std::io::Result<()> {
+        if self.json {
+            return writeln!(self.out, "{}", Value::Object(describe(path, cid, node)));
+        }
+        let directory = node.is_some_and(|node| node.kind().is_directory());
+        let size = match node {
+            Some(_) if directory => "-".to_owned(),
+            Some(node) => node.size().to_string(),
+            None => "?".to_owned(),
+        };
+        let slash = if directory { "/" } else { "" };
+        writeln!(self.out, "{cid} {size} {}{slash}", escape(path))
+    }
+}
+
+fn describe(path: &[u8], cid: &Cid, node: Option<&Node>) -> Map<String, Value> {
+    let mut object = Map::new();
+    object.insert("cid".to_owned(), json!(cid.to_string()));
+    object.insert("path".to_owned(), output::json_text(path));
+    let Some(node) = node else {
+        object.insert("type".to_owned(), json!("unknown"));
+        return object;
+    };
+    object.insert("type".to_owned(), json!(super::stat::kind_word(node.kind())));
+    if !node.kind().is_directory() {
+        object.insert("size".to_owned(), json!(node.size()));
+    }
+    if let Some(target) = node.symlink_target() {
+        object.insert("target".to_owned(), output::json_text(target));
+    }
+    put_metadata(&mut object, node.metadata());
+    object
+}

@@ -1,0 +1,101 @@
+//! The commands: each file parses its arguments, calls the libraries and prints.
+
+mod add;
+mod cat;
+mod export;
+mod gc;
+mod get;
+mod import;
+mod ls;
+mod mkdir;
+mod pin;
+mod repo;
+mod run;
+mod stat;
+mod verify;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::context::{Context, GlobalArgs};
+use crate::error::CommandError;
+
+/// Pure computation on IPFS: run a program by content address
+///
+/// A root file system archive and an input, both by content address, go in; the program runs in a
+/// sandbox without a network; the content address of what it wrote comes out. No daemon and no
+/// other IPFS program is needed.
+#[derive(Debug, Parser)]
+#[command(name = "ipfs-exec", version, max_term_width = 100, after_long_help = EXAMPLES)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    global: GlobalArgs,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  Add an image and an input, and run a program on them:
+    rootfs=$(ipfs-exec add rootfs.tar.gz)
+    input=$(ipfs-exec add data/)
+    output=$(ipfs-exec run $rootfs $input sh -c 'sort /input/words > /output/sorted')
+    ipfs-exec cat $output/sorted
+
+Exit codes: 0 done, 1 failed, 2 wrong usage; `run` exits as the program did, see its help.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::RunArgs),
+    Add(add::AddArgs),
+    Cat(cat::CatArgs),
+    Get(get::GetArgs),
+    Ls(ls::LsArgs),
+    Stat(stat::StatArgs),
+    Mkdir(mkdir::MkdirArgs),
+    Pin(pin::PinArgs),
+    Import(import::ImportArgs),
+    Export(export::ExportArgs),
+    Gc(gc::GcArgs),
+    Verify(verify::VerifyArgs),
+    Repo(repo::RepoArgs),
+}
+
+impl Cli {
+    pub(crate) fn execute(self) -> Result<ExitCode, CommandError> {
+        let context = Context::new(&self.global)?;
+        let done = |()| ExitCode::SUCCESS;
+        match self.command {
+            Command::Run(arguments) => run::run(&context, arguments),
+            Command::Add(arguments) => add::add(&context, arguments).map(done),
+            Command::Cat(arguments) => cat::cat(&context, arguments).map(done),
+            Command::Get(arguments) => get::get(&context, arguments).map(done),
+            Command::Ls(arguments) => ls::ls(&context, arguments).map(done),
+            Command::Stat(arguments) => stat::stat(&context, arguments).map(done),
+            Command::Mkdir(arguments) => mkdir::mkdir(&context, arguments).map(done),
+            Command::Pin(arguments) => pin::pin(&context, arguments).map(done),
+            Command::Import(arguments) => import::import(&context, arguments).map(done),
+            Command::Export(arguments) => export::export(&context, arguments).map(done),
+            Command::Gc(arguments) => gc::gc(&context, arguments).map(done),
+            Command::Verify(arguments) => verify::verify(&context, arguments).map(done),
+            Command::Repo(arguments) => repo::repo(&context, arguments).map(done),
+        }
+    }
+}
+
+/// Called under the name of one of the tools that it replaces, the program takes that tool's
+/// arguments.
+pub(crate) fn as_subcommand(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let called = arguments.first().and_then(|path| Path::new(path).file_name());
+    let subcommand = match called.and_then(|name| name.to_str()) {
+        Some("ipfs-execute") => "run",
+        Some("ipfs-mkdir") => "mkdir",
+        _ => return arguments,
+    };
+    arguments.splice(0..1, ["ipfs-exec".into(), subcommand.into()]);
+    arguments
+}

@@ -1,0 +1,212 @@
+//! `pin`: what garbage collection keeps.
+
+use std::collections::HashSet;
+use std::io::Write;
+use std::ops::ControlFlow;
+
+use clap::{Args, Subcommand, ValueEnum};
+use ipfs_exec_node::path::{ContentPath, escape};
+use ipfs_exec_node::repo::{PinKind, Repository};
+use ipfs_exec_node::{Blocks, Cid, Pin, dag};
+use serde_json::json;
+
+use crate::context::{Context, resolve};
+use crate::error::CommandError;
+use crate::output;
+
+/// Keep content from garbage collection
+#[derive(Args, Debug)]
+pub(crate) struct PinArgs {
+    #[command(subcommand)]
+    command: PinCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum PinCommand {
+    /// Pin content that is here completely, and print its CID
+    Add {
+        /// Content paths
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<ContentPath>,
+        /// Keep everything below, too
+        #[arg(long, short, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+              default_value = "true", default_missing_value = "true")]
+        recursive: std::primitive::bool,
+        /// A name for the pin
+        #[arg(long, default_value = "", hide_default_value = true)]
+        name: String,
+    },
+    /// Remove pins; `gc` then removes the content
+    Rm {
+        /// Content paths
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<ContentPath>,
+    },
+    /// List pins: CID and kind
+    Ls {
+        /// Only these
+        #[arg(value_name = "PATH")]
+        paths: Vec<ContentPath>,
+        /// Only this kind
+        #[arg(long = "type", short, value_enum, default_value = "all")]
+        kind: KindFilter,
+        /// Print only CIDs
+        #[arg(long, short)]
+        quiet: bool,
+        /// Print names, too
+        #[arg(long, short)]
+        names: bool,
+        /// Print lines of JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum KindFilter {
+    /// Pinned with everything below
+    Recursive,
+    /// Pinned alone
+    Direct,
+    /// Below a recursive pin
+    Indirect,
+    /// All of these
+    All,
+}
+
+pub(crate) fn pin(context: &Context, arguments: PinArgs) -> Result<(), CommandError> {
+    let repository = context.repository()?;
+    match arguments.command {
+        PinCommand::Add { paths, recursive, name } => add(&repository, &paths, recursive, &name),
+        PinCommand::Rm { paths } => remove(&repository, &paths),
+        PinCommand::Ls { paths, kind, quiet, names, json } => {
+            let format = Format { quiet, names, json };
+            list(&repository, &paths, kind, &format)
+        }
+    }
+}
+
+fn add(
+    repository: &Repository,
+    paths: &[ContentPath],
+    recursive: bool,
+    name: &str,
+) -> Result<(), CommandError> {
+    let session = repository.session()?;
+    let mut pins = Vec::with_capacity(paths.len());
+    for path in paths {
+        let cid = resolve(&session, path)?;
+        session.protect(&[cid])?;
+        let pin = if recursive { Pin::recursive(cid) } else { Pin::direct(cid) };
+        // A pin is a promise: nothing may be missing already.
+        if recursive {
+            if let Some(error) = dag::first_missing(&session, &cid)? {
+                return Err(CommandError::from(error).about(&format!("cannot pin {cid}")));
+            }
+        } else {
+            session.get(&cid)?;
+        }
+        pins.push(Pin { name: name.to_owned(), ..pin });
+    }
+    session.commit(&pins)?;
+    for pin in &pins {
+        output::line(pin.cid)?;
+    }
+    Ok(())
+}
+
+fn remove(repository: &Repository, paths: &[ContentPath]) -> Result<(), CommandError> {
+    for path in paths {
+        let cid = resolve(repository, path)?;
+        repository.unpin(&cid)?;
+        output::line(cid)?;
+    }
+    Ok(())
+}
+
+struct Format {
+    quiet: bool,
+    names: bool,
+    json: bool,
+}
+
+fn list(
+    repository: &Repository,
+    paths: &[ContentPath],
+    filter: KindFilter,
+    format: &Format,
+) -> Result<(), CommandError> {
+    let wanted = paths.iter().map(|path| resolve(repository, path)).collect::<Result<HashSet<_>, _>>()?;
+    let mut found = HashSet::new();
+    let mut out = output::stdout();
+    let mut print = |cid: &Cid, kind: KindFilter, name: &str| {
+        let listed = filter == KindFilter::All || filter == kind;
+        if !listed || !(wanted.is_empty() || wanted.contains(cid)) {
+            return Ok(());
+        }
+        found.insert(*cid);
+        print_pin(&mut out, format, cid, kind, name)
+    };
+    let pins = repository.pins()?;
+    for pin in &pins {
+        let kind = match pin.kind {
+            PinKind::Recursive => KindFilter::Recursive,
+            PinKind::Direct => KindFilter::Direct,
+        };
+        print(&pin.cid, kind, &pin.name)?;
+    }
+    if matches!(filter, KindFilter::Indirect | KindFilter::All) {
+        list_indirect(repository, &pins, &mut print)?;
+    }
+    out.flush()?;
+    match wanted.iter().find(|cid| !found.contains(cid)) {
+        Some(cid) => Err(CommandError::failed(format!("{cid} is not pinned"))),
+        None => Ok(()),
+    }
+}
+
+fn list_indirect(
+    repository: &Repository,
+    pins: &[Pin],
+    print: &mut dyn FnMut(&Cid, KindFilter, &str) -> std::io::Result<()>,
+) -> Result<(), CommandError> {
+    let mut told: HashSet<Cid> = pins.iter().map(|pin| pin.cid).collect();
+    for pin in pins.iter().filter(|pin| pin.kind == PinKind::Recursive) {
+        let outcome = dag::walk(repository, &pin.cid, &mut |visit| {
+            if !told.insert(*visit.cid) {
+                return ControlFlow::Continue(());
+            }
+            match print(visit.cid, KindFilter::Indirect, "") {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => ControlFlow::Break(error),
+            }
+        })?;
+        if let ControlFlow::Break(error) = outcome {
+            return Err(error.into());
+        }
+    }
+    Ok(())
+}
+
+fn print_pin(
+    out: &mut dyn Write,
+    format: &Format,
+    cid: &Cid,
+    kind: KindFilter,
+    name: &str,
+) -> std::io::Result<()> {
+    let word = match kind {
+        KindFilter::Recursive => "recursive",
+        KindFilter::Direct => "direct",
+        KindFilter::Indirect | KindFilter::All => "indirect",
+    };
+    if format.json {
+        writeln!(out, "{}", json!({ "cid": cid.to_string(), "type": word, "name": name }))
+    } else if format.quiet {
+        writeln!(out, "{cid}")
+    } else if format.names && !name.is_empty() {
+        writeln!(out, "{cid} {word} {}", escape(name.as_bytes()))
+    } else {
+        writeln!(out, "{cid} {word}")
+    }
+}

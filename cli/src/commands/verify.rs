@@ -1,0 +1,51 @@
+//! `verify`: reads and hashes everything.
+
+use clap::Args;
+use ipfs_exec_node::repo::Damage;
+use serde_json::json;
+
+use crate::context::Context;
+use crate::error::CommandError;
+use crate::output;
+
+/// Read and hash every block, and walk every pin
+///
+/// Prints what is damaged or missing. Exits with 1 if anything is.
+#[derive(Args, Debug)]
+pub(crate) struct VerifyArgs {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn verify(context: &Context, arguments: VerifyArgs) -> Result<(), CommandError> {
+    let repository = context.repository()?;
+    let mut damages = Vec::new();
+    let verified = repository.verify(&mut |damage| damages.push(describe(damage)))?;
+    if arguments.json {
+        output::line(json!({
+            "blocks": verified.blocks,
+            "bytes": verified.bytes,
+            "pins": verified.pins,
+            "damages": damages,
+        }))?;
+    } else {
+        for damage in &damages {
+            output::line(damage)?;
+        }
+        output::line(format_args!(
+            "{} blocks of {} bytes and {} pins verified, {} damages",
+            verified.blocks, verified.bytes, verified.pins, verified.damages
+        ))?;
+    }
+    if damages.is_empty() { Ok(()) } else { Err(CommandError::already_told()) }
+}
+
+fn describe(damage: Damage) -> String {
+    match damage {
+        Damage::Block { error } => CommandError::from(error).message().to_owned(),
+        Damage::IncompletePin { pin, error } => format!("the pin {pin} is incomplete: {error}"),
+        Damage::MalformedPin { pin, error } => format!("the pin {pin} cannot be walked: {error}"),
+        _ => "unknown damage".to_owned(),
+    }
+}

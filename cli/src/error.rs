@@ -1,0 +1,229 @@
+//! What went wrong, in words: kind, hint and exit code of every error.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use ipfs_exec_node::block::BlockError;
+use ipfs_exec_node::car::CarError;
+use ipfs_exec_node::dag::DagError;
+use ipfs_exec_node::path::{PathError, escape};
+use ipfs_exec_node::repo::RepoError;
+use ipfs_exec_node::unixfs::UnixfsError;
+
+/// A command failed.
+const FAILED: u8 = 1;
+/// The command line was wrong.
+const USAGE: u8 = 2;
+/// The reader of stdout went away; as if by the signal.
+const BROKEN_PIPE: u8 = 128 + 13;
+/// Ended by Ctrl-C; as if by the signal.
+const INTERRUPTED: u8 = 128 + 2;
+
+/// Why a command ended without success.
+#[derive(Debug)]
+pub(crate) struct CommandError {
+    code: u8,
+    message: String,
+    hint: Option<&'static str>,
+    /// Nothing is to be said: the reader is gone, or the user knows.
+    silent: bool,
+}
+
+impl CommandError {
+    /// The command could not do what was asked.
+    pub(crate) fn failed(message: impl Into<String>) -> CommandError {
+        CommandError { code: FAILED, message: message.into(), hint: None, silent: false }
+    }
+
+    /// The command line asks for something that does not exist.
+    pub(crate) fn usage(message: impl Into<String>) -> CommandError {
+        CommandError { code: USAGE, ..CommandError::failed(message) }
+    }
+
+    /// Everything was said already.
+    pub(crate) fn already_told() -> CommandError {
+        CommandError { silent: true, ..CommandError::failed("") }
+    }
+
+    /// The user broke it off.
+    pub(crate) fn interrupted() -> CommandError {
+        CommandError { code: INTERRUPTED, ..CommandError::failed("interrupted") }
+    }
+
+    /// What is told of it, on one line.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
+    pub(crate) fn with_hint(mut self, hint: &'static str) -> CommandError {
+        self.hint = Some(hint);
+        self
+    }
+
+    /// The same, told as the reason of something larger.
+    pub(crate) fn about(mut self, what: &str) -> CommandError {
+        self.message = format!("{what}: {}", self.message);
+        self
+    }
+
+    /// The same with another exit code, except where the user broke it off.
+    pub(crate) fn with_code(mut self, code: u8) -> CommandError {
+        if self.code != INTERRUPTED {
+            self.code = code;
+        }
+        self
+    }
+
+    /// An error of the libraries with all its causes.
+    pub(crate) fn from_chain(error: &(dyn Error + 'static)) -> CommandError {
+        let mut failed = CommandError::failed(chain(error));
+        let mut cause = Some(error);
+        while let Some(error) = cause {
+            classify(error, &mut failed);
+            cause = error.source();
+        }
+        failed
+    }
+
+    /// Tells the user, and gives the exit code.
+    #[expect(clippy::print_stderr, reason = "this is where errors are told")]
+    pub(crate) fn report(&self) -> ExitCode {
+        if !self.silent {
+            eprintln!("error: {}", self.message);
+            if let Some(hint) = self.hint {
+                eprintln!("hint: {hint}");
+            }
+        }
+        ExitCode::from(self.code)
+    }
+}
+
+/// Joins an error and its causes; one that says what the one before said is left out.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.ends_with(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+fn classify(error: &(dyn Error + 'static), failed: &mut CommandError) {
+    if let Some(error) = error.downcast_ref::<BlockError>() {
+        failed.hint = block_hint(error).or(failed.hint);
+    } else if let Some(error) = error.downcast_ref::<UnixfsError>() {
+        classify_unixfs(error, failed);
+    } else if let Some(error) = error.downcast_ref::<RepoError>() {
+        failed.hint = repo_hint(error).or(failed.hint);
+    } else if let Some(CarError::Interrupted) = error.downcast_ref() {
+        failed.code = INTERRUPTED;
+    } else if let Some(PathError::InvalidCid { .. }) = error.downcast_ref() {
+        failed.hint = Some("give a CID, `CID/path`, `/ipfs/CID/path` or `ipfs://CID/path`");
+    } else if let Some(error) = error.downcast_ref::<io::Error>() {
+        if error.kind() == io::ErrorKind::StorageFull {
+            failed.hint = Some("free space on that file system; `ipfs-exec gc` removes what is not pinned");
+        }
+        if let Some(inner) = error.get_ref() {
+            let inner: &(dyn Error + 'static) = inner;
+            classify(inner, failed);
+        }
+    }
+}
+
+fn block_hint(error: &BlockError) -> Option<&'static str> {
+    match error {
+        BlockError::Missing { .. } => {
+            Some("import it (`ipfs-exec import FILE.car`) or add the original files again")
+        }
+        BlockError::Damaged { .. } => {
+            Some("add or import the content again to replace it; `ipfs-exec verify` lists all damage")
+        }
+        _ => None,
+    }
+}
+
+fn classify_unixfs(error: &UnixfsError, failed: &mut CommandError) {
+    match error {
+        UnixfsError::Interrupted => {
+            failed.code = INTERRUPTED;
+            failed.message = "interrupted".to_owned();
+        }
+        UnixfsError::UnresolvedName { .. } => failed.hint = Some("give the CID that the name stands for"),
+        UnixfsError::NotFile { kind, .. } if kind.is_directory() => {
+            failed.hint = Some("name a file in it, or see what it holds with `ipfs-exec ls`");
+        }
+        _ => {}
+    }
+}
+
+fn repo_hint(error: &RepoError) -> Option<&'static str> {
+    match error {
+        RepoError::TooNew { .. } => Some("install a newer ipfs-exec, or give another `--repo`"),
+        RepoError::NotPinned { .. } => Some("`ipfs-exec pin ls` lists the pins"),
+        RepoError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+            Some("give a directory that you may write with `--repo` or IPFS_EXEC_PATH")
+        }
+        _ => None,
+    }
+}
+
+macro_rules! from_library {
+    ($($error:ty),*) => {$(
+        impl From<$error> for CommandError {
+            fn from(error: $error) -> CommandError {
+                CommandError::from_chain(&error)
+            }
+        }
+    )*};
+}
+
+from_library!(BlockError, DagError, CarError, PathError, RepoError, UnixfsError);
+
+/// Writing to stdout failed.
+impl From<io::Error> for CommandError {
+    fn from(error: io::Error) -> CommandError {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return CommandError { code: BROKEN_PIPE, silent: true, ..CommandError::failed("") };
+        }
+        let cause = error.get_ref().map(|inner| {
+            let inner: &(dyn Error + 'static) = inner;
+            CommandError::from_chain(inner)
+        });
+        cause.unwrap_or_else(|| CommandError::failed(format!("cannot write to stdout: {error}")))
+    }
+}
+
+/// A local file or directory that a command uses directly.
+#[derive(Debug)]
+pub(crate) struct LocalError {
+    pub(crate) action: &'static str,
+    pub(crate) path: PathBuf,
+    pub(crate) source: io::Error,
+}
+
+impl fmt::Display for LocalError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use std::os::unix::ffi::OsStrExt;
+        write!(formatter, "cannot {} {}", self.action, escape(self.path.as_os_str().as_bytes()))
+    }
+}
+
+impl Error for LocalError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+impl From<LocalError> for CommandError {
+    fn from(error: LocalError) -> CommandError {
+        CommandError::from_chain(&error)
+    }
+}

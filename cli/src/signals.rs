@@ -1,0 +1,40 @@
+//! Ctrl-C and SIGTERM: the first asks the work to end and clean up, the second ends the process.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+/// Tells whether the user wants to stop.
+#[derive(Clone, Debug)]
+pub(crate) struct Interrupt {
+    asked: Arc<AtomicBool>,
+    /// Becomes readable with the first signal.
+    readable: Arc<OwnedFd>,
+}
+
+impl Interrupt {
+    /// Takes over the signals, for the rest of the process.
+    pub(crate) fn install() -> io::Result<Interrupt> {
+        let asked = Arc::new(AtomicBool::new(false));
+        let (readable, writable) = io::pipe()?;
+        for signal in [SIGINT, SIGTERM] {
+            // In this order: the second signal finds the flag that the first has set.
+            signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&asked))?;
+            signal_hook::flag::register(signal, Arc::clone(&asked))?;
+            signal_hook::low_level::pipe::register(signal, writable.try_clone()?)?;
+        }
+        Ok(Interrupt { asked, readable: Arc::new(readable.into()) })
+    }
+
+    pub(crate) fn asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    /// A descriptor to wait on; never read it.
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.readable.as_fd()
+    }
+}
