@@ -35,7 +35,10 @@ impl Context {
     pub(crate) fn new(arguments: &GlobalArgs) -> Result<Context, CommandError> {
         let interrupt = Interrupt::install()
             .map_err(|error| CommandError::failed(format!("cannot take over signals: {error}")))?;
-        Ok(Context { path: arguments.repo.clone().or_else(default_path), interrupt })
+        Ok(Context {
+            path: arguments.repo.clone().or_else(default_path),
+            interrupt,
+        })
     }
 
     /// Opens the repository; the first use creates it.
@@ -53,7 +56,11 @@ impl Context {
 }
 
 fn default_path() -> Option<PathBuf> {
-    let absolute = |variable| std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+    let absolute = |variable| {
+        std::env::var_os(variable)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
     let data = absolute("XDG_DATA_HOME").or_else(|| Some(absolute("HOME")?.join(".local/share")));
     data.map(|data| data.join("ipfs-exec"))
 }
@@ -62,7 +69,11 @@ fn default_path() -> Option<PathBuf> {
 pub(crate) fn resolve(blocks: &dyn Blocks, path: &ContentPath) -> Result<Cid, CommandError> {
     unixfs::resolve(blocks, path).map_err(|error| {
         let failed = CommandError::from(error);
-        if path.segments.is_empty() { failed } else { failed.about(&format!("cannot resolve {path}")) }
+        if path.segments.is_empty() {
+            failed
+        } else {
+            failed.about(&format!("cannot resolve {path}"))
+        }
     })
 }
 
@@ -70,7 +81,10 @@ pub(crate) fn resolve(blocks: &dyn Blocks, path: &ContentPath) -> Result<Cid, Co
 pub(crate) fn destination(path: &Path) -> Result<(OwnedFd, EntryName), CommandError> {
     use std::os::unix::ffi::OsStrExt;
     let name = path.file_name().ok_or_else(|| {
-        CommandError::usage(format!("{} does not name a new file or directory", path.display()))
+        CommandError::usage(format!(
+            "{} does not name a new file or directory",
+            path.display()
+        ))
     })?;
     let name = EntryName::new(name.as_bytes())?;
     let parent = match path.parent() {

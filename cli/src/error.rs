@@ -35,22 +35,41 @@ pub(crate) struct CommandError {
 impl CommandError {
     /// The command could not do what was asked.
     pub(crate) fn failed(message: impl Into<String>) -> CommandError {
-        CommandError { code: FAILED, message: message.into(), hint: None, silent: false }
+        CommandError {
+            code: FAILED,
+            message: message.into(),
+            hint: None,
+            silent: false,
+        }
     }
 
     /// The command line asks for something that does not exist.
     pub(crate) fn usage(message: impl Into<String>) -> CommandError {
-        CommandError { code: USAGE, ..CommandError::failed(message) }
+        CommandError {
+            code: USAGE,
+            ..CommandError::failed(message)
+        }
     }
 
     /// Everything was said already.
     pub(crate) fn already_told() -> CommandError {
-        CommandError { silent: true, ..CommandError::failed("") }
+        CommandError {
+            silent: true,
+            ..CommandError::failed("")
+        }
     }
 
     /// The user broke it off.
     pub(crate) fn interrupted() -> CommandError {
-        CommandError { code: INTERRUPTED, ..CommandError::failed("interrupted") }
+        CommandError {
+            code: INTERRUPTED,
+            ..CommandError::failed("interrupted")
+        }
+    }
+
+    /// Whether the command line itself is wrong.
+    pub(crate) fn is_usage(&self) -> bool {
+        self.code == USAGE
     }
 
     /// What is told of it, on one line.
@@ -129,7 +148,8 @@ fn classify(error: &(dyn Error + 'static), failed: &mut CommandError) {
         failed.hint = Some("give a CID, `CID/path`, `/ipfs/CID/path` or `ipfs://CID/path`");
     } else if let Some(error) = error.downcast_ref::<io::Error>() {
         if error.kind() == io::ErrorKind::StorageFull {
-            failed.hint = Some("free space on that file system; `ipfs-exec gc` removes what is not pinned");
+            failed.hint =
+                Some("free space on that file system; `ipfs-exec gc` removes what is not pinned");
         }
         if let Some(inner) = error.get_ref() {
             let inner: &(dyn Error + 'static) = inner;
@@ -143,9 +163,9 @@ fn block_hint(error: &BlockError) -> Option<&'static str> {
         BlockError::Missing { .. } => {
             Some("import it (`ipfs-exec import FILE.car`) or add the original files again")
         }
-        BlockError::Damaged { .. } => {
-            Some("add or import the content again to replace it; `ipfs-exec verify` lists all damage")
-        }
+        BlockError::Damaged { .. } => Some(
+            "add or import the content again to replace it; `ipfs-exec verify` lists all damage",
+        ),
         _ => None,
     }
 }
@@ -156,7 +176,9 @@ fn classify_unixfs(error: &UnixfsError, failed: &mut CommandError) {
             failed.code = INTERRUPTED;
             failed.message = "interrupted".to_owned();
         }
-        UnixfsError::UnresolvedName { .. } => failed.hint = Some("give the CID that the name stands for"),
+        UnixfsError::UnresolvedName { .. } => {
+            failed.hint = Some("give the CID that the name stands for")
+        }
         UnixfsError::NotFile { kind, .. } if kind.is_directory() => {
             failed.hint = Some("name a file in it, or see what it holds with `ipfs-exec ls`");
         }
@@ -185,13 +207,24 @@ macro_rules! from_library {
     )*};
 }
 
-from_library!(BlockError, DagError, CarError, PathError, RepoError, UnixfsError);
+from_library!(
+    BlockError,
+    DagError,
+    CarError,
+    PathError,
+    RepoError,
+    UnixfsError
+);
 
 /// Writing to stdout failed.
 impl From<io::Error> for CommandError {
     fn from(error: io::Error) -> CommandError {
         if error.kind() == io::ErrorKind::BrokenPipe {
-            return CommandError { code: BROKEN_PIPE, silent: true, ..CommandError::failed("") };
+            return CommandError {
+                code: BROKEN_PIPE,
+                silent: true,
+                ..CommandError::failed("")
+            };
         }
         let cause = error.get_ref().map(|inner| {
             let inner: &(dyn Error + 'static) = inner;
@@ -212,7 +245,12 @@ pub(crate) struct LocalError {
 impl fmt::Display for LocalError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         use std::os::unix::ffi::OsStrExt;
-        write!(formatter, "cannot {} {}", self.action, escape(self.path.as_os_str().as_bytes()))
+        write!(
+            formatter,
+            "cannot {} {}",
+            self.action,
+            escape(self.path.as_os_str().as_bytes())
+        )
     }
 }
 

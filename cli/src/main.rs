@@ -12,6 +12,7 @@ mod output;
 mod profile;
 mod progress;
 mod signals;
+mod size;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

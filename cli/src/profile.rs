@@ -50,7 +50,9 @@ impl ProfileArgs {
                 profile.raw_leaves = true;
             }
             Some(other) => {
-                return Err(CommandError::usage(format!("there is no CID version {other}")));
+                return Err(CommandError::usage(format!(
+                    "there is no CID version {other}"
+                )));
             }
         }
         profile.raw_leaves = self.raw_leaves.unwrap_or(profile.raw_leaves);
@@ -83,10 +85,13 @@ impl ProfileArgs {
 fn parse_chunker(text: &str) -> Result<usize, CommandError> {
     let size = match text {
         "default" => Some(256 * 1024),
-        _ => text.strip_prefix("size-").and_then(|size| size.parse().ok()),
+        _ => text
+            .strip_prefix("size-")
+            .and_then(|size| size.parse().ok()),
     };
-    size.filter(|size| (1..=limits::MAX_CHUNK_BYTES).contains(size)).ok_or_else(|| {
-        CommandError::usage(format!("`{text}` is no chunker that is supported"))
-            .with_hint("give `size-N` with N from 1 to 2096896, such as `size-262144`")
-    })
+    size.filter(|size| (1..=limits::MAX_CHUNK_BYTES).contains(size))
+        .ok_or_else(|| {
+            CommandError::usage(format!("`{text}` is no chunker that is supported"))
+                .with_hint("give `size-N` with N from 1 to 2096896, such as `size-262144`")
+        })
 }

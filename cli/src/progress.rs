@@ -43,7 +43,9 @@ impl Progress {
 
     fn show(&self) {
         // Whoever finds another thread drawing has nothing to add.
-        let Ok(mut bar) = self.bar.try_lock() else { return };
+        let Ok(mut bar) = self.bar.try_lock() else {
+            return;
+        };
         let bar = bar.get_or_insert_with(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(8));
             bar.set_style(ProgressStyle::with_template("{msg}").expect("the template is valid"));
@@ -57,7 +59,11 @@ impl Progress {
         let total = self.total.load(Ordering::Relaxed);
         let entries = self.entries.load(Ordering::Relaxed);
         let rate = bytes as f64 / self.started.elapsed().as_secs_f64();
-        let of = if total > bytes { format!(" of {}", indicatif::BinaryBytes(total)) } else { String::new() };
+        let of = if total > bytes {
+            format!(" of {}", indicatif::BinaryBytes(total))
+        } else {
+            String::new()
+        };
         format!(
             "{}{of}, {entries} entries, {}/s",
             indicatif::BinaryBytes(bytes),

@@ -22,11 +22,18 @@ impl Interrupt {
         let (readable, writable) = io::pipe()?;
         for signal in [SIGINT, SIGTERM] {
             // In this order: the second signal finds the flag that the first has set.
-            signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&asked))?;
+            signal_hook::flag::register_conditional_shutdown(
+                signal,
+                128 + signal,
+                Arc::clone(&asked),
+            )?;
             signal_hook::flag::register(signal, Arc::clone(&asked))?;
             signal_hook::low_level::pipe::register(signal, writable.try_clone()?)?;
         }
-        Ok(Interrupt { asked, readable: Arc::new(readable.into()) })
+        Ok(Interrupt {
+            asked,
+            readable: Arc::new(readable.into()),
+        })
     }
 
     pub(crate) fn asked(&self) -> bool {

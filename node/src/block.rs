@@ -93,7 +93,10 @@ impl Block {
     /// dag-pb only; other codecs get a CIDv1 whatever `version` says.
     pub fn new(version: cid::Version, codec: u64, data: Bytes) -> Block {
         let hash = sha2_256(&[&data]);
-        Block { cid: name(version, codec, hash), data }
+        Block {
+            cid: name(version, codec, hash),
+            data,
+        }
     }
 
     /// Takes `data` that came from outside as the block `cid`.
@@ -146,7 +149,10 @@ pub fn name(version: cid::Version, codec: u64, hash: Multihash) -> Cid {
 /// As [`Block::verified`].
 pub fn verify(cid: &Cid, data: &[u8]) -> Result<(), BlockError> {
     if data.len() > limits::MAX_BLOCK_BYTES {
-        return Err(BlockError::TooLarge { cid: *cid, size: data.len() as u64 });
+        return Err(BlockError::TooLarge {
+            cid: *cid,
+            size: data.len() as u64,
+        });
     }
     let wanted = cid.hash();
     let matches = match wanted.code() {
@@ -156,7 +162,11 @@ pub fn verify(cid: &Cid, data: &[u8]) -> Result<(), BlockError> {
         IDENTITY => wanted.digest() == data,
         code => return Err(BlockError::UnsupportedHash { cid: *cid, code }),
     };
-    if matches { Ok(()) } else { Err(BlockError::Mismatch { cid: *cid }) }
+    if matches {
+        Ok(())
+    } else {
+        Err(BlockError::Mismatch { cid: *cid })
+    }
 }
 
 /// The data of an identity CID; `None` for any other.
@@ -241,7 +251,10 @@ pub struct MemoryBlocks {
 impl MemoryBlocks {
     /// How many blocks are held.
     pub fn len(&self) -> usize {
-        self.by_hash.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.by_hash
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
     }
 
     /// Whether none is held.
@@ -251,14 +264,20 @@ impl MemoryBlocks {
 
     /// Forgets the block, if it is held.
     pub fn remove(&self, cid: &Cid) {
-        self.by_hash.lock().unwrap_or_else(PoisonError::into_inner).remove(cid.hash());
+        self.by_hash
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(cid.hash());
     }
 }
 
 impl Blocks for MemoryBlocks {
     fn read(&self, cid: &Cid) -> Result<Bytes, BlockError> {
         let by_hash = self.by_hash.lock().unwrap_or_else(PoisonError::into_inner);
-        by_hash.get(cid.hash()).cloned().ok_or(BlockError::Missing { cid: *cid })
+        by_hash
+            .get(cid.hash())
+            .cloned()
+            .ok_or(BlockError::Missing { cid: *cid })
     }
 
     fn has(&self, cid: &Cid) -> Result<bool, BlockError> {

@@ -6,7 +6,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-
 use crate::block::Cid;
 use crate::limits;
 
@@ -74,7 +73,10 @@ impl EntryName {
         } else {
             return Ok(EntryName(bytes.into()));
         };
-        Err(PathError::InvalidName { name: escape(bytes), reason })
+        Err(PathError::InvalidName {
+            name: escape(bytes),
+            reason,
+        })
     }
 
     /// The bytes of the name.
@@ -150,7 +152,10 @@ pub struct ContentPath {
 impl ContentPath {
     /// The path of the root node itself.
     pub fn from_cid(cid: Cid) -> ContentPath {
-        ContentPath { root: PathRoot::Cid(cid), segments: Vec::new() }
+        ContentPath {
+            root: PathRoot::Cid(cid),
+            segments: Vec::new(),
+        }
     }
 }
 
@@ -161,13 +166,23 @@ impl FromStr for ContentPath {
         let form = Form::of(text);
         let mut parts = form.rest.split('/').filter(|part| !part.is_empty());
         let Some(first) = parts.next() else {
-            return Err(PathError::Empty { text: escape(text.as_bytes()) });
+            return Err(PathError::Empty {
+                text: escape(text.as_bytes()),
+            });
         };
-        let root = if form.named { PathRoot::Name(first.to_owned()) } else { parse_cid(first)? };
+        let root = if form.named {
+            PathRoot::Name(first.to_owned())
+        } else {
+            parse_cid(first)?
+        };
         let segments = parts
             .take(limits::MAX_PATH_SEGMENTS + 1)
             .map(|part| {
-                if form.percent { EntryName::new(&percent_decode(part)?) } else { EntryName::new(part.as_bytes()) }
+                if form.percent {
+                    EntryName::new(&percent_decode(part)?)
+                } else {
+                    EntryName::new(part.as_bytes())
+                }
             })
             .collect::<Result<Vec<_>, _>>()?;
         if segments.len() > limits::MAX_PATH_SEGMENTS {
@@ -194,21 +209,34 @@ impl Form<'_> {
         ];
         for (prefix, named, percent) in PREFIXES {
             if let Some(rest) = text.strip_prefix(prefix) {
-                return Form { rest, named, percent };
+                return Form {
+                    rest,
+                    named,
+                    percent,
+                };
             }
         }
-        Form { rest: text, named: false, percent: false }
+        Form {
+            rest: text,
+            named: false,
+            percent: false,
+        }
     }
 }
 
 fn parse_cid(text: &str) -> Result<PathRoot, PathError> {
     Cid::try_from(text)
         .map(PathRoot::Cid)
-        .map_err(|source| PathError::InvalidCid { text: escape(text.as_bytes()), source })
+        .map_err(|source| PathError::InvalidCid {
+            text: escape(text.as_bytes()),
+            source,
+        })
 }
 
 fn percent_decode(segment: &str) -> Result<Vec<u8>, PathError> {
-    let malformed = || PathError::InvalidEscape { text: escape(segment.as_bytes()) };
+    let malformed = || PathError::InvalidEscape {
+        text: escape(segment.as_bytes()),
+    };
     let mut bytes = Vec::with_capacity(segment.len());
     let mut rest = segment.as_bytes();
     while let [byte, tail @ ..] = rest {
@@ -231,7 +259,9 @@ impl fmt::Display for ContentPath {
             PathRoot::Cid(cid) => write!(formatter, "/ipfs/{cid}")?,
             PathRoot::Name(name) => write!(formatter, "/ipns/{}", escape(name.as_bytes()))?,
         }
-        self.segments.iter().try_for_each(|segment| write!(formatter, "/{segment}"))
+        self.segments
+            .iter()
+            .try_for_each(|segment| write!(formatter, "/{segment}"))
     }
 }
 
@@ -249,10 +279,17 @@ mod tests {
             (format!("{CID}/a//b/"), format!("/ipfs/{CID}/a/b")),
             (format!("/ipfs/{CID}/a%20b"), format!("/ipfs/{CID}/a%20b")),
             (format!("ipfs://{CID}/a%20b"), format!("/ipfs/{CID}/a b")),
-            ("/ipns/example.org/x".to_owned(), "/ipns/example.org/x".to_owned()),
+            (
+                "/ipns/example.org/x".to_owned(),
+                "/ipns/example.org/x".to_owned(),
+            ),
         ];
         for (text, wanted) in cases {
-            assert_eq!(text.parse::<ContentPath>().unwrap().to_string(), wanted, "{text}");
+            assert_eq!(
+                text.parse::<ContentPath>().unwrap().to_string(),
+                wanted,
+                "{text}"
+            );
         }
     }
 
@@ -262,10 +299,18 @@ mod tests {
             assert!(text.parse::<ContentPath>().is_err(), "{text}");
         }
         for tail in ["..", "a/../b", ".", &"x".repeat(256)] {
-            assert!(format!("{CID}/{tail}").parse::<ContentPath>().is_err(), "{tail}");
+            assert!(
+                format!("{CID}/{tail}").parse::<ContentPath>().is_err(),
+                "{tail}"
+            );
         }
         for tail in ["%", "%2", "%zz", "a%2fb", "%2e%2e", "%00"] {
-            assert!(format!("ipfs://{CID}/{tail}").parse::<ContentPath>().is_err(), "{tail}");
+            assert!(
+                format!("ipfs://{CID}/{tail}")
+                    .parse::<ContentPath>()
+                    .is_err(),
+                "{tail}"
+            );
         }
     }
 

@@ -53,7 +53,12 @@ pub(crate) struct AddArgs {
     pin: std::primitive::bool,
 
     /// Name of the pin
-    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "",
+        hide_default_value = true
+    )]
     pin_name: String,
 
     #[command(flatten)]
@@ -118,8 +123,10 @@ impl AddArgs {
             || metadata.mode.is_some()
             || metadata.mtime.is_some();
         if recorded && self.profile.raw_leaves == Some(true) {
-            return Err(CommandError::usage("raw leaves have no place for mode and time")
-                .with_hint("leave out `--raw-leaves`, or what is to be recorded"));
+            return Err(
+                CommandError::usage("raw leaves have no place for mode and time")
+                    .with_hint("leave out `--raw-leaves`, or what is to be recorded"),
+            );
         }
         Ok(ImportOptions {
             profile: self.profile.profile()?,
@@ -147,7 +154,10 @@ pub(crate) fn add(context: &Context, arguments: AddArgs) -> Result<(), CommandEr
     let pins: Vec<Pin> = roots
         .iter()
         .filter(|_| arguments.pin)
-        .map(|(_, root)| Pin { name: arguments.pin_name.clone(), ..Pin::recursive(root.cid) })
+        .map(|(_, root)| Pin {
+            name: arguments.pin_name.clone(),
+            ..Pin::recursive(root.cid)
+        })
         .collect();
     session.commit(&pins)?;
     // Not before it is safe on disk.
@@ -190,7 +200,11 @@ struct EntryLines<'a> {
 
 impl<'a> EntryLines<'a> {
     fn new(arguments: &'a AddArgs, root: &'a Path) -> EntryLines<'a> {
-        EntryLines { arguments, root, outcome: Ok(()) }
+        EntryLines {
+            arguments,
+            root,
+            outcome: Ok(()),
+        }
     }
 
     fn print(&mut self, entry: &ImportedEntry) {
@@ -217,7 +231,11 @@ fn print_entry(arguments: &AddArgs, path: &Path, imported: &Imported) -> std::io
 }
 
 fn print_roots(arguments: &AddArgs, roots: &Roots) -> Result<(), CommandError> {
-    let skipped = if arguments.quieter { roots.len().saturating_sub(1) } else { 0 };
+    let skipped = if arguments.quieter {
+        roots.len().saturating_sub(1)
+    } else {
+        0
+    };
     for (path, imported) in roots.iter().skip(skipped) {
         print_entry(arguments, path, imported)?;
     }

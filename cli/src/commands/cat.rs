@@ -11,14 +11,22 @@ use crate::error::CommandError;
 
 /// Write the content of files to stdout
 #[derive(Args, Debug)]
-#[command(after_long_help = "Example:\n  ipfs-exec cat QmeugpFaBp7aafV2uN7GC3E2GbAycnEU3c2Q3FS7mSLbo4/test")]
+#[command(
+    after_long_help = "Example:\n  ipfs-exec cat QmeugpFaBp7aafV2uN7GC3E2GbAycnEU3c2Q3FS7mSLbo4/test"
+)]
 pub(crate) struct CatArgs {
     /// Content paths of files
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<ContentPath>,
 
     /// Start at this byte of the first file
-    #[arg(long, short, value_name = "BYTES", default_value_t = 0, hide_default_value = true)]
+    #[arg(
+        long,
+        short,
+        value_name = "BYTES",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
     offset: u64,
 
     /// Write at most this many bytes
@@ -51,5 +59,9 @@ pub(crate) fn cat(context: &Context, arguments: CatArgs) -> Result<(), CommandEr
         }
     }
     stdout.flush()?;
-    if context.interrupt.asked() { Err(CommandError::interrupted()) } else { Ok(()) }
+    if context.interrupt.asked() {
+        Err(CommandError::interrupted())
+    } else {
+        Ok(())
+    }
 }

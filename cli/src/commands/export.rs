@@ -48,7 +48,13 @@ fn export_to_file(
     reporter: &dyn Reporter,
 ) -> Result<(), CommandError> {
     let failed = |action| {
-        move |source| CommandError::from(LocalError { action, path: path.to_owned(), source })
+        move |source| {
+            CommandError::from(LocalError {
+                action,
+                path: path.to_owned(),
+                source,
+            })
+        }
     };
     if path.symlink_metadata().is_ok() {
         return Err(failed("create")(std::io::ErrorKind::AlreadyExists.into()));
@@ -64,5 +70,7 @@ fn export_to_file(
         std::fs::hard_link(&unfinished, path).map_err(failed("create"))
     };
     let written = write();
-    std::fs::remove_file(&unfinished).map_err(failed("remove the unfinished copy of")).or(written)
+    std::fs::remove_file(&unfinished)
+        .map_err(failed("remove the unfinished copy of"))
+        .or(written)
 }

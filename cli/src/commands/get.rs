@@ -15,7 +15,9 @@ use crate::error::{CommandError, LocalError};
 ///
 /// The destination appears complete or not at all, and never replaces anything.
 #[derive(Args, Debug)]
-#[command(after_long_help = "Example:\n  ipfs-exec get QmeugpFaBp7aafV2uN7GC3E2GbAycnEU3c2Q3FS7mSLbo4 -o result")]
+#[command(
+    after_long_help = "Example:\n  ipfs-exec get QmeugpFaBp7aafV2uN7GC3E2GbAycnEU3c2Q3FS7mSLbo4 -o result"
+)]
 pub(crate) struct GetArgs {
     /// Content path
     path: ContentPath,
@@ -28,38 +30,64 @@ pub(crate) struct GetArgs {
 pub(crate) fn get(context: &Context, arguments: GetArgs) -> Result<(), CommandError> {
     let repository = context.repository()?;
     let cid = resolve(&repository, &arguments.path)?;
-    let output = arguments.output.unwrap_or_else(|| default_name(&arguments.path));
+    let output = arguments
+        .output
+        .unwrap_or_else(|| default_name(&arguments.path));
     let (directory, name) = destination(&output)?;
     let failed = |errno: rustix::io::Errno| {
         let source = errno.into();
-        let failed = CommandError::from(LocalError { action: "create", path: output.clone(), source });
+        let failed = CommandError::from(LocalError {
+            action: "create",
+            path: output.clone(),
+            source,
+        });
         if errno == rustix::io::Errno::EXIST {
             failed.with_hint("name a destination that does not exist yet with `-o DEST`")
         } else {
             failed
         }
     };
-    if rustix::fs::statat(&directory, name.as_bytes(), rustix::fs::AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+    if rustix::fs::statat(
+        &directory,
+        name.as_bytes(),
+        rustix::fs::AtFlags::SYMLINK_NOFOLLOW,
+    )
+    .is_ok()
+    {
         return Err(failed(rustix::io::Errno::EXIST));
     }
     let unfinished = EntryName::new(format!(".ipfs-exec-{}", std::process::id()).as_bytes())?;
     let progress = context.progress();
     let options = ExportOptions::default();
-    unixfs::export(&repository, &cid, rustix::fd::AsFd::as_fd(&directory), &unfinished, &options, &progress)?;
+    unixfs::export(
+        &repository,
+        &cid,
+        rustix::fd::AsFd::as_fd(&directory),
+        &unfinished,
+        &options,
+        &progress,
+    )?;
     let (from, to) = (unfinished.as_bytes(), name.as_bytes());
-    rustix::fs::renameat_with(&directory, from, &directory, to, RenameFlags::NOREPLACE).map_err(|errno| {
-        let failed = failed(errno);
-        match remove_tree(&directory, std::path::Path::new(&unfinished.to_string())) {
-            Ok(()) => failed,
-            Err(error) => failed.about(&format!("cannot remove {unfinished}: {error}")),
-        }
-    })
+    rustix::fs::renameat_with(&directory, from, &directory, to, RenameFlags::NOREPLACE).map_err(
+        |errno| {
+            let failed = failed(errno);
+            match remove_tree(&directory, std::path::Path::new(&unfinished.to_string())) {
+                Ok(()) => failed,
+                Err(error) => failed.about(&format!("cannot remove {unfinished}: {error}")),
+            }
+        },
+    )
 }
 
 fn default_name(path: &ContentPath) -> PathBuf {
     use std::os::unix::ffi::OsStrExt;
     match path.segments.last() {
         Some(name) => std::ffi::OsStr::from_bytes(name.as_bytes()).into(),
-        None => path.to_string().rsplit('/').next().unwrap_or_default().into(),
+        None => path
+            .to_string()
+            .rsplit('/')
+            .next()
+            .unwrap_or_default()
+            .into(),
     }
 }

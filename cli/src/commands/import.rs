@@ -61,8 +61,11 @@ fn import_file(
     if path.as_os_str() == "-" {
         return Ok(car::import(session, std::io::stdin(), reporter)?.roots);
     }
-    let file = File::open(path)
-        .map_err(|source| LocalError { action: "open", path: path.to_owned(), source })?;
+    let file = File::open(path).map_err(|source| LocalError {
+        action: "open",
+        path: path.to_owned(),
+        source,
+    })?;
     Ok(car::import(session, file, reporter)?.roots)
 }
 

@@ -48,12 +48,19 @@ pub(crate) fn ls(context: &Context, arguments: LsArgs) -> Result<(), CommandErro
         if node.kind().is_directory() {
             lister.list(cid)?;
         } else {
-            let name = path.segments.last().map_or_else(Vec::new, |name| name.as_bytes().to_vec());
+            let name = path
+                .segments
+                .last()
+                .map_or_else(Vec::new, |name| name.as_bytes().to_vec());
             lister.print(&name, &cid, Some(&node))?;
         }
     }
     lister.out.flush()?;
-    if lister.failures > 0 { Err(CommandError::already_told()) } else { Ok(()) }
+    if lister.failures > 0 {
+        Err(CommandError::already_told())
+    } else {
+        Ok(())
+    }
 }
 
 struct Lister<'a, W> {
@@ -75,11 +82,19 @@ struct Below {
 impl<W: Write> Lister<'_, W> {
     /// Lists `root` and, if asked, what is below, depth first.
     fn list(&mut self, root: Cid) -> Result<(), CommandError> {
-        let mut pending = vec![Below { cid: root, path: Vec::new(), depth: 1 }];
+        let mut pending = vec![Below {
+            cid: root,
+            path: Vec::new(),
+            depth: 1,
+        }];
         while let Some(directory) = pending.pop() {
             if directory.depth > limits::MAX_DIRECTORY_DEPTH {
                 let limit = limits::MAX_DIRECTORY_DEPTH;
-                return Err(UnixfsError::TooDeep { cid: directory.cid, limit }.into());
+                return Err(UnixfsError::TooDeep {
+                    cid: directory.cid,
+                    limit,
+                }
+                .into());
             }
             let mut below = Vec::new();
             let mut outcome = Ok(());
@@ -88,7 +103,11 @@ impl<W: Write> Lister<'_, W> {
                     Ok(found) => below.extend(found),
                     Err(error) => outcome = Err(error),
                 }
-                Ok(if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+                Ok(if outcome.is_ok() {
+                    ControlFlow::Continue(())
+                } else {
+                    ControlFlow::Break(())
+                })
             });
             outcome?;
             match listed {
@@ -128,14 +147,25 @@ impl<W: Write> Lister<'_, W> {
         };
         self.print(&path, &entry.cid, node.as_ref())?;
         let descend = self.recursive && node.is_some_and(|node| node.kind().is_directory());
-        Ok(descend.then(|| Below { cid: entry.cid, path, depth: directory.depth + 1 }))
+        Ok(descend.then(|| Below {
+            cid: entry.cid,
+            path,
+            depth: directory.depth + 1,
+        }))
     }
 
-    #[expect(clippy::print_stderr, reason = "the listing goes on after an entry that cannot be read")]
+    #[expect(
+        clippy::print_stderr,
+        reason = "the listing goes on after an entry that cannot be read"
+    )]
     fn fail(&mut self, path: &[u8], error: UnixfsError) -> Result<(), CommandError> {
         self.failures += 1;
         self.out.flush()?;
-        eprintln!("error: {}: {}", escape(path), CommandError::from(error).message());
+        eprintln!(
+            "error: {}: {}",
+            escape(path),
+            CommandError::from(error).message()
+        );
         Ok(())
     }
 
@@ -162,7 +192,10 @@ fn describe(path: &[u8], cid: &Cid, node: Option<&Node>) -> Map<String, Value> {
         object.insert("type".to_owned(), json!("unknown"));
         return object;
     };
-    object.insert("type".to_owned(), json!(super::stat::kind_word(node.kind())));
+    object.insert(
+        "type".to_owned(),
+        json!(super::stat::kind_word(node.kind())),
+    );
     if !node.kind().is_directory() {
         object.insert("size".to_owned(), json!(node.size()));
     }

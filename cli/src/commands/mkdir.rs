@@ -33,8 +33,10 @@ pub(crate) fn mkdir(context: &Context, arguments: MkdirArgs) -> Result<(), Comma
     let profile = arguments.profile.profile()?;
     let (pairs, rest) = arguments.pairs.as_chunks::<2>();
     if let [name] = rest {
-        return Err(CommandError::usage(format!("the entry `{name}` has no content path"))
-            .with_hint("give pairs of NAME and PATH"));
+        return Err(
+            CommandError::usage(format!("the entry `{name}` has no content path"))
+                .with_hint("give pairs of NAME and PATH"),
+        );
     }
     let repository = context.repository()?;
     let session = repository.session()?;

@@ -90,7 +90,9 @@ impl Cli {
 /// Called under the name of one of the tools that it replaces, the program takes that tool's
 /// arguments.
 pub(crate) fn as_subcommand(mut arguments: Vec<OsString>) -> Vec<OsString> {
-    let called = arguments.first().and_then(|path| Path::new(path).file_name());
+    let called = arguments
+        .first()
+        .and_then(|path| Path::new(path).file_name());
     let subcommand = match called.and_then(|name| name.to_str()) {
         Some("ipfs-execute") => "run",
         Some("ipfs-mkdir") => "mkdir",

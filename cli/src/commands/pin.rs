@@ -77,9 +77,19 @@ enum KindFilter {
 pub(crate) fn pin(context: &Context, arguments: PinArgs) -> Result<(), CommandError> {
     let repository = context.repository()?;
     match arguments.command {
-        PinCommand::Add { paths, recursive, name } => add(&repository, &paths, recursive, &name),
+        PinCommand::Add {
+            paths,
+            recursive,
+            name,
+        } => add(&repository, &paths, recursive, &name),
         PinCommand::Rm { paths } => remove(&repository, &paths),
-        PinCommand::Ls { paths, kind, quiet, names, json } => {
+        PinCommand::Ls {
+            paths,
+            kind,
+            quiet,
+            names,
+            json,
+        } => {
             let format = Format { quiet, names, json };
             list(&repository, &paths, kind, &format)
         }
@@ -97,7 +107,11 @@ fn add(
     for path in paths {
         let cid = resolve(&session, path)?;
         session.protect(&[cid])?;
-        let pin = if recursive { Pin::recursive(cid) } else { Pin::direct(cid) };
+        let pin = if recursive {
+            Pin::recursive(cid)
+        } else {
+            Pin::direct(cid)
+        };
         // A pin is a promise: nothing may be missing already.
         if recursive {
             if let Some(error) = dag::first_missing(&session, &cid)? {
@@ -106,7 +120,10 @@ fn add(
         } else {
             session.get(&cid)?;
         }
-        pins.push(Pin { name: name.to_owned(), ..pin });
+        pins.push(Pin {
+            name: name.to_owned(),
+            ..pin
+        });
     }
     session.commit(&pins)?;
     for pin in &pins {
@@ -136,7 +153,10 @@ fn list(
     filter: KindFilter,
     format: &Format,
 ) -> Result<(), CommandError> {
-    let wanted = paths.iter().map(|path| resolve(repository, path)).collect::<Result<HashSet<_>, _>>()?;
+    let wanted = paths
+        .iter()
+        .map(|path| resolve(repository, path))
+        .collect::<Result<HashSet<_>, _>>()?;
     let mut found = HashSet::new();
     let mut out = output::stdout();
     let mut print = |cid: &Cid, kind: KindFilter, name: &str| {
@@ -201,7 +221,11 @@ fn print_pin(
         KindFilter::Indirect | KindFilter::All => "indirect",
     };
     if format.json {
-        writeln!(out, "{}", json!({ "cid": cid.to_string(), "type": word, "name": name }))
+        writeln!(
+            out,
+            "{}",
+            json!({ "cid": cid.to_string(), "type": word, "name": name })
+        )
     } else if format.quiet {
         writeln!(out, "{cid}")
     } else if format.names && !name.is_empty() {

@@ -1,16 +1,222 @@
 //! `run`: the computation.
 
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Args;
+use ipfs_exec_executor::run::EXIT_FAILED;
+use ipfs_exec_executor::{Job, Outcome, RunError, RunOptions};
+use ipfs_exec_node::Cid;
+use ipfs_exec_node::path::{ContentPath, PathError, escape};
+use ipfs_exec_node::repo::{Repository, Session};
+use ipfs_exec_node::unixfs::{self, ImportOptions};
+use rustix::fs::CWD;
+use serde_json::json;
 
-use crate::context::Context;
+use crate::context::{Context, resolve};
 use crate::error::CommandError;
+use crate::output;
+use crate::profile::ProfileArgs;
+use crate::size;
 
-/// Run
+/// Run a program in a sandbox, and print the CID of its output
+///
+/// Unpacks the archive ROOTFS, starts its `/sbin/init` with the arguments given, and shows it INPUT
+/// at `/input`. The program sees nothing else, has no network, and may write to `/output` and
+/// `/tmp` alone. When it and all it started have ended, `/output` is added and pinned, and its CID
+/// is printed, also when the program failed.
+///
+/// The program reads this command's stdin; what it prints goes to stderr.
 #[derive(Args, Debug)]
-pub(crate) struct RunArgs {}
+#[command(after_long_help = HELP, override_usage = "ipfs-exec run [OPTIONS] ROOTFS INPUT [ARG]...")]
+pub(crate) struct RunArgs {
+    /// Set a variable in the program's environment
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_variable)]
+    env: Vec<(OsString, OsString)>,
 
-pub(crate) fn run(_context: &Context, _arguments: RunArgs) -> Result<ExitCode, CommandError> {
-    Err(CommandError::failed("x"))
+    /// Refuse archives that unpack to more than this
+    #[arg(long, value_name = "SIZE", default_value = "16GiB", value_parser = size::parse)]
+    max_rootfs_size: u64,
+
+    /// Refuse inputs with more content than this
+    #[arg(long, value_name = "SIZE", default_value = "1TiB", value_parser = size::parse)]
+    max_input_size: u64,
+
+    /// Pin the output
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_value = "true", default_missing_value = "true")]
+    pin: std::primitive::bool,
+
+    /// Record the permissions of the output's files
+    #[arg(long)]
+    preserve_mode: bool,
+
+    /// Print JSON instead of the CID
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    profile: ProfileArgs,
+
+    /// Root file system archive and input, each a content path or a local file or directory; then
+    /// the arguments of /sbin/init, given to it exactly as they are
+    #[arg(required = true, num_args = 2.., trailing_var_arg = true, allow_hyphen_values = true,
+          value_names = ["ROOTFS", "INPUT", "ARG"])]
+    command: Vec<OsString>,
+}
+
+const HELP: &str = "\
+The archive is tar, plain or compressed with gzip, zstd, xz or bzip2. It is unpacked once and kept
+for further runs.
+
+Examples:
+  ipfs-exec run $busybox $input sh -c 'tr a-z A-Z < /input/hello > /output/shout'
+  ipfs-exec run --env LEVEL=3 ./rootfs.tar.gz ./data compute
+
+Exit codes: that of the program, 128+N when signal N killed it; 125 when ipfs-exec itself failed,
+126 when /sbin/init cannot be executed, 127 when there is none.";
+
+fn parse_variable(text: &str) -> Result<(OsString, OsString), String> {
+    let (name, value) = text.split_once('=').ok_or("it has no `=`")?;
+    Ok((name.into(), value.into()))
+}
+
+pub(crate) fn run(context: &Context, arguments: RunArgs) -> Result<ExitCode, CommandError> {
+    let outcome = compute(context, &arguments).map_err(|error| {
+        if error.is_usage() {
+            error
+        } else {
+            error.with_code(EXIT_FAILED)
+        }
+    });
+    match outcome? {
+        Ok(outcome) => report(&arguments, &outcome),
+        Err(error) => Err(explain(error)),
+    }
+}
+
+/// Everything up to the output; the outer error is one of preparation.
+fn compute(
+    context: &Context,
+    arguments: &RunArgs,
+) -> Result<Result<Outcome, RunError>, CommandError> {
+    let [rootfs, input, program @ ..] = &arguments.command[..] else {
+        return Err(CommandError::usage("ROOTFS and INPUT are missing"));
+    };
+    let output = ImportOptions {
+        profile: arguments.profile.profile()?,
+        preserve_mode: arguments.preserve_mode,
+        ..ImportOptions::default()
+    };
+    let repository = context.repository()?;
+    // Live as long as the run: what is imported for it must not be collected meanwhile.
+    let (rootfs, _rootfs_lease) = content(context, &repository, rootfs)?;
+    let (input, _input_lease) = content(context, &repository, input)?;
+    let job = Job::new(
+        rootfs,
+        input,
+        program.to_vec(),
+        arguments.env.iter().cloned(),
+    )
+    .map_err(|error| CommandError::usage(error.to_string()))?;
+    let mut options = RunOptions::default();
+    options.rootfs.max_bytes = arguments.max_rootfs_size;
+    options.input.max_bytes = arguments.max_input_size;
+    options.output = output;
+    options.pin = arguments.pin.then(String::new);
+    let progress = context.progress();
+    let cancel = Some(context.interrupt.descriptor());
+    Ok(ipfs_exec_executor::run(
+        &repository,
+        &repository,
+        &job,
+        &options,
+        cancel,
+        &progress,
+    ))
+}
+
+/// The CID that an argument stands for; a local file or directory is imported, and stays while the
+/// session lives that comes with it.
+fn content<'r>(
+    context: &Context,
+    repository: &'r Repository,
+    argument: &OsStr,
+) -> Result<(Cid, Option<Session<'r>>), CommandError> {
+    let parsed = argument.to_str().map(str::parse::<ContentPath>);
+    let local = Path::new(argument);
+    match parsed {
+        Some(Ok(path)) => Ok((resolve(repository, &path)?, None)),
+        _ if local.symlink_metadata().is_ok() => {
+            let (cid, lease) = import(context, repository, local)?;
+            Ok((cid, Some(lease)))
+        }
+        Some(Err(error @ PathError::InvalidCid { .. })) => Err(CommandError::from(error)
+            .with_hint("give a content path, or a local file or directory that exists")),
+        Some(Err(error)) => Err(error.into()),
+        None => Err(CommandError::failed(format!(
+            "there is no file {}",
+            escape(argument.as_bytes())
+        ))),
+    }
+}
+
+fn import<'r>(
+    context: &Context,
+    repository: &'r Repository,
+    path: &Path,
+) -> Result<(Cid, Session<'r>), CommandError> {
+    let session = repository.session()?;
+    let lease = repository.session()?;
+    // A link that a person names stands for what it points to.
+    let target = path
+        .canonicalize()
+        .map_err(|source| crate::error::LocalError {
+            action: "find",
+            path: path.to_owned(),
+            source,
+        })?;
+    let progress = context.progress();
+    let options = ImportOptions::default();
+    let imported = unixfs::import_path(&session, CWD, &target, &options, &progress, &mut |_| {})?;
+    lease.protect(&[imported.cid])?;
+    session.commit(&[])?;
+    Ok((imported.cid, lease))
+}
+
+fn report(arguments: &RunArgs, outcome: &Outcome) -> Result<ExitCode, CommandError> {
+    for warning in &outcome.warnings {
+        tracing::warn!("{warning}");
+    }
+    if outcome.more_warnings > 0 {
+        tracing::warn!(
+            "{} more entries of the archive were skipped",
+            outcome.more_warnings
+        );
+    }
+    let code = outcome.exit.code();
+    if arguments.json {
+        output::line(json!({
+            "cid": outcome.output.cid.to_string(),
+            "exit_code": code,
+            "size": outcome.output.bytes,
+            "cumulative_size": outcome.output.cumulative_bytes,
+        }))?;
+    } else {
+        output::line(outcome.output.cid)?;
+    }
+    Ok(ExitCode::from(code))
+}
+
+fn explain(error: RunError) -> CommandError {
+    if matches!(error, RunError::Interrupted) {
+        return CommandError::interrupted();
+    }
+    let failed = CommandError::from_chain(&error).with_code(error.exit_code());
+    match error.hint() {
+        Some(hint) => failed.with_hint(hint),
+        None => failed,
+    }
 }

@@ -38,7 +38,11 @@ pub(crate) fn verify(context: &Context, arguments: VerifyArgs) -> Result<(), Com
             verified.blocks, verified.bytes, verified.pins, verified.damages
         ))?;
     }
-    if damages.is_empty() { Ok(()) } else { Err(CommandError::already_told()) }
+    if damages.is_empty() {
+        Ok(())
+    } else {
+        Err(CommandError::already_told())
+    }
 }
 
 fn describe(damage: Damage) -> String {

@@ -37,22 +37,32 @@ impl Header {
         let mut version = None;
         let mut roots = Vec::new();
         let rest = &mut bytes;
-        let (MAP, entries @ ..=2) = head(rest)? else { return Err(HeaderError::Malformed) };
+        let (MAP, entries @ ..=2) = head(rest)? else {
+            return Err(HeaderError::Malformed);
+        };
         for _ in 0..entries {
-            let (TEXT, length) = head(rest)? else { return Err(HeaderError::Malformed) };
+            let (TEXT, length) = head(rest)? else {
+                return Err(HeaderError::Malformed);
+            };
             let length = usize::try_from(length).map_err(|_| HeaderError::Malformed)?;
-            let (key, tail) = rest.split_at_checked(length).ok_or(HeaderError::Malformed)?;
+            let (key, tail) = rest
+                .split_at_checked(length)
+                .ok_or(HeaderError::Malformed)?;
             *rest = tail;
             match key {
                 b"version" => {
-                    let (UNSIGNED, number) = head(rest)? else { return Err(HeaderError::Malformed) };
+                    let (UNSIGNED, number) = head(rest)? else {
+                        return Err(HeaderError::Malformed);
+                    };
                     version = Some(number);
                 }
                 b"roots" => roots = decode_roots(rest)?,
                 _ => return Err(HeaderError::Malformed),
             }
         }
-        let version = version.filter(|_| rest.is_empty()).ok_or(HeaderError::Malformed)?;
+        let version = version
+            .filter(|_| rest.is_empty())
+            .ok_or(HeaderError::Malformed)?;
         Ok(Header { version, roots })
     }
 
@@ -88,7 +98,9 @@ fn head(bytes: &mut &[u8]) -> Result<(u8, u64), HeaderError> {
 }
 
 fn decode_roots(bytes: &mut &[u8]) -> Result<Vec<Cid>, HeaderError> {
-    let (ARRAY, count) = head(bytes)? else { return Err(HeaderError::Malformed) };
+    let (ARRAY, count) = head(bytes)? else {
+        return Err(HeaderError::Malformed);
+    };
     // Not allocated ahead: the count is only a claim.
     let mut roots = Vec::new();
     for _ in 0..count {

@@ -35,16 +35,25 @@ impl<R: Read> CarReader<R> {
     /// # Errors
     /// [`CarError::Header`], [`CarError::Truncated`].
     pub fn new(stream: R) -> Result<CarReader<R>, CarError> {
-        let mut stream = Counted { inner: stream.take(u64::MAX), offset: 0 };
+        let mut stream = Counted {
+            inner: stream.take(u64::MAX),
+            offset: 0,
+        };
         let mut header = read_header(&mut stream)?;
         if header.version == V2_VERSION && stream.offset == V2_PRAGMA_LENGTH {
             enter_v2(&mut stream)?;
             header = read_header(&mut stream)?;
         }
         if header.version != 1 {
-            return Err(HeaderError::Version { version: header.version }.into());
+            return Err(HeaderError::Version {
+                version: header.version,
+            }
+            .into());
         }
-        Ok(CarReader { stream, roots: header.roots })
+        Ok(CarReader {
+            stream,
+            roots: header.roots,
+        })
     }
 
     /// The roots that the header names.
@@ -59,7 +68,9 @@ impl<R: Read> CarReader<R> {
     /// after that.
     pub fn next_block(&mut self) -> Result<Option<Block>, CarError> {
         let offset = self.stream.offset;
-        let Some(length) = self.stream.varint()? else { return Ok(None) };
+        let Some(length) = self.stream.varint()? else {
+            return Ok(None);
+        };
         // Some writers pad the end of a file with zeros.
         if length == 0 {
             return self.expect_padding(offset);
@@ -87,7 +98,9 @@ impl<R: Read> CarReader<R> {
 }
 
 fn read_header<R: Read>(stream: &mut Counted<io::Take<R>>) -> Result<Header, CarError> {
-    let length = stream.varint()?.ok_or(CarError::Truncated { offset: stream.offset })?;
+    let length = stream.varint()?.ok_or(CarError::Truncated {
+        offset: stream.offset,
+    })?;
     if length == 0 {
         return Err(HeaderError::Malformed.into());
     }
@@ -101,21 +114,30 @@ fn read_header<R: Read>(stream: &mut Counted<io::Take<R>>) -> Result<Header, Car
 /// end of the stream.
 fn enter_v2<R: Read>(stream: &mut Counted<io::Take<R>>) -> Result<(), CarError> {
     let header = stream.exactly(V2_HEADER_BYTES)?;
-    let number = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("eight bytes"));
+    let number =
+        |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("eight bytes"));
     // Sixteen bytes of characteristics come first.
     let (data_offset, data_size) = (number(16), number(24));
-    let skip = data_offset.checked_sub(stream.offset).ok_or(HeaderError::Offsets)?;
-    let skipped = io::copy(&mut (&mut stream.inner).take(skip), &mut io::sink()).map_err(read_error)?;
+    let skip = data_offset
+        .checked_sub(stream.offset)
+        .ok_or(HeaderError::Offsets)?;
+    let skipped =
+        io::copy(&mut (&mut stream.inner).take(skip), &mut io::sink()).map_err(read_error)?;
     stream.offset += skipped;
     if skipped < skip {
-        return Err(CarError::Truncated { offset: stream.offset });
+        return Err(CarError::Truncated {
+            offset: stream.offset,
+        });
     }
     stream.inner.set_limit(data_size);
     Ok(())
 }
 
 fn read_error(source: io::Error) -> CarError {
-    CarError::Io { action: "read", source }
+    CarError::Io {
+        action: "read",
+        source,
+    }
 }
 
 /// A stream that knows how far it was read.
@@ -146,7 +168,13 @@ impl<R: Read> Counted<R> {
         for shift in (0..63).step_by(7) {
             let mut byte = [0];
             if self.read_some(&mut byte)? == 0 {
-                return if shift == 0 { Ok(None) } else { Err(CarError::Truncated { offset: self.offset }) };
+                return if shift == 0 {
+                    Ok(None)
+                } else {
+                    Err(CarError::Truncated {
+                        offset: self.offset,
+                    })
+                };
             }
             value |= u64::from(byte[0] & 0x7f) << shift;
             if byte[0] & 0x80 == 0 {
@@ -159,9 +187,18 @@ impl<R: Read> Counted<R> {
     /// Exactly `length` bytes, which the caller has bounded.
     fn exactly(&mut self, length: usize) -> Result<Vec<u8>, CarError> {
         let mut bytes = Vec::with_capacity(length);
-        let count = (&mut self.inner).take(length as u64).read_to_end(&mut bytes).map_err(read_error)?;
+        let count = (&mut self.inner)
+            .take(length as u64)
+            .read_to_end(&mut bytes)
+            .map_err(read_error)?;
         self.offset += count as u64;
-        if count < length { Err(CarError::Truncated { offset: self.offset }) } else { Ok(bytes) }
+        if count < length {
+            Err(CarError::Truncated {
+                offset: self.offset,
+            })
+        } else {
+            Ok(bytes)
+        }
     }
 }
 
@@ -175,7 +212,10 @@ pub fn import(
     reporter: &dyn Reporter,
 ) -> Result<CarImported, CarError> {
     let mut reader = CarReader::new(io::BufReader::with_capacity(256 * 1024, stream))?;
-    let mut imported = CarImported { roots: reader.roots().to_vec(), ..CarImported::default() };
+    let mut imported = CarImported {
+        roots: reader.roots().to_vec(),
+        ..CarImported::default()
+    };
     let mut batch = Vec::with_capacity(PUT_BLOCKS);
     let mut batch_bytes = 0;
     while let Some(block) = reader.next_block()? {
@@ -185,7 +225,9 @@ pub fn import(
         let length = block.data().len();
         imported.blocks += 1;
         imported.bytes += length as u64;
-        reporter.report(Event::Advanced { bytes: length as u64 });
+        reporter.report(Event::Advanced {
+            bytes: length as u64,
+        });
         if block.cid().hash().code() != IDENTITY {
             batch_bytes += length;
             batch.push(block);

@@ -21,9 +21,16 @@ pub fn export(
     out: &mut dyn Write,
     reporter: &dyn Reporter,
 ) -> Result<CarImported, CarError> {
-    let write_error = |source| CarError::Io { action: "write", source };
-    out.write_all(&Header::encode(&[*root])).map_err(write_error)?;
-    let mut exported = CarImported { roots: vec![*root], ..CarImported::default() };
+    let write_error = |source| CarError::Io {
+        action: "write",
+        source,
+    };
+    out.write_all(&Header::encode(&[*root]))
+        .map_err(write_error)?;
+    let mut exported = CarImported {
+        roots: vec![*root],
+        ..CarImported::default()
+    };
     let outcome = walk(blocks, root, &mut |visit| {
         if reporter.interrupted() {
             return ControlFlow::Break(CarError::Interrupted);
@@ -37,7 +44,9 @@ pub fn export(
         }
         exported.blocks += 1;
         exported.bytes += data.len() as u64;
-        reporter.report(Event::Advanced { bytes: data.len() as u64 });
+        reporter.report(Event::Advanced {
+            bytes: data.len() as u64,
+        });
         match write_section(out, visit.cid, data) {
             Ok(()) => ControlFlow::Continue(()),
             Err(source) => ControlFlow::Break(write_error(source)),

@@ -59,12 +59,19 @@ pub(super) fn links(block: &[u8]) -> Result<Vec<Cid>, CborError> {
             open.push(below);
         }
     }
-    if reader.offset == block.len() { Ok(links) } else { Err(CborError::Trailing) }
+    if reader.offset == block.len() {
+        Ok(links)
+    } else {
+        Err(CborError::Trailing)
+    }
 }
 
 /// Reads the head of an item: its major type and argument.
 pub(crate) fn head(bytes: &mut &[u8]) -> Result<(u8, u64), CborError> {
-    let mut reader = Reader { block: bytes, offset: 0 };
+    let mut reader = Reader {
+        block: bytes,
+        offset: 0,
+    };
     let head = reader.head()?;
     *bytes = &bytes[reader.offset..];
     Ok(head)
@@ -72,8 +79,13 @@ pub(crate) fn head(bytes: &mut &[u8]) -> Result<(u8, u64), CborError> {
 
 /// Reads an item that is a link.
 pub(crate) fn link(bytes: &mut &[u8]) -> Result<Cid, CborError> {
-    let mut reader = Reader { block: bytes, offset: 0 };
-    let (6, CID_TAG) = reader.head()? else { return Err(CborError::InvalidLink { offset: 0 }) };
+    let mut reader = Reader {
+        block: bytes,
+        offset: 0,
+    };
+    let (6, CID_TAG) = reader.head()? else {
+        return Err(CborError::InvalidLink { offset: 0 });
+    };
     let cid = reader.link(0)?;
     *bytes = &bytes[reader.offset..];
     Ok(cid)
@@ -106,9 +118,13 @@ impl<'a> Reader<'a> {
 
     fn link(&mut self, start: usize) -> Result<Cid, CborError> {
         let invalid = CborError::InvalidLink { offset: start };
-        let (2, length) = self.head()? else { return Err(invalid) };
+        let (2, length) = self.head()? else {
+            return Err(invalid);
+        };
         // The multibase prefix of binary comes first.
-        let [0, bytes @ ..] = self.take(length)? else { return Err(invalid) };
+        let [0, bytes @ ..] = self.take(length)? else {
+            return Err(invalid);
+        };
         Cid::try_from(bytes).map_err(|_| invalid)
     }
 
@@ -120,7 +136,9 @@ impl<'a> Reader<'a> {
             small @ 0..=23 => u64::from(small),
             width @ 24..=27 => {
                 let bytes = self.take(1 << (width - 24))?;
-                bytes.iter().fold(0, |value, byte| value << 8 | u64::from(*byte))
+                bytes
+                    .iter()
+                    .fold(0, |value, byte| value << 8 | u64::from(*byte))
             }
             _ => return Err(CborError::Forbidden { offset: start }),
         };
@@ -129,8 +147,9 @@ impl<'a> Reader<'a> {
 
     fn take(&mut self, length: u64) -> Result<&'a [u8], CborError> {
         let length = usize::try_from(length).map_err(|_| CborError::Truncated)?;
-        let (taken, _) =
-            self.block[self.offset..].split_at_checked(length).ok_or(CborError::Truncated)?;
+        let (taken, _) = self.block[self.offset..]
+            .split_at_checked(length)
+            .ok_or(CborError::Truncated)?;
         self.offset += length;
         Ok(taken)
     }
@@ -152,8 +171,13 @@ mod tests {
     fn links_are_found_in_order() {
         let [a, b] = [b"a", b"b"].map(|data| Cid::new_v1(RAW, sha2_256(&[data])));
         // {"x": [a, 1.5], "y": b}
-        let block =
-            [b"\xa2\x61x\x82", &link(&a)[..], b"\xf9\x3e\x00\x61y", &link(&b)].concat();
+        let block = [
+            b"\xa2\x61x\x82",
+            &link(&a)[..],
+            b"\xf9\x3e\x00\x61y",
+            &link(&b),
+        ]
+        .concat();
         assert_eq!(links(&block), Ok(vec![a, b]));
     }
 
@@ -167,7 +191,10 @@ mod tests {
             (b"\xc1\x01", CborError::Forbidden { offset: 0 }),
             (b"\xd8\x2a\x41\x00", CborError::InvalidLink { offset: 0 }),
             (b"\xd8\x2a\x01", CborError::InvalidLink { offset: 0 }),
-            (b"\x5b\xff\xff\xff\xff\xff\xff\xff\xff", CborError::Truncated),
+            (
+                b"\x5b\xff\xff\xff\xff\xff\xff\xff\xff",
+                CborError::Truncated,
+            ),
         ];
         for (block, error) in cases {
             assert_eq!(links(block), Err(error), "{block:x?}");
@@ -176,7 +203,10 @@ mod tests {
 
     #[test]
     fn deep_nesting_is_refused() {
-        assert_eq!(links(&vec![0x81; limits::MAX_BLOCK_BYTES]), Err(CborError::TooDeep));
+        assert_eq!(
+            links(&vec![0x81; limits::MAX_BLOCK_BYTES]),
+            Err(CborError::TooDeep)
+        );
     }
 
     proptest! {

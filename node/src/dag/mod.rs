@@ -12,8 +12,8 @@ pub mod pb;
 pub use cbor::CborError;
 pub(crate) use cbor::{head as cbor_head, link as cbor_link};
 pub(crate) use protobuf::{Field, Fields, ProtobufError, put_bytes, put_varint, varint_length};
-pub use walk::{Visit, first_missing, walk};
 pub(crate) use walk::{Seen, walk_unseen};
+pub use walk::{Visit, first_missing, walk};
 
 use crate::block::{BlockError, Cid, DAG_CBOR, DAG_PB, RAW};
 use crate::limits;
@@ -67,7 +67,10 @@ pub enum DagError {
         codec: u64,
     },
     /// The path from the root to a block is too long.
-    #[error("the DAG below {root} is more than {} blocks deep", limits::MAX_DAG_DEPTH)]
+    #[error(
+        "the DAG below {root} is more than {} blocks deep",
+        limits::MAX_DAG_DEPTH
+    )]
     TooDeep {
         /// The root.
         root: Cid,
@@ -81,12 +84,11 @@ pub enum DagError {
 pub fn links(cid: &Cid, data: &[u8]) -> Result<Vec<Cid>, DagError> {
     match cid.codec() {
         DAG_PB => {
-            let node = pb::decode(data).map_err(|source| DagError::InvalidPb { cid: *cid, source })?;
+            let node =
+                pb::decode(data).map_err(|source| DagError::InvalidPb { cid: *cid, source })?;
             Ok(node.links.iter().map(|link| link.cid).collect())
         }
-        DAG_CBOR => {
-            cbor::links(data).map_err(|source| DagError::InvalidCbor { cid: *cid, source })
-        }
+        DAG_CBOR => cbor::links(data).map_err(|source| DagError::InvalidCbor { cid: *cid, source }),
         codec if LINKLESS.contains(&codec) => Ok(Vec::new()),
         codec => Err(DagError::UnsupportedCodec { cid: *cid, codec }),
     }

@@ -5,7 +5,6 @@
 //!
 //! [dag-pb specification]: https://ipld.io/specs/codecs/dag-pb/spec/
 
-
 use crate::block::Cid;
 
 use super::protobuf::{Field, Fields, ProtobufError, put_bytes, put_varint, varint_length};
@@ -89,13 +88,19 @@ fn decode_link(message: &[u8], index: usize) -> Result<PbLink<'_>, PbError> {
     let mut size = None;
     for field in Fields::new(message) {
         match field? {
-            (LINK_HASH, Field::Bytes(bytes)) if cid.is_none() => cid = Some(exact_cid(bytes).ok_or_else(invalid)?),
+            (LINK_HASH, Field::Bytes(bytes)) if cid.is_none() => {
+                cid = Some(exact_cid(bytes).ok_or_else(invalid)?)
+            }
             (LINK_NAME, Field::Bytes(bytes)) if name.is_none() => name = Some(bytes),
             (LINK_TSIZE, Field::Varint(value)) if size.is_none() => size = Some(value),
             (number, _) => return Err(PbError::UnexpectedField { number }),
         }
     }
-    Ok(PbLink { cid: cid.ok_or_else(invalid)?, name: name.unwrap_or_default(), size: size.unwrap_or(0) })
+    Ok(PbLink {
+        cid: cid.ok_or_else(invalid)?,
+        name: name.unwrap_or_default(),
+        size: size.unwrap_or(0),
+    })
 }
 
 /// Parses a binary CID that fills `bytes`.
@@ -117,7 +122,10 @@ impl PbWriter {
     pub fn link(&mut self, cid: &Cid, name: &[u8], size: u64) {
         let hash = cid.to_bytes();
         self.block.push(TAG_NODE_LINK);
-        put_varint(&mut self.block, link_length(hash.len(), name.len(), size) as u64);
+        put_varint(
+            &mut self.block,
+            link_length(hash.len(), name.len(), size) as u64,
+        );
         put_bytes(&mut self.block, TAG_LINK_HASH, &hash);
         put_bytes(&mut self.block, TAG_LINK_NAME, name);
         self.block.push(TAG_LINK_TSIZE);
@@ -161,7 +169,11 @@ mod tests {
         let mut links = PbWriter::default();
         links.link(&some_cid(1), b"a", 7);
         let canonical = links.finish(b"data");
-        let data_first = [&canonical[canonical.len() - 6..], &canonical[..canonical.len() - 6]].concat();
+        let data_first = [
+            &canonical[canonical.len() - 6..],
+            &canonical[..canonical.len() - 6],
+        ]
+        .concat();
         let wanted = decode(&canonical).unwrap();
         assert_eq!(wanted.data, Some(&b"data"[..]));
         assert_eq!(decode(&data_first).unwrap(), wanted);
@@ -183,9 +195,18 @@ mod tests {
         let cases: [(&str, Vec<u8>); 5] = [
             ("no CID", link(&field(TAG_LINK_NAME, b"a"))),
             ("garbage CID", link(&field(TAG_LINK_HASH, b"\x12\x20short"))),
-            ("CID with a tail", link(&field(TAG_LINK_HASH, &[&cid[..], b"x"].concat()))),
-            ("two CIDs", link(&[field(TAG_LINK_HASH, &cid), field(TAG_LINK_HASH, &cid)].concat())),
-            ("unknown field", link(&[field(TAG_LINK_HASH, &cid), field(0x22, b"")].concat())),
+            (
+                "CID with a tail",
+                link(&field(TAG_LINK_HASH, &[&cid[..], b"x"].concat())),
+            ),
+            (
+                "two CIDs",
+                link(&[field(TAG_LINK_HASH, &cid), field(TAG_LINK_HASH, &cid)].concat()),
+            ),
+            (
+                "unknown field",
+                link(&[field(TAG_LINK_HASH, &cid), field(0x22, b"")].concat()),
+            ),
         ];
         for (name, block) in cases {
             assert!(decode(&block).is_err(), "{name}");

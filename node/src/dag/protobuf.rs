@@ -78,7 +78,9 @@ impl<'a> Fields<'a> {
     pub(crate) fn read_varint(&mut self) -> Result<u64, ProtobufError> {
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
-            let [byte, rest @ ..] = self.rest else { return Err(ProtobufError::Truncated) };
+            let [byte, rest @ ..] = self.rest else {
+                return Err(ProtobufError::Truncated);
+            };
             self.rest = rest;
             let bits = u64::from(byte & 0x7f);
             if shift == 63 && bits > 1 {
@@ -103,7 +105,10 @@ impl<'a> Fields<'a> {
 
     fn take(&mut self, length: u64) -> Result<&'a [u8], ProtobufError> {
         let length = usize::try_from(length).map_err(|_| ProtobufError::Truncated)?;
-        let (taken, rest) = self.rest.split_at_checked(length).ok_or(ProtobufError::Truncated)?;
+        let (taken, rest) = self
+            .rest
+            .split_at_checked(length)
+            .ok_or(ProtobufError::Truncated)?;
         self.rest = rest;
         Ok(taken)
     }
@@ -173,7 +178,16 @@ mod tests {
 
     #[test]
     fn varints_round_trip() {
-        for value in [0, 1, 127, 128, 300, u64::from(u32::MAX), u64::MAX - 1, u64::MAX] {
+        for value in [
+            0,
+            1,
+            127,
+            128,
+            300,
+            u64::from(u32::MAX),
+            u64::MAX - 1,
+            u64::MAX,
+        ] {
             let mut bytes = Vec::new();
             put_varint(&mut bytes, value);
             assert_eq!(bytes.len(), varint_length(value), "{value}");
@@ -183,7 +197,13 @@ mod tests {
 
     #[test]
     fn overlong_varints_are_refused() {
-        assert_eq!(Fields::new(&[0xff; 10]).read_varint(), Err(ProtobufError::Overflow));
-        assert_eq!(Fields::new(&[0x80; 3]).read_varint(), Err(ProtobufError::Truncated));
+        assert_eq!(
+            Fields::new(&[0xff; 10]).read_varint(),
+            Err(ProtobufError::Overflow)
+        );
+        assert_eq!(
+            Fields::new(&[0x80; 3]).read_varint(),
+            Err(ProtobufError::Truncated)
+        );
     }
 }

@@ -99,8 +99,14 @@ pub(crate) fn walk_unseen<T>(
             Err(_) => Vec::new(),
         };
         let visited = match data {
-            Ok(data) => visit(Visit { cid: &cid, data: Ok(&data) }),
-            Err(error) => visit(Visit { cid: &cid, data: Err(error) }),
+            Ok(data) => visit(Visit {
+                cid: &cid,
+                data: Ok(&data),
+            }),
+            Err(error) => visit(Visit {
+                cid: &cid,
+                data: Err(error),
+            }),
         };
         if visited.is_break() {
             return Ok(visited);

@@ -19,8 +19,9 @@ const LAYOUT_VERSION: i64 = 1;
 /// hundreds of processes write, or that one is stopped.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Pages in the log before it is copied into the database: 16 MiB, a few batches of an import.
-const CHECKPOINT_PAGES: u32 = 4096;
+/// Pages in the log before it is copied into the database. The first process to open the database
+/// reads the whole log, so that it must stay short: a mebibyte.
+const CHECKPOINT_PAGES: u32 = 256;
 
 const SCHEMA: &str = "
     CREATE TABLE layout (version INTEGER NOT NULL);
@@ -54,9 +55,14 @@ const SCHEMA: &str = "
 
 /// Makes a new, complete database file at `path`, closed and synced.
 pub(super) fn create(path: &Path) -> Result<(), RepoError> {
-    let failed = |source| RepoError::Database { path: path.to_owned(), source };
+    let failed = |source| RepoError::Database {
+        path: path.to_owned(),
+        source,
+    };
     let connection = Connection::open(path).map_err(failed)?;
-    connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
+    connection
+        .pragma_update(None, "journal_mode", "WAL")
+        .map_err(failed)?;
     connection.execute_batch(SCHEMA).map_err(failed)?;
     connection
         .execute("INSERT INTO layout VALUES (?1)", [LAYOUT_VERSION])
@@ -74,11 +80,19 @@ pub(super) struct Database {
 impl Database {
     /// Opens the database and checks its layout version.
     pub(super) fn open(path: PathBuf, root: &Path) -> Result<Database, RepoError> {
-        let database = Database { path, idle: Mutex::default() };
-        let found = database
-            .with(|connection| connection.query_row("SELECT version FROM layout", [], |row| row.get(0)))?;
+        let database = Database {
+            path,
+            idle: Mutex::default(),
+        };
+        let found = database.with(|connection| {
+            connection.query_row("SELECT version FROM layout", [], |row| row.get(0))
+        })?;
         if found > LAYOUT_VERSION {
-            return Err(RepoError::TooNew { path: root.to_owned(), found, supported: LAYOUT_VERSION });
+            return Err(RepoError::TooNew {
+                path: root.to_owned(),
+                found,
+                supported: LAYOUT_VERSION,
+            });
         }
         Ok(database)
     }
@@ -88,13 +102,20 @@ impl Database {
         &self,
         work: impl FnOnce(&mut Connection) -> rusqlite::Result<T>,
     ) -> Result<T, RepoError> {
-        let pooled = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let pooled = self
+            .idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop();
         let mut connection = match pooled {
             Some(connection) => connection,
             None => self.connect().map_err(|source| self.failed(source))?,
         };
         let outcome = work(&mut connection).map_err(|source| self.failed(source));
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        self.idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(connection);
         outcome
     }
 
@@ -121,8 +142,8 @@ impl Database {
     }
 
     fn connect(&self) -> rusqlite::Result<Connection> {
-        let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE
-            | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let flags =
+            rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&self.path, flags)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
         connection.set_prepared_statement_cache_capacity(32);
@@ -134,7 +155,10 @@ impl Database {
     }
 
     fn failed(&self, source: rusqlite::Error) -> RepoError {
-        RepoError::Database { path: self.path.clone(), source }
+        RepoError::Database {
+            path: self.path.clone(),
+            source,
+        }
     }
 }
 
@@ -154,7 +178,10 @@ pub(super) fn record_rootfs(
     key: &str,
     bytes: u64,
 ) -> rusqlite::Result<()> {
-    let used = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let used = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
     connection.execute(
         "INSERT INTO rootfs VALUES (?1, ?2, ?3)
          ON CONFLICT (key) DO UPDATE SET bytes = excluded.bytes, used = excluded.used",

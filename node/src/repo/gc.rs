@@ -71,13 +71,19 @@ impl Gate {
 
     /// Enters unless a collection waits or works.
     pub(super) fn try_enter(layout: &Layout) -> Result<Option<Gate>, RepoError> {
-        match lock_directory(layout, Door::Turnstile, FlockOperation::NonBlockingLockShared) {
+        match lock_directory(
+            layout,
+            Door::Turnstile,
+            FlockOperation::NonBlockingLockShared,
+        ) {
             Ok(turnstile) => {
                 let gate = lock_directory(layout, Door::Gate, FlockOperation::LockShared)?;
                 drop(turnstile);
                 Ok(Some(Gate { _lock: gate }))
             }
-            Err(RepoError::Io { source, .. }) if source.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(RepoError::Io { source, .. }) if source.kind() == io::ErrorKind::WouldBlock => {
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }
@@ -97,7 +103,11 @@ enum Door {
     Gate,
 }
 
-fn lock_directory(layout: &Layout, door: Door, operation: FlockOperation) -> Result<File, RepoError> {
+fn lock_directory(
+    layout: &Layout,
+    door: Door,
+    operation: FlockOperation,
+) -> Result<File, RepoError> {
     let path = match door {
         Door::Turnstile => layout.rootfs(),
         Door::Gate => layout.blocks(),
@@ -130,7 +140,10 @@ fn mark(store: &Store, blocks: &dyn Blocks, reached: &mut Seen) -> Result<(), Re
     let (pins, roots) = store
         .database()
         .with(|connection| Ok((pins::list(connection)?, leases::roots(connection)?)))?;
-    let recursive = pins.iter().filter(|pin| pin.kind == PinKind::Recursive).map(|pin| pin.cid);
+    let recursive = pins
+        .iter()
+        .filter(|pin| pin.kind == PinKind::Recursive)
+        .map(|pin| pin.cid);
     for root in recursive.chain(roots) {
         let walked: ControlFlow<()> =
             walk_unseen(blocks, &root, reached, &mut |_| ControlFlow::Continue(()))
@@ -145,13 +158,17 @@ fn mark(store: &Store, blocks: &dyn Blocks, reached: &mut Seen) -> Result<(), Re
 
 /// The lowest number of a living lease. Leases of the dead are removed.
 fn lease_floor(store: &Store) -> Result<i64, RepoError> {
-    let leases = store.database().with(|connection| leases::list(connection))?;
+    let leases = store
+        .database()
+        .with(|connection| leases::list(connection))?;
     let mut floor = i64::MAX;
     for (lease, holder) in leases {
         if scratch::is_alive(&store.layout().run(), &holder)? {
             floor = floor.min(lease);
         } else {
-            store.database().write(|transaction| leases::remove(transaction, lease))?;
+            store
+                .database()
+                .write(|transaction| leases::remove(transaction, lease))?;
         }
     }
     Ok(floor)
@@ -161,8 +178,7 @@ fn lease_floor(store: &Store) -> Result<i64, RepoError> {
 fn delete(store: &Store, reached: &Seen, floor: i64) -> Result<Collected, RepoError> {
     store.database().write_durably(|transaction| {
         let mut collected = Collected::default();
-        let mut rows =
-            transaction.prepare("SELECT hash, length FROM blocks WHERE lease < ?1")?;
+        let mut rows = transaction.prepare("SELECT hash, length FROM blocks WHERE lease < ?1")?;
         let mut rows = rows.query([floor])?;
         let mut dead = Vec::new();
         while let Some(row) = rows.next()? {
@@ -191,7 +207,10 @@ struct Victim {
 
 impl Victim {
     fn live_bytes(&self) -> u64 {
-        self.live.iter().map(|(_, location)| location.end() - location.start()).sum()
+        self.live
+            .iter()
+            .map(|(_, location)| location.end() - location.start())
+            .sum()
     }
 
     /// The ranges between the header, the live sections and the end.
@@ -229,7 +248,9 @@ fn reclaim(store: &Store) -> Result<u64, RepoError> {
 fn take_round(store: &Store, first: &mut i64) -> Result<Option<Vec<Victim>>, RepoError> {
     let last = *first + SEGMENTS_A_ROUND - 1;
     let newest: i64 = store.database().with(|connection| {
-        connection.query_row("SELECT coalesce(max(id), 0) FROM segments", [], |row| row.get(0))
+        connection.query_row("SELECT coalesce(max(id), 0) FROM segments", [], |row| {
+            row.get(0)
+        })
     })?;
     if *first > newest {
         return Ok(None);
@@ -250,7 +271,15 @@ fn take_round(store: &Store, first: &mut i64) -> Result<Option<Vec<Victim>>, Rep
             let id: i64 = row.get(0)?;
             if let Some(file) = files.remove(&id) {
                 let committed = row.get::<_, i64>(1)? as u64;
-                victims.insert(id, Victim { id, file, committed, live: Vec::new() });
+                victims.insert(
+                    id,
+                    Victim {
+                        id,
+                        file,
+                        committed,
+                        live: Vec::new(),
+                    },
+                );
             }
         }
         let mut statement = connection.prepare(&format!(
@@ -272,7 +301,11 @@ fn take_round(store: &Store, first: &mut i64) -> Result<Option<Vec<Victim>>, Rep
 
 fn reclaim_segment(store: &Store, victim: &Victim, zeros: &mut Zeros) -> Result<(), RepoError> {
     let path = store.layout().segment(victim.id as u64);
-    let length = victim.file.metadata().map_err(RepoError::io("stat", &path))?.len();
+    let length = victim
+        .file
+        .metadata()
+        .map_err(RepoError::io("stat", &path))?
+        .len();
     let gaps = victim.gaps();
     if gaps.is_empty() && length <= victim.committed {
         return Ok(());
@@ -303,7 +336,10 @@ fn cut(store: &Store, victim: &Victim, end: u64) -> Result<(), RepoError> {
             params![victim.id, end as i64],
         )
     })?;
-    victim.file.set_len(end).map_err(RepoError::io("truncate", &path))
+    victim
+        .file
+        .set_len(end)
+        .map_err(RepoError::io("truncate", &path))
 }
 
 /// Copies the live sections to another segment and empties this one.
@@ -314,12 +350,21 @@ fn rewrite(store: &Store, victim: &Victim) -> Result<(), RepoError> {
     let mut moved = Vec::with_capacity(victim.live.len());
     for (hash, old) in &victim.live {
         let mut section = vec![0; (old.end() - old.start()) as usize];
-        victim.file.read_exact_at(&mut section, old.start()).map_err(RepoError::io("read", &path))?;
-        writer.file.write_all_at(&section, writer.offset).map_err(RepoError::io("write", &target))?;
+        victim
+            .file
+            .read_exact_at(&mut section, old.start())
+            .map_err(RepoError::io("read", &path))?;
+        writer
+            .file
+            .write_all_at(&section, writer.offset)
+            .map_err(RepoError::io("write", &target))?;
         moved.push((hash, old, writer.offset + u64::from(old.header)));
         writer.offset += section.len() as u64;
     }
-    writer.file.sync_data().map_err(RepoError::io("sync", &target))?;
+    writer
+        .file
+        .sync_data()
+        .map_err(RepoError::io("sync", &target))?;
     store.sync_blocks_directory()?;
     store.database().write_durably(|transaction| {
         let mut update = transaction.prepare(
@@ -342,7 +387,12 @@ fn rewrite(store: &Store, victim: &Victim) -> Result<(), RepoError> {
 fn disk_bytes(store: &Store, victim: &Victim) -> Result<u64, RepoError> {
     use std::os::unix::fs::MetadataExt;
     let path = store.layout().segment(victim.id as u64);
-    Ok(victim.file.metadata().map_err(RepoError::io("stat", &path))?.blocks() * 512)
+    Ok(victim
+        .file
+        .metadata()
+        .map_err(RepoError::io("stat", &path))?
+        .blocks()
+        * 512)
 }
 
 /// Turns a gap into sections of zeros that take no space. Data goes first: a header of zeros
@@ -391,7 +441,9 @@ fn hole_sections(gap: Range<u64>) -> Vec<(u64, u64)> {
         } else {
             most
         };
-        match data_length_for(wanted).or_else(|| data_length_for(wanted.checked_sub(MIN_HOLE_BYTES)?)) {
+        match data_length_for(wanted)
+            .or_else(|| data_length_for(wanted.checked_sub(MIN_HOLE_BYTES)?))
+        {
             Some(data_length) => {
                 sections.push((start, data_length));
                 start += section_length(data_length);
@@ -399,7 +451,11 @@ fn hole_sections(gap: Range<u64>) -> Vec<(u64, u64)> {
             None => break,
         }
     }
-    if start == gap.end { sections } else { Vec::new() }
+    if start == gap.end {
+        sections
+    } else {
+        Vec::new()
+    }
 }
 
 fn section_length(data_length: u64) -> u64 {

@@ -17,7 +17,9 @@ pub(super) struct Layout {
 impl Layout {
     /// Makes what is missing of the layout at `root`.
     pub(super) fn ensure(root: &Path) -> Result<Layout, RepoError> {
-        let layout = Layout { root: std::path::absolute(root).map_err(RepoError::io("find", root))? };
+        let layout = Layout {
+            root: std::path::absolute(root).map_err(RepoError::io("find", root))?,
+        };
         if !layout.database().exists() {
             layout.create()?;
         }
@@ -40,8 +42,11 @@ impl Layout {
         let unfinished = self.root.join("repo.db.new");
         remove_if_present(&unfinished)?;
         database::create(&unfinished)?;
-        fs::rename(&unfinished, self.database()).map_err(RepoError::io("create", &self.database()))?;
-        directory.sync_all().map_err(RepoError::io("sync", &self.root))
+        fs::rename(&unfinished, self.database())
+            .map_err(RepoError::io("create", &self.database()))?;
+        directory
+            .sync_all()
+            .map_err(RepoError::io("sync", &self.root))
     }
 
     pub(super) fn root(&self) -> &Path {

@@ -41,7 +41,9 @@ pub(super) fn remove(transaction: &Transaction<'_>, lease: i64) -> rusqlite::Res
 /// All leases as (number, holder), lowest number first.
 pub(super) fn list(connection: &Connection) -> rusqlite::Result<Vec<(i64, String)>> {
     let mut statement = connection.prepare_cached("SELECT id, holder FROM leases ORDER BY id")?;
-    statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+    statement
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect()
 }
 
 /// The roots that leases name.

@@ -35,7 +35,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-
 use crate::block::{Block, BlockError, Blocks, Cid};
 use crate::dag::DagError;
 use store::Store;
@@ -99,7 +98,11 @@ pub enum RepoError {
 
 impl RepoError {
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RepoError {
-        move |source| RepoError::Io { action, path: path.to_owned(), source }
+        move |source| RepoError::Io {
+            action,
+            path: path.to_owned(),
+            source,
+        }
     }
 
     /// As [`RepoError::io`], for calls through `rustix`.
@@ -107,7 +110,11 @@ impl RepoError {
         action: &'static str,
         path: &Path,
     ) -> impl FnOnce(rustix::io::Errno) -> RepoError {
-        move |source| RepoError::Io { action, path: path.to_owned(), source: source.into() }
+        move |source| RepoError::Io {
+            action,
+            path: path.to_owned(),
+            source: source.into(),
+        }
     }
 }
 
@@ -115,7 +122,9 @@ impl From<RepoError> for BlockError {
     fn from(error: RepoError) -> BlockError {
         match error {
             RepoError::Block(error) => error,
-            other => BlockError::Store { source: Box::new(other) },
+            other => BlockError::Store {
+                source: Box::new(other),
+            },
         }
     }
 }
@@ -147,7 +156,9 @@ impl Repository {
     /// # Errors
     /// [`RepoError::TooNew`], or where directory or database cannot be used.
     pub fn open(path: &Path) -> Result<Repository, RepoError> {
-        Ok(Repository { store: Store::open(path)? })
+        Ok(Repository {
+            store: Store::open(path)?,
+        })
     }
 
     /// Where the repository is.
@@ -181,7 +192,9 @@ impl Repository {
     /// # Errors
     /// Where the database fails.
     pub fn pin(&self, cid: &Cid) -> Result<Option<Pin>, RepoError> {
-        self.store.database().with(|connection| pins::find(connection, cid))
+        self.store
+            .database()
+            .with(|connection| pins::find(connection, cid))
     }
 
     /// Removes the pin on `cid`. Its blocks stay until they are collected.
@@ -189,8 +202,15 @@ impl Repository {
     /// # Errors
     /// [`RepoError::NotPinned`].
     pub fn unpin(&self, cid: &Cid) -> Result<(), RepoError> {
-        let removed = self.store.database().write(|transaction| pins::remove(transaction, cid))?;
-        if removed { Ok(()) } else { Err(RepoError::NotPinned { cid: *cid }) }
+        let removed = self
+            .store
+            .database()
+            .write(|transaction| pins::remove(transaction, cid))?;
+        if removed {
+            Ok(())
+        } else {
+            Err(RepoError::NotPinned { cid: *cid })
+        }
     }
 
     /// Removes every block that neither a pin nor a living lease reaches, and gives the space
@@ -224,7 +244,9 @@ impl Repository {
     /// # Errors
     /// Where the database fails.
     pub fn record_rootfs(&self, key: &str, bytes: u64) -> Result<(), RepoError> {
-        self.store.database().with(|connection| database::record_rootfs(connection, key, bytes))
+        self.store
+            .database()
+            .with(|connection| database::record_rootfs(connection, key, bytes))
     }
 
     /// Removes the note of a rootfs entry.
@@ -232,7 +254,9 @@ impl Repository {
     /// # Errors
     /// Where the database fails.
     pub fn forget_rootfs(&self, key: &str) -> Result<(), RepoError> {
-        self.store.database().with(|connection| database::forget_rootfs(connection, key))
+        self.store
+            .database()
+            .with(|connection| database::forget_rootfs(connection, key))
     }
 
     /// The rootfs entries noted, least recently used first.
@@ -250,7 +274,10 @@ impl Blocks for Repository {
     }
 
     fn has(&self, cid: &Cid) -> Result<bool, BlockError> {
-        Ok(self.store.find(cid.hash())?.is_some_and(|location| !location.damaged))
+        Ok(self
+            .store
+            .find(cid.hash())?
+            .is_some_and(|location| !location.damaged))
     }
 
     fn put(&self, batch: &[Block]) -> Result<(), BlockError> {

@@ -26,12 +26,20 @@ pub struct Pin {
 impl Pin {
     /// Keeps the whole DAG below `cid`.
     pub fn recursive(cid: Cid) -> Pin {
-        Pin { cid, kind: PinKind::Recursive, name: String::new() }
+        Pin {
+            cid,
+            kind: PinKind::Recursive,
+            name: String::new(),
+        }
     }
 
     /// Keeps the block `cid` alone.
     pub fn direct(cid: Cid) -> Pin {
-        Pin { cid, kind: PinKind::Direct, name: String::new() }
+        Pin {
+            cid,
+            kind: PinKind::Direct,
+            name: String::new(),
+        }
     }
 }
 
@@ -75,11 +83,23 @@ pub(super) fn count(connection: &Connection) -> rusqlite::Result<u64> {
 pub(super) fn cid_column(row: &Row<'_>, column: usize) -> rusqlite::Result<Cid> {
     let bytes: Vec<u8> = row.get(column)?;
     Cid::try_from(&bytes[..]).map_err(|error| {
-        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Blob, Box::new(error))
+        rusqlite::Error::FromSqlConversionFailure(
+            column,
+            rusqlite::types::Type::Blob,
+            Box::new(error),
+        )
     })
 }
 
 fn from_row(row: &Row<'_>) -> rusqlite::Result<Pin> {
-    let kind = if row.get(1)? { PinKind::Recursive } else { PinKind::Direct };
-    Ok(Pin { cid: cid_column(row, 0)?, kind, name: row.get(2)? })
+    let kind = if row.get(1)? {
+        PinKind::Recursive
+    } else {
+        PinKind::Direct
+    };
+    Ok(Pin {
+        cid: cid_column(row, 0)?,
+        kind,
+        name: row.get(2)?,
+    })
 }

@@ -48,7 +48,10 @@ impl Scratch {
 
     /// The name that a lease gives as its holder.
     pub(super) fn name(&self) -> &str {
-        self.path.file_name().and_then(|name| name.to_str()).expect("the name was made of ASCII")
+        self.path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .expect("the name was made of ASCII")
     }
 }
 
@@ -74,7 +77,9 @@ pub(super) fn is_alive(run: &Path, name: &str) -> Result<bool, RepoError> {
 fn remove_dead(run: &Path) -> Result<(), RepoError> {
     for entry in fs::read_dir(run).map_err(RepoError::io("read", run))? {
         let path = entry.map_err(RepoError::io("read", run))?.path();
-        let Some(_lock) = lock_existing(&path)? else { continue };
+        let Some(_lock) = lock_existing(&path)? else {
+            continue;
+        };
         if let Err(error) = remove_tree(CWD, &path) {
             tracing::debug!(path = %path.display(), %error, "cannot remove a dead scratch directory");
         }
@@ -191,7 +196,10 @@ fn next_subdirectory(directory: BorrowedFd<'_>) -> io::Result<Option<Vec<u8>>> {
 
 /// Opens a directory so that its entries can be removed, giving its owner the right to where that
 /// is missing.
-fn open_removable<P: rustix::path::Arg + Copy>(parent: BorrowedFd<'_>, name: P) -> io::Result<OwnedFd> {
+fn open_removable<P: rustix::path::Arg + Copy>(
+    parent: BorrowedFd<'_>,
+    name: P,
+) -> io::Result<OwnedFd> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let handle = rustix::fs::openat(parent, name, flags | OFlags::PATH, Mode::empty())?;
     let needed = Mode::RUSR | Mode::WUSR | Mode::XUSR;
@@ -202,5 +210,10 @@ fn open_removable<P: rustix::path::Arg + Copy>(parent: BorrowedFd<'_>, name: P) 
         let itself = format!("/proc/self/fd/{}", handle.as_raw_fd());
         rustix::fs::chmod(itself, mode | needed)?;
     }
-    Ok(rustix::fs::openat(parent, name, flags | OFlags::RDONLY, Mode::empty())?)
+    Ok(rustix::fs::openat(
+        parent,
+        name,
+        flags | OFlags::RDONLY,
+        Mode::empty(),
+    )?)
 }

@@ -86,7 +86,9 @@ impl Writer {
         committed: impl FnOnce() -> Result<u64, RepoError>,
     ) -> Result<Option<Writer>, RepoError> {
         let path = layout.segment(id);
-        let Some(file) = lock(&path)? else { return Ok(None) };
+        let Some(file) = lock(&path)? else {
+            return Ok(None);
+        };
         let mut committed = committed()?;
         let length = file.metadata().map_err(RepoError::io("stat", &path))?.len();
         if length < committed {
@@ -95,13 +97,19 @@ impl Writer {
             return Ok(None);
         }
         if length > committed {
-            file.set_len(committed).map_err(RepoError::io("truncate", &path))?;
+            file.set_len(committed)
+                .map_err(RepoError::io("truncate", &path))?;
         }
         if committed == 0 {
-            write_at(&file, &mut [IoSlice::new(HEADER)], 0).map_err(RepoError::io("write", &path))?;
+            write_at(&file, &mut [IoSlice::new(HEADER)], 0)
+                .map_err(RepoError::io("write", &path))?;
             committed = HEADER.len() as u64;
         }
-        Ok(Some(Writer { id, file, offset: committed }))
+        Ok(Some(Writer {
+            id,
+            file,
+            offset: committed,
+        }))
     }
 
     /// Appends blocks and tells where each went.
@@ -110,8 +118,10 @@ impl Writer {
         const BLOCKS_A_CALL: usize = 512;
         let mut locations = Vec::with_capacity(blocks.len());
         for group in blocks.chunks(BLOCKS_A_CALL) {
-            let headers: Vec<_> =
-                group.iter().map(|block| section_header(block.cid(), block.data().len())).collect();
+            let headers: Vec<_> = group
+                .iter()
+                .map(|block| section_header(block.cid(), block.data().len()))
+                .collect();
             let mut end = self.offset;
             let mut vectors = Vec::with_capacity(2 * group.len());
             for (header, block) in headers.iter().zip(group) {

@@ -71,10 +71,6 @@ struct Batch {
 }
 
 impl Batch {
-    fn is_empty(&self) -> bool {
-        self.written.is_empty() && self.relied_on.is_empty()
-    }
-
     fn is_full(&self) -> bool {
         self.bytes >= BATCH_BYTES || self.written.len() + self.relied_on.len() >= BATCH_BLOCKS
     }
@@ -91,7 +87,12 @@ struct Committing {
 impl<'r> Session<'r> {
     pub(super) fn begin(store: &'r Store) -> Result<Session<'r>, RepoError> {
         let scratch = Scratch::create(&store.layout().run())?;
-        Ok(Session { store, scratch, lease: OnceLock::new(), state: Mutex::default() })
+        Ok(Session {
+            store,
+            scratch,
+            lease: OnceLock::new(),
+            state: Mutex::default(),
+        })
     }
 
     /// A private directory on the file system of the repository, for whatever the operation needs
@@ -107,7 +108,9 @@ impl<'r> Session<'r> {
     /// Where the database fails.
     pub fn protect(&self, roots: &[Cid]) -> Result<(), RepoError> {
         let lease = self.lease()?;
-        self.store.database().write(|transaction| leases::add_roots(transaction, lease, roots))
+        self.store
+            .database()
+            .write(|transaction| leases::add_roots(transaction, lease, roots))
     }
 
     /// Ends the session: all its blocks and `pins` become visible and are on disk when this
@@ -129,29 +132,42 @@ impl<'r> Session<'r> {
         let mut committed = None;
         if let Some(writer) = state.writer.as_ref().filter(|_| !batch.written.is_empty()) {
             let path = self.store.layout().segment(writer.id);
-            writer.file.sync_data().map_err(RepoError::io("sync", &path))?;
+            writer
+                .file
+                .sync_data()
+                .map_err(RepoError::io("sync", &path))?;
             committed = Some((writer.id, writer.offset));
         }
         self.sync_directory(&mut state)?;
         let lease = self.lease.get().copied();
-        if batch.is_empty() && lease.is_none() && self.all_pinned(pins)? {
+        let known = batch.written.is_empty() && self.all_pinned(pins)?;
+        if known && lease.is_none() {
             return Ok(());
         }
-        self.store.database().write_durably(|transaction| {
+        let commit = |transaction: &Transaction<'_>| {
             index(transaction, &batch, lease.unwrap_or(0))?;
             if let Some((id, length)) = committed {
                 store::set_committed(transaction, id, length)?;
             }
             pins::add(transaction, pins)?;
             lease.map_or(Ok(()), |lease| leases::remove(transaction, lease))
-        })
+        };
+        // The end of a lease alone need not be on disk: a crash ends it as well.
+        if known {
+            self.store.database().write(commit)
+        } else {
+            self.store.database().write_durably(commit)
+        }
     }
 
     /// Whether committing `pins` would change nothing: spares a run whose output is known the
     /// price of a sync.
     fn all_pinned(&self, pins: &[Pin]) -> Result<bool, RepoError> {
         for pin in pins {
-            let found = self.store.database().with(|connection| pins::find(connection, &pin.cid))?;
+            let found = self
+                .store
+                .database()
+                .with(|connection| pins::find(connection, &pin.cid))?;
             if found.as_ref() != Some(pin) {
                 return Ok(false);
             }
@@ -168,8 +184,10 @@ impl<'r> Session<'r> {
         if let Some(lease) = self.lease.get() {
             return Ok(*lease);
         }
-        let lease =
-            self.store.database().write(|transaction| leases::add(transaction, self.scratch.name()))?;
+        let lease = self
+            .store
+            .database()
+            .write(|transaction| leases::add(transaction, self.scratch.name()))?;
         match self.lease.set(lease) {
             Ok(()) => Ok(lease),
             // Another thread was faster; a second lease of one holder does no harm.
@@ -181,7 +199,10 @@ impl<'r> Session<'r> {
         self.enter_gate(state)?;
         let mut fresh = Vec::with_capacity(blocks.len());
         let mut in_batch = HashSet::with_capacity(blocks.len());
-        for block in blocks.iter().filter(|block| block.cid().hash().code() != block::IDENTITY) {
+        for block in blocks
+            .iter()
+            .filter(|block| block.cid().hash().code() != block::IDENTITY)
+        {
             let hash = block.cid().hash();
             if self.is_pending(state, hash) || !in_batch.insert(*hash) {
                 continue;
@@ -218,7 +239,10 @@ impl<'r> Session<'r> {
     }
 
     fn pending(&self, state: &State, hash: &Multihash) -> Option<Location> {
-        let committing = state.committing.as_ref().and_then(|before| before.batch.written.get(hash));
+        let committing = state
+            .committing
+            .as_ref()
+            .and_then(|before| before.batch.written.get(hash));
         state.batch.written.get(hash).or(committing).copied()
     }
 
@@ -226,7 +250,11 @@ impl<'r> Session<'r> {
         if blocks.is_empty() {
             return Ok(());
         }
-        if state.writer.as_ref().is_some_and(|writer| writer.offset >= segment::MAX_BYTES) {
+        if state
+            .writer
+            .as_ref()
+            .is_some_and(|writer| writer.offset >= segment::MAX_BYTES)
+        {
             // The batch must end with its segment.
             self.start_committing(state)?;
             self.finish_committing(state)?;
@@ -239,7 +267,9 @@ impl<'r> Session<'r> {
         }
         let writer = state.writer.as_mut().expect("a segment was just taken");
         let path = self.store.layout().segment(writer.id);
-        let locations = writer.append(blocks).map_err(RepoError::io("write", &path))?;
+        let locations = writer
+            .append(blocks)
+            .map_err(RepoError::io("write", &path))?;
         for (block, location) in blocks.iter().zip(locations) {
             state.batch.bytes += u64::from(location.length);
             state.batch.written.insert(*block.cid().hash(), location);
@@ -262,15 +292,27 @@ impl<'r> Session<'r> {
             .spawn(move || file.map_or(Ok(()), |file| file.sync_data()))
             .map_err(RepoError::io("start a thread for", &path))?;
         let segment = writer.map(|writer| (writer.id, writer.offset));
-        state.committing = Some(Committing { batch, sync, segment });
+        state.committing = Some(Committing {
+            batch,
+            sync,
+            segment,
+        });
         Ok(())
     }
 
     /// Waits until the batch before is on disk and makes it visible.
     fn finish_committing(&self, state: &mut State) -> Result<(), RepoError> {
-        let Some(committing) = state.committing.take() else { return Ok(()) };
-        let path = self.store.layout().segment(committing.segment.map_or(0, |(id, _)| id));
-        let synced = committing.sync.join().expect("syncing a file does not panic");
+        let Some(committing) = state.committing.take() else {
+            return Ok(());
+        };
+        let path = self
+            .store
+            .layout()
+            .segment(committing.segment.map_or(0, |(id, _)| id));
+        let synced = committing
+            .sync
+            .join()
+            .expect("syncing a file does not panic");
         synced.map_err(RepoError::io("sync", &path))?;
         self.sync_directory(state)?;
         let lease = self.lease()?;
@@ -285,7 +327,11 @@ impl<'r> Session<'r> {
 
     /// Makes the names of new segments as durable as their content.
     fn sync_directory(&self, state: &mut State) -> Result<(), RepoError> {
-        if std::mem::take(&mut state.new_segment) { self.store.sync_blocks_directory() } else { Ok(()) }
+        if std::mem::take(&mut state.new_segment) {
+            self.store.sync_blocks_directory()
+        } else {
+            Ok(())
+        }
     }
 
     /// Gives back what was appended and never committed, and the lease.
@@ -301,11 +347,16 @@ impl<'r> Session<'r> {
             let committed = self.store.committed_length(writer.id as i64)?;
             let path = self.store.layout().segment(writer.id);
             if writer.offset > committed {
-                writer.file.set_len(committed).map_err(RepoError::io("truncate", &path))?;
+                writer
+                    .file
+                    .set_len(committed)
+                    .map_err(RepoError::io("truncate", &path))?;
             }
         }
         if let Some(lease) = lease {
-            self.store.database().write(|transaction| leases::remove(transaction, lease))?;
+            self.store
+                .database()
+                .write(|transaction| leases::remove(transaction, lease))?;
         }
         Ok(())
     }
@@ -335,8 +386,11 @@ fn index(transaction: &Transaction<'_>, batch: &Batch, lease: i64) -> rusqlite::
             damaged = 0",
     )?;
     // In the order of the keys, which is that of the table: half the page writes.
-    let mut rows: Vec<_> =
-        batch.written.iter().map(|(hash, location)| (hash.to_bytes(), location)).collect();
+    let mut rows: Vec<_> = batch
+        .written
+        .iter()
+        .map(|(hash, location)| (hash.to_bytes(), location))
+        .collect();
     rows.sort_unstable_by(|a, b| a.0.cmp(&b.0));
     for (hash, location) in rows {
         insert.execute(params![
@@ -369,7 +423,10 @@ impl Blocks for Session<'_> {
         if self.is_pending(&self.lock(), cid.hash()) {
             return Ok(true);
         }
-        Ok(self.store.find(cid.hash())?.is_some_and(|location| !location.damaged))
+        Ok(self
+            .store
+            .find(cid.hash())?
+            .is_some_and(|location| !location.damaged))
     }
 
     fn put(&self, batch: &[Block]) -> Result<(), BlockError> {

@@ -51,7 +51,11 @@ impl Store {
     pub(super) fn open(path: &Path) -> Result<Store, RepoError> {
         let layout = Layout::ensure(path)?;
         let database = Database::open(layout.database(), layout.root())?;
-        Ok(Store { layout, database, readers: Mutex::default() })
+        Ok(Store {
+            layout,
+            database,
+            readers: Mutex::default(),
+        })
     }
 
     pub(super) fn layout(&self) -> &Layout {
@@ -102,7 +106,9 @@ impl Store {
         };
         let data = match segment::read(&file, location) {
             Ok(data) => data,
-            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Err(damaged()),
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                return Err(damaged());
+            }
             Err(error) => return Err(RepoError::io("read", &path)(error).into()),
         };
         match block::verify(cid, &data) {
@@ -114,12 +120,13 @@ impl Store {
 
     /// Notes that the block is bad, so that the next writer of it replaces it.
     fn mark_damaged(&self, cid: &Cid, location: &Location) {
-        let marked = self.database.write(|transaction| {
-            transaction.execute(
+        let marked =
+            self.database.write(|transaction| {
+                transaction.execute(
                 "UPDATE blocks SET damaged = 1 WHERE hash = ?1 AND segment = ?2 AND offset = ?3",
                 params![cid.hash().to_bytes(), location.segment as i64, location.offset as i64],
             )
-        });
+            });
         if let Err(error) = marked {
             tracing::debug!(%cid, %error, "cannot note the damage");
         }
@@ -139,7 +146,10 @@ impl Store {
     }
 
     fn forget_reader(&self, segment: u64) {
-        self.readers.lock().unwrap_or_else(PoisonError::into_inner).remove(&segment);
+        self.readers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&segment);
     }
 
     /// A segment that nobody writes: one with room, or a new one.
@@ -147,7 +157,8 @@ impl Store {
         let candidates = self.database.with(|connection| {
             let mut statement =
                 connection.prepare("SELECT id FROM segments WHERE committed < ?1 ORDER BY id")?;
-            let ids = statement.query_map([segment::MAX_BYTES as i64], |row| row.get::<_, i64>(0))?;
+            let ids =
+                statement.query_map([segment::MAX_BYTES as i64], |row| row.get::<_, i64>(0))?;
             ids.collect::<rusqlite::Result<Vec<_>>>()
         })?;
         for id in candidates {
@@ -162,7 +173,9 @@ impl Store {
                 Ok(transaction.last_insert_rowid())
             })?;
             // Another process may see the new row and take the segment first.
-            if let Some(writer) = Writer::try_take(&self.layout, id as u64, || self.committed_length(id))? {
+            if let Some(writer) =
+                Writer::try_take(&self.layout, id as u64, || self.committed_length(id))?
+            {
                 return Ok(writer);
             }
         }
@@ -170,9 +183,11 @@ impl Store {
 
     pub(super) fn committed_length(&self, id: i64) -> Result<u64, RepoError> {
         self.database.with(|connection| {
-            connection.query_row("SELECT committed FROM segments WHERE id = ?1", [id], |row| {
-                Ok(row.get::<_, i64>(0)? as u64)
-            })
+            connection.query_row(
+                "SELECT committed FROM segments WHERE id = ?1",
+                [id],
+                |row| Ok(row.get::<_, i64>(0)? as u64),
+            )
         })
     }
 
@@ -198,7 +213,9 @@ impl Store {
         };
         for entry in fs::read_dir(&directory).map_err(RepoError::io("read", &directory))? {
             let entry = entry.map_err(RepoError::io("read", &directory))?;
-            let metadata = entry.metadata().map_err(RepoError::io("stat", &entry.path()))?;
+            let metadata = entry
+                .metadata()
+                .map_err(RepoError::io("stat", &entry.path()))?;
             statistics.segments += 1;
             statistics.disk_bytes += metadata.blocks() * 512;
         }
@@ -215,8 +232,15 @@ fn count_rows(connection: &mut Connection) -> rusqlite::Result<RowCounts> {
         })
     };
     let (blocks, bytes) = pair("SELECT count(*), coalesce(sum(length), 0) FROM blocks")?;
-    let (rootfs_entries, rootfs_bytes) = pair("SELECT count(*), coalesce(sum(bytes), 0) FROM rootfs")?;
-    Ok((blocks, bytes, pins::count(connection)?, rootfs_entries, rootfs_bytes))
+    let (rootfs_entries, rootfs_bytes) =
+        pair("SELECT count(*), coalesce(sum(bytes), 0) FROM rootfs")?;
+    Ok((
+        blocks,
+        bytes,
+        pins::count(connection)?,
+        rootfs_entries,
+        rootfs_bytes,
+    ))
 }
 
 /// The columns that [`location`] reads, in its order.
@@ -241,7 +265,9 @@ pub(super) fn find(
     let mut statement = connection.prepare_cached(&format!(
         "SELECT {LOCATION_COLUMNS} FROM blocks WHERE hash = ?1"
     ))?;
-    statement.query_row([hash.to_bytes()], |row| location(row, 0)).optional()
+    statement
+        .query_row([hash.to_bytes()], |row| location(row, 0))
+        .optional()
 }
 
 /// Makes the first `length` bytes of a segment count.

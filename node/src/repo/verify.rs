@@ -110,7 +110,11 @@ fn send_rows(store: &Store, rows_in: &Sender<(Multihash, Location)>) -> Result<(
         while let Some(row) = rows.next()? {
             let bytes: Vec<u8> = row.get(0)?;
             let hash = Multihash::from_bytes(&bytes).map_err(|error| {
-                rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Blob, Box::new(error))
+                rusqlite::Error::FromSqlConversionFailure(
+                    0,
+                    rusqlite::types::Type::Blob,
+                    Box::new(error),
+                )
             })?;
             if rows_in.send((hash, store::location(row, 1)?)).is_err() {
                 break;
@@ -165,7 +169,10 @@ fn verify_pins(
             PinKind::Direct => blocks
                 .get(&pin.cid)
                 .err()
-                .map(|error| Damage::IncompletePin { pin: pin.cid, error }),
+                .map(|error| Damage::IncompletePin {
+                    pin: pin.cid,
+                    error,
+                }),
         };
         if let Some(damage) = damage {
             verified.damages += 1;

@@ -148,7 +148,10 @@ fn decode_mtime(message: &[u8]) -> Result<Mtime, InvalidData> {
     if nanoseconds >= NANOSECONDS_A_SECOND {
         return Err(InvalidData("its mtime has too many nanoseconds"));
     }
-    Ok(Mtime { seconds, nanoseconds })
+    Ok(Mtime {
+        seconds,
+        nanoseconds,
+    })
 }
 
 fn put_number(out: &mut Vec<u8>, tag: u8, value: u64) {
@@ -187,7 +190,10 @@ pub(super) fn symlink(target: &[u8], mtime: Option<Mtime>) -> Vec<u8> {
 }
 
 /// The message of a file node above others.
-pub(super) fn branch(block_sizes: impl Iterator<Item = u64> + Clone, metadata: &Metadata) -> Vec<u8> {
+pub(super) fn branch(
+    block_sizes: impl Iterator<Item = u64> + Clone,
+    metadata: &Metadata,
+) -> Vec<u8> {
     let mut message = vec![TAG_TYPE, DataType::File as u8];
     put_number(&mut message, TAG_FILE_SIZE, block_sizes.clone().sum());
     for size in block_sizes {
@@ -228,7 +234,11 @@ pub(super) fn leaf_frame(length: usize, metadata: &Metadata) -> LeafFrame {
     put_number(&mut suffix, TAG_FILE_SIZE, length as u64);
     put_metadata(&mut suffix, metadata);
     // An empty file has no data field.
-    let field = if length == 0 { 0 } else { 1 + varint_length(length as u64) + length };
+    let field = if length == 0 {
+        0
+    } else {
+        1 + varint_length(length as u64) + length
+    };
     let mut prefix = Vec::with_capacity(MAX_LEAF_PREFIX_BYTES);
     prefix.push(TAG_NODE_DATA);
     put_varint(&mut prefix, (2 + field + suffix.len()) as u64);
@@ -253,7 +263,10 @@ mod tests {
     #[test]
     fn an_empty_file_has_four_bytes() {
         let frame = leaf_frame(0, &Metadata::default());
-        assert_eq!([frame.prefix, frame.suffix].concat(), [0x0a, 4, 8, 2, 0x18, 0]);
+        assert_eq!(
+            [frame.prefix, frame.suffix].concat(),
+            [0x0a, 4, 8, 2, 0x18, 0]
+        );
     }
 
     proptest! {

@@ -2,13 +2,13 @@
 
 use std::ops::ControlFlow;
 
+use super::UnixfsError;
 use super::data::{self, Metadata};
 use super::hamt::{self, ShardShape};
 use super::node::{Content, Node};
-use super::UnixfsError;
 use crate::block::{Block, Blocks, Cid, DAG_PB};
 use crate::dag::pb::{PbLink, PbWriter};
-use crate::dag::{varint_length, put_varint};
+use crate::dag::{put_varint, varint_length};
 use crate::limits;
 use crate::path::{EntryName, escape};
 use crate::profile::{Profile, ShardThreshold};
@@ -30,8 +30,10 @@ impl Entry {
     /// # Errors
     /// [`UnixfsError::EntryName`], which names `directory`.
     pub fn checked_name(&self, directory: &Cid) -> Result<EntryName, UnixfsError> {
-        EntryName::new(&self.name)
-            .map_err(|source| UnixfsError::EntryName { directory: *directory, source })
+        EntryName::new(&self.name).map_err(|source| UnixfsError::EntryName {
+            directory: *directory,
+            source,
+        })
     }
 }
 
@@ -45,7 +47,11 @@ pub fn list(
     cid: &Cid,
     visit: &mut dyn FnMut(Entry) -> Result<ControlFlow<()>, UnixfsError>,
 ) -> Result<(), UnixfsError> {
-    let mut pending = vec![Pending { cid: *cid, level: 0, fanout: None }];
+    let mut pending = vec![Pending {
+        cid: *cid,
+        level: 0,
+        fanout: None,
+    }];
     while let Some(next) = pending.pop() {
         let node = Node::load(blocks, &next.cid)?;
         let (entries, shards) = expand(&node, &next)?;
@@ -69,7 +75,10 @@ pub(super) struct Pending {
 }
 
 /// The entries in one node of a directory, and its shards below.
-pub(super) fn expand(node: &Node, from: &Pending) -> Result<(Vec<Entry>, Vec<Pending>), UnixfsError> {
+pub(super) fn expand(
+    node: &Node,
+    from: &Pending,
+) -> Result<(Vec<Entry>, Vec<Pending>), UnixfsError> {
     let pb = node.pb();
     match &node.content {
         Content::Directory if from.fanout.is_none() => {
@@ -83,7 +92,10 @@ pub(super) fn expand(node: &Node, from: &Pending) -> Result<(Vec<Entry>, Vec<Pen
             cid: *node.cid(),
             reason: "it is no shard like the one above it",
         }),
-        _ => Err(UnixfsError::NotDirectory { cid: *node.cid(), kind: node.kind() }),
+        _ => Err(UnixfsError::NotDirectory {
+            cid: *node.cid(),
+            kind: node.kind(),
+        }),
     }
 }
 
@@ -105,16 +117,27 @@ fn expand_shard(
         if link.name.len() > width {
             entries.push(entry(link, width));
         } else if level + 1 >= limits::MAX_HAMT_DEPTH {
-            return Err(UnixfsError::TooDeep { cid: link.cid, limit: limits::MAX_HAMT_DEPTH });
+            return Err(UnixfsError::TooDeep {
+                cid: link.cid,
+                limit: limits::MAX_HAMT_DEPTH,
+            });
         } else {
-            shards.push(Pending { cid: link.cid, level: level + 1, fanout: Some(shape) });
+            shards.push(Pending {
+                cid: link.cid,
+                level: level + 1,
+                fanout: Some(shape),
+            });
         }
     }
     Ok((entries, shards))
 }
 
 fn entry(link: &PbLink<'_>, prefix: usize) -> Entry {
-    Entry { name: link.name[prefix..].into(), cid: link.cid, cumulative_size: link.size }
+    Entry {
+        name: link.name[prefix..].into(),
+        cid: link.cid,
+        cumulative_size: link.size,
+    }
 }
 
 /// Finds the entry `name` of the directory `cid`; reads one block a HAMT level.
@@ -124,22 +147,41 @@ fn entry(link: &PbLink<'_>, prefix: usize) -> Entry {
 /// malformed.
 pub fn lookup(blocks: &dyn Blocks, cid: &Cid, name: &EntryName) -> Result<Entry, UnixfsError> {
     let hash = hamt::hash_name(name.as_bytes());
-    let not_found = || UnixfsError::NotFound { directory: *cid, name: name.to_string() };
-    let mut next = Pending { cid: *cid, level: 0, fanout: None };
+    let not_found = || UnixfsError::NotFound {
+        directory: *cid,
+        name: name.to_string(),
+    };
+    let mut next = Pending {
+        cid: *cid,
+        level: 0,
+        fanout: None,
+    };
     loop {
         let node = Node::load(blocks, &next.cid)?;
         let Content::Shard(shape) = node.content else {
             let (entries, _) = expand(&node, &next)?;
-            let found = entries.into_iter().find(|entry| *entry.name == *name.as_bytes());
+            let found = entries
+                .into_iter()
+                .find(|entry| *entry.name == *name.as_bytes());
             return found.ok_or_else(not_found);
         };
-        let prefix = shape.prefix(hash, next.level as u32).ok_or_else(not_found)?;
+        let prefix = shape
+            .prefix(hash, next.level as u32)
+            .ok_or_else(not_found)?;
         // As when listing, and so with the same checks.
         let (entries, shards) = expand(&node, &next)?;
-        if let Some(found) = entries.into_iter().find(|entry| *entry.name == *name.as_bytes()) {
+        if let Some(found) = entries
+            .into_iter()
+            .find(|entry| *entry.name == *name.as_bytes())
+        {
             return Ok(found);
         }
-        let below = node.pb()?.links.iter().find(|link| link.name == prefix.as_bytes()).map(|link| link.cid);
+        let below = node
+            .pb()?
+            .links
+            .iter()
+            .find(|link| link.name == prefix.as_bytes())
+            .map(|link| link.cid);
         next = below
             .and_then(|below| shards.into_iter().find(|shard| shard.cid == below))
             .ok_or_else(not_found)?;
@@ -177,13 +219,21 @@ impl EntryTable {
     }
 
     pub(super) fn get(&self, index: usize) -> TableEntry<'_> {
-        let end = self.starts.get(index + 1).copied().unwrap_or(self.bytes.len());
+        let end = self
+            .starts
+            .get(index + 1)
+            .copied()
+            .unwrap_or(self.bytes.len());
         let mut fields = crate::dag::Fields::new(&self.bytes[self.starts[index]..end]);
         let packed = "an entry reads as it was packed";
         let size = fields.read_varint().expect(packed);
         let cid_length = fields.read_varint().expect(packed) as usize;
         let (cid, name) = fields.rest().split_at(cid_length);
-        TableEntry { name, cid: Cid::try_from(cid).expect(packed), size }
+        TableEntry {
+            name,
+            cid: Cid::try_from(cid).expect(packed),
+            size,
+        }
     }
 }
 
@@ -210,7 +260,10 @@ pub struct BuiltDirectory {
 impl DirectoryBuilder {
     /// An empty directory that records `metadata`.
     pub fn new(metadata: Metadata) -> DirectoryBuilder {
-        DirectoryBuilder { metadata, ..DirectoryBuilder::default() }
+        DirectoryBuilder {
+            metadata,
+            ..DirectoryBuilder::default()
+        }
     }
 
     /// Adds an entry. `cumulative_size` is that of all blocks below `cid`.
@@ -250,10 +303,15 @@ impl DirectoryBuilder {
                 &self.metadata,
                 put,
             )?;
-            return Ok(BuiltDirectory { cid: shard.cid, cumulative_size: shard.cumulative_bytes });
+            return Ok(BuiltDirectory {
+                cid: shard.cid,
+                cumulative_size: shard.cumulative_bytes,
+            });
         }
         if block_bytes > limits::MAX_BLOCK_BYTES as u64 {
-            return Err(UnixfsError::DirectoryTooLarge { entries: self.entries.len() });
+            return Err(UnixfsError::DirectoryTooLarge {
+                entries: self.entries.len(),
+            });
         }
         self.finish_flat(&message, profile, put)
     }

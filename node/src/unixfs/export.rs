@@ -72,7 +72,9 @@ pub fn export(
         Ok(_) => return Err(UnixfsError::errno("create", &path)(Errno::EXIST)),
         Err(errno) => return Err(UnixfsError::errno("create", &path)(errno)),
     }
-    let directory = directory.try_clone_to_owned().map_err(UnixfsError::io("open", &path))?;
+    let directory = directory
+        .try_clone_to_owned()
+        .map_err(UnixfsError::io("open", &path))?;
     let parent = Arc::new(Directory {
         descriptor: directory,
         cid: *cid,
@@ -80,8 +82,18 @@ pub fn export(
         depth: 0,
         finish: None,
     });
-    let exporter = Exporter { blocks, options, reporter, root: *cid, written: AtomicU64::new(0) };
-    let first = Task::Entry { parent: Arc::clone(&parent), name: name.clone(), cid: *cid };
+    let exporter = Exporter {
+        blocks,
+        options,
+        reporter,
+        root: *cid,
+        written: AtomicU64::new(0),
+    };
+    let first = Task::Entry {
+        parent: Arc::clone(&parent),
+        name: name.clone(),
+        cid: *cid,
+    };
     let outcome = Scheduler::run(&exporter, first);
     if outcome.is_err() {
         if let Err(error) = remove_tree(&parent.descriptor, as_os_str(name.as_bytes())) {
@@ -129,11 +141,23 @@ struct Finish {
 #[derive(Debug)]
 enum Task {
     /// Make an entry of a directory.
-    Entry { parent: Arc<Directory>, name: EntryName, cid: Cid },
+    Entry {
+        parent: Arc<Directory>,
+        name: EntryName,
+        cid: Cid,
+    },
     /// Make the entries in a further shard of a directory.
-    Shard { directory: Arc<Directory>, shard: Pending },
+    Shard {
+        directory: Arc<Directory>,
+        shard: Pending,
+    },
     /// Write a part of a file.
-    Part { file: Arc<OpenFile>, part: FilePart, offset: u64, depth: usize },
+    Part {
+        file: Arc<OpenFile>,
+        part: FilePart,
+        offset: u64,
+        depth: usize,
+    },
 }
 
 struct Exporter<'a> {
@@ -162,7 +186,12 @@ impl Exporter<'_> {
                 self.fill(&directory, &node, &shard, follow)?;
                 self.leave_directory(directory)
             }
-            Task::Part { file, part, offset, depth } => {
+            Task::Part {
+                file,
+                part,
+                offset,
+                depth,
+            } => {
                 let node = load_part(self.blocks, &part, depth)?;
                 self.write_node(&file, &node, offset, depth, follow)?;
                 self.leave_file(file)
@@ -196,12 +225,21 @@ impl Exporter<'_> {
         follow: &mut Vec<Task>,
     ) -> Result<(), UnixfsError> {
         self.count(node.size())?;
-        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
-        let descriptor =
-            rustix::fs::openat(&parent.descriptor, name.as_bytes(), flags, Mode::from(0o666))
-                .map_err(|errno| creation_error(parent, name, &path, errno))?;
+        let flags =
+            OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
+        let descriptor = rustix::fs::openat(
+            &parent.descriptor,
+            name.as_bytes(),
+            flags,
+            Mode::from(0o666),
+        )
+        .map_err(|errno| creation_error(parent, name, &path, errno))?;
         let finish = self.finish(parent, node.metadata(), self.options.file_mode);
-        let file = Arc::new(OpenFile { descriptor, path, finish });
+        let file = Arc::new(OpenFile {
+            descriptor,
+            path,
+            finish,
+        });
         self.write_node(&file, node, 0, 0, follow)?;
         self.leave_file(file)
     }
@@ -218,8 +256,13 @@ impl Exporter<'_> {
             .map_err(|errno| creation_error(parent, name, path, errno))?;
         if let Some(mtime) = node.metadata().mtime.or(self.options.mtime) {
             let flags = AtFlags::SYMLINK_NOFOLLOW;
-            rustix::fs::utimensat(&parent.descriptor, name.as_bytes(), &timestamps(mtime), flags)
-                .map_err(UnixfsError::errno("set the time of", path))?;
+            rustix::fs::utimensat(
+                &parent.descriptor,
+                name.as_bytes(),
+                &timestamps(mtime),
+                flags,
+            )
+            .map_err(UnixfsError::errno("set the time of", path))?;
         }
         Ok(())
     }
@@ -234,7 +277,10 @@ impl Exporter<'_> {
     ) -> Result<(), UnixfsError> {
         let depth = parent.depth + 1;
         if depth > limits::MAX_DIRECTORY_DEPTH {
-            return Err(UnixfsError::TooDeep { cid: *node.cid(), limit: limits::MAX_DIRECTORY_DEPTH });
+            return Err(UnixfsError::TooDeep {
+                cid: *node.cid(),
+                limit: limits::MAX_DIRECTORY_DEPTH,
+            });
         }
         rustix::fs::mkdirat(&parent.descriptor, name.as_bytes(), Mode::from(0o777))
             .map_err(|errno| creation_error(parent, name, &path, errno))?;
@@ -243,8 +289,18 @@ impl Exporter<'_> {
             rustix::fs::openat(&parent.descriptor, name.as_bytes(), flags, Mode::empty())
                 .map_err(UnixfsError::errno("open", &path))?;
         let finish = Some(self.finish(parent, node.metadata(), self.options.directory_mode));
-        let directory = Arc::new(Directory { descriptor, cid: *node.cid(), path, depth, finish });
-        let root = Pending { cid: *node.cid(), level: 0, fanout: None };
+        let directory = Arc::new(Directory {
+            descriptor,
+            cid: *node.cid(),
+            path,
+            depth,
+            finish,
+        });
+        let root = Pending {
+            cid: *node.cid(),
+            level: 0,
+            fanout: None,
+        };
         self.fill(&directory, node, &root, follow)?;
         self.leave_directory(directory)
     }
@@ -271,12 +327,19 @@ impl Exporter<'_> {
         let (entries, shards) = expand(node, from)?;
         for shard in shards.into_iter().rev() {
             directory.enter();
-            follow.push(Task::Shard { directory: Arc::clone(directory), shard });
+            follow.push(Task::Shard {
+                directory: Arc::clone(directory),
+                shard,
+            });
         }
         for entry in entries.into_iter().rev() {
             let name = entry.checked_name(&directory.cid)?;
             directory.enter();
-            follow.push(Task::Entry { parent: Arc::clone(directory), name, cid: entry.cid });
+            follow.push(Task::Entry {
+                parent: Arc::clone(directory),
+                name,
+                cid: entry.cid,
+            });
         }
         Ok(())
     }
@@ -290,15 +353,25 @@ impl Exporter<'_> {
         depth: usize,
         follow: &mut Vec<Task>,
     ) -> Result<(), UnixfsError> {
-        let Content::File { inline, parts } = &node.content else { return Ok(()) };
-        write_at(&file.descriptor, inline, offset).map_err(UnixfsError::errno("write", &file.path))?;
-        self.reporter.report(Event::Advanced { bytes: inline.len() as u64 });
+        let Content::File { inline, parts } = &node.content else {
+            return Ok(());
+        };
+        write_at(&file.descriptor, inline, offset)
+            .map_err(UnixfsError::errno("write", &file.path))?;
+        self.reporter.report(Event::Advanced {
+            bytes: inline.len() as u64,
+        });
         let first = follow.len();
         let mut offset = offset + inline.len() as u64;
         for part in parts.iter().filter(|part| part.size > 0) {
             file.finish.enter();
             let file = Arc::clone(file);
-            follow.push(Task::Part { file, part: *part, offset, depth: depth + 1 });
+            follow.push(Task::Part {
+                file,
+                part: *part,
+                offset,
+                depth: depth + 1,
+            });
             offset += part.size;
         }
         follow[first..].reverse();
@@ -308,9 +381,14 @@ impl Exporter<'_> {
     fn count(&self, bytes: u64) -> Result<(), UnixfsError> {
         let before = self.written.fetch_add(bytes, Ordering::Relaxed);
         if before.saturating_add(bytes) > self.options.max_bytes {
-            return Err(UnixfsError::TooLarge { cid: self.root, limit: self.options.max_bytes });
+            return Err(UnixfsError::TooLarge {
+                cid: self.root,
+                limit: self.options.max_bytes,
+            });
         }
-        self.reporter.report(Event::Total { bytes: before + bytes });
+        self.reporter.report(Event::Total {
+            bytes: before + bytes,
+        });
         Ok(())
     }
 
@@ -365,14 +443,23 @@ impl Finish {
 }
 
 fn timestamps(mtime: Mtime) -> Timestamps {
-    let time = Timespec { tv_sec: mtime.seconds, tv_nsec: mtime.nanoseconds.into() };
-    Timestamps { last_access: time, last_modification: time }
+    let time = Timespec {
+        tv_sec: mtime.seconds,
+        tv_nsec: mtime.nanoseconds.into(),
+    };
+    Timestamps {
+        last_access: time,
+        last_modification: time,
+    }
 }
 
 /// Everything below the export is new, so what is in the way came from the DAG itself.
 fn creation_error(parent: &Directory, name: &EntryName, path: &Path, errno: Errno) -> UnixfsError {
     if errno == Errno::EXIST && parent.finish.is_some() {
-        UnixfsError::DuplicateEntry { directory: parent.cid, name: name.to_string() }
+        UnixfsError::DuplicateEntry {
+            directory: parent.cid,
+            name: name.to_string(),
+        }
     } else {
         UnixfsError::errno("create", path)(errno)
     }
@@ -408,8 +495,15 @@ struct Pool {
 
 impl Scheduler {
     fn run(exporter: &Exporter<'_>, first: Task) -> Result<(), UnixfsError> {
-        let pool = Pool { stack: vec![first], active: 0, outcome: ControlFlow::Continue(()) };
-        let scheduler = Scheduler { state: Mutex::new(pool), changed: Condvar::new() };
+        let pool = Pool {
+            stack: vec![first],
+            active: 0,
+            outcome: ControlFlow::Continue(()),
+        };
+        let scheduler = Scheduler {
+            state: Mutex::new(pool),
+            changed: Condvar::new(),
+        };
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         std::thread::scope(|scope| {
             for _ in 1..threads {
@@ -417,7 +511,12 @@ impl Scheduler {
             }
             scheduler.work(exporter);
         });
-        match scheduler.state.into_inner().unwrap_or_else(PoisonError::into_inner).outcome {
+        match scheduler
+            .state
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
+            .outcome
+        {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(error) => Err(error),
         }
@@ -445,7 +544,10 @@ impl Scheduler {
             if pool.active == 0 {
                 return None;
             }
-            pool = self.changed.wait(pool).unwrap_or_else(PoisonError::into_inner);
+            pool = self
+                .changed
+                .wait(pool)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 

@@ -29,14 +29,23 @@ pub(super) struct ShardShape {
 
 impl ShardShape {
     pub(super) fn of(data: &Data<'_>, links: usize) -> Result<ShardShape, InvalidData> {
-        let fanout = data.fanout.ok_or(InvalidData("it is a HAMT shard without a fanout"))?;
+        let fanout = data
+            .fanout
+            .ok_or(InvalidData("it is a HAMT shard without a fanout"))?;
         if !fanout.is_power_of_two() || !limits::HAMT_FANOUT.contains(&fanout) {
-            return Err(InvalidData("its HAMT fanout is not a power of two from 8 to 1024"));
+            return Err(InvalidData(
+                "its HAMT fanout is not a power of two from 8 to 1024",
+            ));
         }
         if data.hash_type != Some(MURMUR3_X64_64) {
             return Err(InvalidData("its HAMT hash is not murmur3"));
         }
-        let ones: u32 = data.data.unwrap_or_default().iter().map(|byte| byte.count_ones()).sum();
+        let ones: u32 = data
+            .data
+            .unwrap_or_default()
+            .iter()
+            .map(|byte| byte.count_ones())
+            .sum();
         if ones as usize != links {
             return Err(InvalidData("its HAMT bitfield does not match its links"));
         }
@@ -91,11 +100,16 @@ pub(super) fn write(
     metadata: &Metadata,
     put: &mut dyn FnMut(Block) -> Result<(), UnixfsError>,
 ) -> Result<WrittenShard, UnixfsError> {
-    let mut order: Vec<(u64, u32)> =
-        (0..entries.len()).map(|index| (hash_name(entries.get(index).name), index as u32)).collect();
+    let mut order: Vec<(u64, u32)> = (0..entries.len())
+        .map(|index| (hash_name(entries.get(index).name), index as u32))
+        .collect();
     // Entries of one shard stand together: the order of hashes is that of a walk through the trie.
     order.sort_unstable();
-    let writer = TrieWriter { entries, fanout, version };
+    let writer = TrieWriter {
+        entries,
+        fanout,
+        version,
+    };
     writer.shard(&order, 0, metadata, put)
 }
 
@@ -119,13 +133,11 @@ impl TrieWriter<'_> {
         let mut node = PbWriter::default();
         let mut bitfield = vec![0u8; (self.fanout / 8) as usize];
         let mut below = 0u64;
-        let collision = |index: u32| UnixfsError::HashCollision {
-            name: escape(self.entries.get(index as usize).name),
-        };
         let mut rest = order;
         while let Some((hash, index)) = rest.first() {
-            let here = position(*hash, level, bits).ok_or_else(|| collision(*index))?;
-            let count = rest.partition_point(|(hash, _)| position(*hash, level, bits) <= Some(here));
+            let here = position(*hash, level, bits).ok_or_else(|| self.collision(order, *index))?;
+            let count =
+                rest.partition_point(|(hash, _)| position(*hash, level, bits) <= Some(here));
             let (group, others) = rest.split_at(count);
             rest = others;
             // Big-endian: position 0 is the lowest bit of the last byte.
@@ -143,7 +155,10 @@ impl TrieWriter<'_> {
             node.link(&cid, &name, size);
             below += size;
         }
-        let significant = bitfield.iter().position(|byte| *byte != 0).unwrap_or(bitfield.len());
+        let significant = bitfield
+            .iter()
+            .position(|byte| *byte != 0)
+            .unwrap_or(bitfield.len());
         let message = data::shard(&bitfield[significant..], self.fanout, metadata);
         let block = Block::new(self.version, DAG_PB, node.finish(&message).into());
         let written = WrittenShard {
@@ -152,6 +167,20 @@ impl TrieWriter<'_> {
         };
         put(block)?;
         Ok(written)
+    }
+
+    /// The error for entries that no bit of their hashes tells apart.
+    fn collision(&self, order: &[(u64, u32)], index: u32) -> UnixfsError {
+        let named = self.entries.get(index as usize).name;
+        let same = order
+            .iter()
+            .filter(|(_, other)| self.entries.get(*other as usize).name == named);
+        let name = escape(named);
+        if same.count() > 1 {
+            UnixfsError::DuplicateName { name }
+        } else {
+            UnixfsError::HashCollision { name }
+        }
     }
 }
 

@@ -138,7 +138,10 @@ pub enum UnixfsError {
         limit: u64,
     },
     /// A directory does not fit a block and may not be sharded.
-    #[error("a directory of {entries} entries does not fit a block of {} bytes", limits::MAX_BLOCK_BYTES)]
+    #[error(
+        "a directory of {entries} entries does not fit a block of {} bytes",
+        limits::MAX_BLOCK_BYTES
+    )]
     DirectoryTooLarge {
         /// How many entries it has.
         entries: usize,
@@ -202,10 +205,18 @@ pub enum UnixfsError {
 
 impl UnixfsError {
     fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> UnixfsError {
-        move |source| UnixfsError::Io { action, path: path.to_owned(), source }
+        move |source| UnixfsError::Io {
+            action,
+            path: path.to_owned(),
+            source,
+        }
     }
 
     fn errno(action: &'static str, path: &Path) -> impl FnOnce(rustix::io::Errno) -> UnixfsError {
-        move |source| UnixfsError::Io { action, path: path.to_owned(), source: source.into() }
+        move |source| UnixfsError::Io {
+            action,
+            path: path.to_owned(),
+            source: source.into(),
+        }
     }
 }

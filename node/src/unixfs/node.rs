@@ -54,10 +54,15 @@ pub(super) struct FilePart {
 #[derive(Clone, Debug)]
 pub(super) enum Content {
     /// Content of its own, then the parts in order.
-    File { inline: Bytes, parts: Vec<FilePart> },
+    File {
+        inline: Bytes,
+        parts: Vec<FilePart>,
+    },
     Directory,
     Shard(ShardShape),
-    Symlink { target: Bytes },
+    Symlink {
+        target: Bytes,
+    },
 }
 
 /// A decoded node.
@@ -88,7 +93,10 @@ impl Node {
         match cid.codec() {
             RAW => Ok(Node {
                 cid: *cid,
-                content: Content::File { inline: block.clone(), parts: Vec::new() },
+                content: Content::File {
+                    inline: block.clone(),
+                    parts: Vec::new(),
+                },
                 block,
                 metadata: Metadata::default(),
                 links: 0,
@@ -150,7 +158,10 @@ impl Node {
 
     /// The links and the data, decoded from the block once more.
     pub(super) fn pb(&self) -> Result<PbNode<'_>, UnixfsError> {
-        pb::decode(&self.block).map_err(|source| UnixfsError::InvalidPb { cid: self.cid, source })
+        pb::decode(&self.block).map_err(|source| UnixfsError::InvalidPb {
+            cid: self.cid,
+            source,
+        })
     }
 }
 
@@ -162,26 +173,40 @@ fn decode_pb(cid: &Cid, block: Bytes) -> Result<Node, UnixfsError> {
     let content = match data.kind {
         DataType::File | DataType::Raw => file_content(cid, &block, &node, &data)?,
         DataType::Directory => Content::Directory,
-        DataType::HamtShard => Content::Shard(ShardShape::of(&data, node.links.len()).map_err(invalid)?),
-        DataType::Symlink => Content::Symlink { target: symlink_target(&block, &data).map_err(invalid)? },
+        DataType::HamtShard => {
+            Content::Shard(ShardShape::of(&data, node.links.len()).map_err(invalid)?)
+        }
+        DataType::Symlink => Content::Symlink {
+            target: symlink_target(&block, &data).map_err(invalid)?,
+        },
     };
     Ok(Node {
         cid: *cid,
         content,
         metadata: data.metadata,
         links: node.links.len(),
-        below: node.links.iter().fold(0, |sum, link| sum.saturating_add(link.size)),
+        below: node
+            .links
+            .iter()
+            .fold(0, |sum, link| sum.saturating_add(link.size)),
         block: block.clone(),
     })
 }
 
 /// Checks that a file node agrees with itself: a size for each link, and their sum.
-fn file_content(cid: &Cid, block: &Bytes, node: &PbNode<'_>, data: &Data<'_>) -> Result<Content, UnixfsError> {
+fn file_content(
+    cid: &Cid,
+    block: &Bytes,
+    node: &PbNode<'_>,
+    data: &Data<'_>,
+) -> Result<Content, UnixfsError> {
     let invalid = |reason| UnixfsError::Invalid { cid: *cid, reason };
     if node.links.len() != data.block_sizes.len() {
         return Err(invalid("it does not declare one size for each link"));
     }
-    let inline = data.data.map_or_else(Bytes::new, |bytes| block.slice_ref(bytes));
+    let inline = data
+        .data
+        .map_or_else(Bytes::new, |bytes| block.slice_ref(bytes));
     let actual = data
         .block_sizes
         .iter()
@@ -189,10 +214,19 @@ fn file_content(cid: &Cid, block: &Bytes, node: &PbNode<'_>, data: &Data<'_>) ->
         .filter(|sum| i64::try_from(*sum).is_ok())
         .ok_or(invalid("its size does not fit 63 bits"))?;
     if let Some(declared) = data.file_size.filter(|declared| *declared != actual) {
-        return Err(UnixfsError::SizeMismatch { cid: *cid, declared, actual });
+        return Err(UnixfsError::SizeMismatch {
+            cid: *cid,
+            declared,
+            actual,
+        });
     }
     let links = node.links.iter().zip(&data.block_sizes);
-    let parts = links.map(|(link, size)| FilePart { cid: link.cid, size: *size }).collect();
+    let parts = links
+        .map(|(link, size)| FilePart {
+            cid: link.cid,
+            size: *size,
+        })
+        .collect();
     Ok(Content::File { inline, parts })
 }
 
@@ -202,10 +236,14 @@ fn symlink_target(block: &Bytes, data: &Data<'_>) -> Result<Bytes, InvalidData> 
         return Err(InvalidData("it is a symbolic link without a target"));
     }
     if target.len() > limits::MAX_SYMLINK_BYTES {
-        return Err(InvalidData("it is a symbolic link with a target of more than 4095 bytes"));
+        return Err(InvalidData(
+            "it is a symbolic link with a target of more than 4095 bytes",
+        ));
     }
     if target.contains(&0) {
-        return Err(InvalidData("it is a symbolic link with a NUL byte in its target"));
+        return Err(InvalidData(
+            "it is a symbolic link with a NUL byte in its target",
+        ));
     }
     Ok(block.slice_ref(target))
 }

@@ -56,10 +56,18 @@ impl<'b> FileReader<'b> {
     /// [`UnixfsError::NotFile`].
     pub fn new(blocks: &'b dyn Blocks, root: Node) -> Result<FileReader<'b>, UnixfsError> {
         if root.kind() != NodeKind::File {
-            return Err(UnixfsError::NotFile { cid: *root.cid(), kind: root.kind() });
+            return Err(UnixfsError::NotFile {
+                cid: *root.cid(),
+                kind: root.kind(),
+            });
         }
-        let mut reader =
-            FileReader { blocks, root, pending: Vec::new(), leaf: Bytes::new(), position: 0 };
+        let mut reader = FileReader {
+            blocks,
+            root,
+            pending: Vec::new(),
+            leaf: Bytes::new(),
+            position: 0,
+        };
         reader.rewind();
         Ok(reader)
     }
@@ -88,7 +96,9 @@ impl<'b> FileReader<'b> {
     /// Goes on to the next leaf when the present one is used up.
     fn fill(&mut self) -> Result<(), UnixfsError> {
         while self.leaf.is_empty() {
-            let Some(next) = self.pending.pop() else { return Ok(()) };
+            let Some(next) = self.pending.pop() else {
+                return Ok(());
+            };
             self.descend(next)?;
         }
         Ok(())
@@ -115,7 +125,9 @@ impl<'b> FileReader<'b> {
             while let Some(next) = self.pending.pop_if(|next| next.part.size <= skip) {
                 skip -= next.part.size;
             }
-            let Some(next) = self.pending.pop() else { return Ok(()) };
+            let Some(next) = self.pending.pop() else {
+                return Ok(());
+            };
             self.descend(next)?;
         }
     }
@@ -124,7 +136,9 @@ impl<'b> FileReader<'b> {
 /// Stacks the parts of a node so that the first is on top, and gives its own content. Parts of no
 /// bytes are left out: there is nothing to read in them, however deep they go.
 fn push_parts(pending: &mut Vec<Part>, content: &Content, depth: usize) -> Bytes {
-    let Content::File { inline, parts } = content else { return Bytes::new() };
+    let Content::File { inline, parts } = content else {
+        return Bytes::new();
+    };
     let parts = parts.iter().rev().filter(|part| part.size > 0);
     pending.extend(parts.map(|part| Part { part: *part, depth }));
     inline.clone()
@@ -137,11 +151,17 @@ pub(super) fn load_part(
     depth: usize,
 ) -> Result<Node, UnixfsError> {
     if depth > limits::MAX_FILE_DEPTH {
-        return Err(UnixfsError::TooDeep { cid: part.cid, limit: limits::MAX_FILE_DEPTH });
+        return Err(UnixfsError::TooDeep {
+            cid: part.cid,
+            limit: limits::MAX_FILE_DEPTH,
+        });
     }
     let node = Node::load(blocks, &part.cid)?;
     if node.kind() != NodeKind::File {
-        return Err(UnixfsError::NotFile { cid: part.cid, kind: node.kind() });
+        return Err(UnixfsError::NotFile {
+            cid: part.cid,
+            kind: node.kind(),
+        });
     }
     if node.size() != part.size {
         return Err(UnixfsError::SizeMismatch {

@@ -15,13 +15,18 @@ pub fn resolve(blocks: &dyn Blocks, path: &ContentPath) -> Result<Cid, UnixfsErr
     let mut cid = match &path.root {
         PathRoot::Cid(cid) => *cid,
         PathRoot::Name(name) => {
-            return Err(UnixfsError::UnresolvedName { name: escape(name.as_bytes()) });
+            return Err(UnixfsError::UnresolvedName {
+                name: escape(name.as_bytes()),
+            });
         }
     };
     for segment in &path.segments {
         let node = Node::load(blocks, &cid)?;
         if !node.kind().is_directory() {
-            return Err(UnixfsError::NotDirectory { cid, kind: node.kind() });
+            return Err(UnixfsError::NotDirectory {
+                cid,
+                kind: node.kind(),
+            });
         }
         cid = lookup(blocks, &cid, segment)?.cid;
     }

@@ -11,9 +11,9 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::fs::{Mode, OFlags};
 
+use super::super::UnixfsError;
 use super::super::data::{self, Metadata};
 use super::super::directory::DirectoryBuilder;
-use super::super::UnixfsError;
 use super::source::{self, Step};
 use super::tree::{Child, TreeBuilder};
 use super::work::{self, ChunkBuffer, Done, Job, Work};
@@ -25,7 +25,7 @@ use crate::progress::{Event, Reporter};
 
 /// Content in flight, in bytes: keeps every thread busy, and stays small against what an operation
 /// may use.
-const IN_FLIGHT_BYTES: usize = 12 << 20;
+const IN_FLIGHT_BYTES: usize = 8 << 20;
 
 /// Entries in flight, where files are small.
 const MAX_IN_FLIGHT: usize = 256;
@@ -82,9 +82,14 @@ pub(super) fn import_path(
 /// opened as itself.
 fn split(path: &Path) -> (&Path, &std::ffi::OsStr) {
     match (path.parent(), path.file_name()) {
-        (Some(parent), Some(name)) if !path.as_os_str().as_bytes().ends_with(b"/.") => {
-            (if parent.as_os_str().is_empty() { Path::new(".") } else { parent }, name)
-        }
+        (Some(parent), Some(name)) if !path.as_os_str().as_bytes().ends_with(b"/.") => (
+            if parent.as_os_str().is_empty() {
+                Path::new(".")
+            } else {
+                parent
+            },
+            name,
+        ),
         _ => (path, ".".as_ref()),
     }
 }
@@ -136,13 +141,22 @@ fn with_workers<T>(
 
 /// Sends a step on, with a job for it where there is work; false when nobody takes it.
 fn queue(step: Step, jobs: &Sender<Job>, steps: &Sender<Ordered>) -> bool {
-    let Step::File { directory, name, path } = step else {
+    let Step::File {
+        directory,
+        name,
+        path,
+    } = step
+    else {
         return steps.send(Ordered::Step(step)).is_ok();
     };
     // The root's entry name is not its name on disk.
     let file_name = path.file_name().unwrap_or_default().to_owned();
     let (done, result) = bounded(1);
-    let work = Work::File { directory, name: file_name, path };
+    let work = Work::File {
+        directory,
+        name: file_name,
+        path,
+    };
     // The order is taken first: it is what bounds how much is in flight.
     steps.send(Ordered::File { name, result }).is_ok() && jobs.send(Job { work, done }).is_ok()
 }
@@ -173,7 +187,15 @@ impl<'a> Assembler<'a> {
         jobs: &'a Sender<Job>,
     ) -> Assembler<'a> {
         let batch = Vec::with_capacity(PUT_BLOCKS);
-        Assembler { blocks, profile, reporter, jobs, batch, batch_bytes: 0, total: 0 }
+        Assembler {
+            blocks,
+            profile,
+            reporter,
+            jobs,
+            batch,
+            batch_bytes: 0,
+            total: 0,
+        }
     }
 
     fn run(
@@ -191,26 +213,38 @@ impl<'a> Assembler<'a> {
                 Ordered::Failed(error) => return Err(error),
                 Ordered::Step(Step::Enter { name, metadata }) => {
                     let builder = DirectoryBuilder::new(metadata);
-                    open.push(OpenDirectory { name, builder, bytes: 0 });
+                    open.push(OpenDirectory {
+                        name,
+                        builder,
+                        bytes: 0,
+                    });
                     continue;
                 }
                 Ordered::Step(Step::Leave) => {
                     let directory = open.pop().expect("every directory left was entered");
                     self.directory(directory)?
                 }
-                Ordered::Step(Step::Symlink { name, target, metadata }) => {
-                    (name, self.symlink(&target, &metadata)?)
-                }
+                Ordered::Step(Step::Symlink {
+                    name,
+                    target,
+                    metadata,
+                }) => (name, self.symlink(&target, &metadata)?),
                 Ordered::Step(Step::File { .. }) => unreachable!("files come with their results"),
                 Ordered::File { name, result } => (name, self.file(&result)?),
             };
             self.reporter.report(Event::Entry);
             let at_root = open.is_empty();
-            let path = if at_root { PathBuf::new() } else { entry_path(&open, &name) };
+            let path = if at_root {
+                PathBuf::new()
+            } else {
+                entry_path(&open, &name)
+            };
             on_entry(ImportedEntry { path, imported });
             match open.last_mut() {
                 Some(parent) => {
-                    parent.builder.add(&name, &imported.cid, imported.cumulative_bytes);
+                    parent
+                        .builder
+                        .add(&name, &imported.cid, imported.cumulative_bytes);
                     parent.bytes += imported.bytes;
                 }
                 None => root = Some(imported),
@@ -220,8 +254,13 @@ impl<'a> Assembler<'a> {
         root.ok_or(UnixfsError::Interrupted)
     }
 
-    fn directory(&mut self, directory: OpenDirectory) -> Result<(EntryName, Imported), UnixfsError> {
-        let built = directory.builder.finish(self.profile, &mut |block| self.put(block))?;
+    fn directory(
+        &mut self,
+        directory: OpenDirectory,
+    ) -> Result<(EntryName, Imported), UnixfsError> {
+        let built = directory
+            .builder
+            .finish(self.profile, &mut |block| self.put(block))?;
         let imported = Imported {
             cid: built.cid,
             bytes: directory.bytes,
@@ -235,7 +274,11 @@ impl<'a> Assembler<'a> {
         let node = crate::dag::pb::PbWriter::default().finish(&message);
         let block = Block::new(self.profile.cid_version, DAG_PB, node.into());
         let cumulative_bytes = block.data().len() as u64;
-        let imported = Imported { cid: *block.cid(), bytes: 0, cumulative_bytes };
+        let imported = Imported {
+            cid: *block.cid(),
+            bytes: 0,
+            cumulative_bytes,
+        };
         self.put(block)?;
         Ok(imported)
     }
@@ -244,14 +287,32 @@ impl<'a> Assembler<'a> {
         match wait(result)? {
             Done::Leaf { block, child } => {
                 self.leaf(block, child)?;
-                let Child { cid, bytes, cumulative_bytes } = child;
-                Ok(Imported { cid, bytes, cumulative_bytes })
+                let Child {
+                    cid,
+                    bytes,
+                    cumulative_bytes,
+                } = child;
+                Ok(Imported {
+                    cid,
+                    bytes,
+                    cumulative_bytes,
+                })
             }
-            Done::Open { file, path, size: 0, metadata } => {
+            Done::Open {
+                file,
+                path,
+                size: 0,
+                metadata,
+            } => {
                 let mut file = file;
                 self.stream(&mut file, &path, &metadata)
             }
-            Done::Open { file, path, size, metadata } => self.chunks(file, path, size, &metadata),
+            Done::Open {
+                file,
+                path,
+                size,
+                metadata,
+            } => self.chunks(file, path, size, &metadata),
         }
     }
 
@@ -272,8 +333,12 @@ impl<'a> Assembler<'a> {
                 return Ok(None);
             }
             let length = chunk.min(size - next) as usize;
-            let work =
-                Work::Chunk { file: Arc::clone(&file), path: Arc::clone(&path), offset: next, length };
+            let work = Work::Chunk {
+                file: Arc::clone(&file),
+                path: Arc::clone(&path),
+                offset: next,
+                length,
+            };
             next += length as u64;
             Ok(Some(work))
         })
@@ -289,19 +354,27 @@ impl<'a> Assembler<'a> {
         let chunk = self.profile.chunk_bytes;
         let mut fill = || {
             let mut buffer = ChunkBuffer::new(chunk);
-            buffer.read_from(stream).map_err(UnixfsError::io("read", path))?;
+            buffer
+                .read_from(stream)
+                .map_err(UnixfsError::io("read", path))?;
             Ok::<_, UnixfsError>(buffer)
         };
         let mut ahead = Some(fill()?);
         let mut first = true;
         self.tree(metadata, &mut || {
-            let Some(buffer) = ahead.take() else { return Ok(None) };
+            let Some(buffer) = ahead.take() else {
+                return Ok(None);
+            };
             if buffer.content_length() == chunk {
                 ahead = Some(fill()?).filter(|next| next.content_length() > 0);
             }
             // Alone, a leaf is the file and records what the file does.
             let alone = std::mem::take(&mut first) && ahead.is_none();
-            let metadata = if alone { *metadata } else { Metadata::default() };
+            let metadata = if alone {
+                *metadata
+            } else {
+                Metadata::default()
+            };
             Ok(Some(Work::Buffer { buffer, metadata }))
         })
     }
@@ -329,7 +402,9 @@ impl<'a> Assembler<'a> {
                     None => more = false,
                 }
             }
-            let Some(result) = pending.pop_front() else { break };
+            let Some(result) = pending.pop_front() else {
+                break;
+            };
             if self.reporter.interrupted() {
                 return Err(UnixfsError::Interrupted);
             }
@@ -376,6 +451,12 @@ fn wait(result: &Pending) -> Result<Done, UnixfsError> {
 
 /// The path of `name` below the root, which is the first of the open directories.
 fn entry_path(open: &[OpenDirectory], name: &EntryName) -> PathBuf {
-    let names = open.iter().skip(1).map(|directory| &directory.name).chain([name]);
-    names.map(|name| std::ffi::OsStr::from_bytes(name.as_bytes())).collect()
+    let names = open
+        .iter()
+        .skip(1)
+        .map(|directory| &directory.name)
+        .chain([name]);
+    names
+        .map(|name| std::ffi::OsStr::from_bytes(name.as_bytes()))
+        .collect()
 }

@@ -61,8 +61,16 @@ impl ImportOptions {
     /// that are not preserved from disk.
     fn metadata(&self, mode: u32, mtime: Mtime) -> Metadata {
         Metadata {
-            mode: if self.preserve_mode { Some(mode & super::data::MODE_BITS) } else { self.mode },
-            mtime: if self.preserve_mtime { Some(mtime) } else { self.mtime },
+            mode: if self.preserve_mode {
+                Some(mode & super::data::MODE_BITS)
+            } else {
+                self.mode
+            },
+            mtime: if self.preserve_mtime {
+                Some(mtime)
+            } else {
+                self.mtime
+            },
         }
     }
 }

@@ -27,9 +27,17 @@ pub(super) enum Step {
     /// It ends.
     Leave,
     /// A regular file.
-    File { directory: Arc<OwnedFd>, name: EntryName, path: PathBuf },
+    File {
+        directory: Arc<OwnedFd>,
+        name: EntryName,
+        path: PathBuf,
+    },
     /// A symbolic link.
-    Symlink { name: EntryName, target: Vec<u8>, metadata: Metadata },
+    Symlink {
+        name: EntryName,
+        target: Vec<u8>,
+        metadata: Metadata,
+    },
 }
 
 /// A regular file, open.
@@ -57,7 +65,11 @@ pub(super) fn walk(
     options: &ImportOptions,
     sink: &mut dyn FnMut(Step) -> bool,
 ) -> Result<(), UnixfsError> {
-    let mut walk = Walk { options, sink, levels: Vec::new() };
+    let mut walk = Walk {
+        options,
+        sink,
+        levels: Vec::new(),
+    };
     let directory = Arc::new(directory);
     if !walk.visit(&directory, name, root, path.to_owned(), FileType::Unknown)? {
         return Ok(());
@@ -76,8 +88,10 @@ pub(super) fn walk(
             continue;
         }
         let path = level.path.join(name);
-        let checked = EntryName::new(name.as_bytes())
-            .map_err(|source| UnixfsError::LocalName { path: path.clone(), source })?;
+        let checked = EntryName::new(name.as_bytes()).map_err(|source| UnixfsError::LocalName {
+            path: path.clone(),
+            source,
+        })?;
         let directory = Arc::clone(&level.descriptor);
         if !walk.visit(&directory, name, checked, path, entry.file_type())? {
             return Ok(());
@@ -110,10 +124,17 @@ impl Walk<'_> {
             FileType::Directory => self.enter(directory, name, entry, path),
             FileType::RegularFile => {
                 let directory = Arc::clone(directory);
-                Ok((self.sink)(Step::File { directory, name: entry, path }))
+                Ok((self.sink)(Step::File {
+                    directory,
+                    name: entry,
+                    path,
+                }))
             }
             FileType::Symlink => self.symlink(directory, name, entry, &path),
-            other => Err(UnixfsError::SpecialFile { path, kind: describe(other) }),
+            other => Err(UnixfsError::SpecialFile {
+                path,
+                kind: describe(other),
+            }),
         }
     }
 
@@ -132,10 +153,19 @@ impl Walk<'_> {
             open_readable(&**parent, name, OFlags::DIRECTORY, needed, self.options)
                 .map_err(UnixfsError::errno("open", &path))?;
         let stat = rustix::fs::fstat(&descriptor).map_err(UnixfsError::errno("stat", &path))?;
-        let metadata = self.options.metadata(mode.unwrap_or(stat.st_mode), stat_mtime(&stat));
+        let metadata = self
+            .options
+            .metadata(mode.unwrap_or(stat.st_mode), stat_mtime(&stat));
         let entries = Dir::read_from(&descriptor).map_err(UnixfsError::errno("read", &path))?;
-        self.levels.push(Level { descriptor: Arc::new(descriptor), entries, path });
-        Ok((self.sink)(Step::Enter { name: entry, metadata }))
+        self.levels.push(Level {
+            descriptor: Arc::new(descriptor),
+            entries,
+            path,
+        });
+        Ok((self.sink)(Step::Enter {
+            name: entry,
+            metadata,
+        }))
     }
 
     fn symlink(
@@ -149,14 +179,23 @@ impl Walk<'_> {
             .map_err(UnixfsError::errno("read the link", path))?;
         let stat = rustix::fs::statat(&**directory, name, AtFlags::SYMLINK_NOFOLLOW)
             .map_err(UnixfsError::errno("read", path))?;
-        let metadata =
-            Metadata { mode: None, ..self.options.metadata(stat.st_mode, stat_mtime(&stat)) };
-        Ok((self.sink)(Step::Symlink { name: entry, target: target.into_bytes(), metadata }))
+        let metadata = Metadata {
+            mode: None,
+            ..self.options.metadata(stat.st_mode, stat_mtime(&stat))
+        };
+        Ok((self.sink)(Step::Symlink {
+            name: entry,
+            target: target.into_bytes(),
+            metadata,
+        }))
     }
 }
 
 fn stat_mtime(stat: &rustix::fs::Stat) -> Mtime {
-    Mtime { seconds: stat.st_mtime as i64, nanoseconds: stat.st_mtime_nsec as u32 }
+    Mtime {
+        seconds: stat.st_mtime as i64,
+        nanoseconds: stat.st_mtime_nsec as u32,
+    }
 }
 
 fn describe(kind: FileType) -> &'static str {
@@ -177,16 +216,26 @@ pub(super) fn open_file(
     options: &ImportOptions,
 ) -> Result<OpenedFile, UnixfsError> {
     // Not blocking: a FIFO that took the file's place must not stop us.
-    let (descriptor, mode) =
-        open_readable(directory, name, OFlags::NONBLOCK, Mode::RUSR, options)
-            .map_err(UnixfsError::errno("open", path))?;
+    let (descriptor, mode) = open_readable(directory, name, OFlags::NONBLOCK, Mode::RUSR, options)
+        .map_err(UnixfsError::errno("open", path))?;
     let file = File::from(descriptor);
     let stat = file.metadata().map_err(UnixfsError::io("stat", path))?;
     if !stat.is_file() {
-        let kind = if stat.file_type().is_fifo() { "FIFO" } else { "special file" };
-        return Err(UnixfsError::SpecialFile { path: path.to_owned(), kind });
+        let kind = if stat.file_type().is_fifo() {
+            "FIFO"
+        } else {
+            "special file"
+        };
+        return Err(UnixfsError::SpecialFile {
+            path: path.to_owned(),
+            kind,
+        });
     }
-    Ok(OpenedFile { file, mode: mode.unwrap_or(stat.mode()), stat })
+    Ok(OpenedFile {
+        file,
+        mode: mode.unwrap_or(stat.mode()),
+        stat,
+    })
 }
 
 /// Opens for reading; where that is not allowed and the options say so, first gives the owner the

@@ -31,7 +31,10 @@ type Put<'a> = dyn FnMut(Block) -> Result<(), UnixfsError> + 'a;
 
 impl<'p> TreeBuilder<'p> {
     pub(super) fn new(profile: &'p Profile) -> TreeBuilder<'p> {
-        TreeBuilder { profile, levels: Vec::new() }
+        TreeBuilder {
+            profile,
+            levels: Vec::new(),
+        }
     }
 
     /// Adds the next leaf.
@@ -39,7 +42,12 @@ impl<'p> TreeBuilder<'p> {
         self.push_at(0, leaf, put)
     }
 
-    fn push_at(&mut self, mut level: usize, mut child: Child, put: &mut Put<'_>) -> Result<(), UnixfsError> {
+    fn push_at(
+        &mut self,
+        mut level: usize,
+        mut child: Child,
+        put: &mut Put<'_>,
+    ) -> Result<(), UnixfsError> {
         loop {
             if level == self.levels.len() {
                 self.levels.push(Vec::new());
@@ -55,7 +63,11 @@ impl<'p> TreeBuilder<'p> {
     }
 
     /// Ends the file. With one leaf, that leaf is the file: it must have got the metadata itself.
-    pub(super) fn finish(mut self, metadata: &Metadata, put: &mut Put<'_>) -> Result<Imported, UnixfsError> {
+    pub(super) fn finish(
+        mut self,
+        metadata: &Metadata,
+        put: &mut Put<'_>,
+    ) -> Result<Imported, UnixfsError> {
         let mut level = 0;
         loop {
             let children = std::mem::take(&mut self.levels[level]);
@@ -78,13 +90,22 @@ impl<'p> TreeBuilder<'p> {
         }
     }
 
-    fn node(&self, children: &[Child], metadata: &Metadata, put: &mut Put<'_>) -> Result<Child, UnixfsError> {
+    fn node(
+        &self,
+        children: &[Child],
+        metadata: &Metadata,
+        put: &mut Put<'_>,
+    ) -> Result<Child, UnixfsError> {
         let mut node = PbWriter::default();
         for child in children {
             node.link(&child.cid, b"", child.cumulative_bytes);
         }
         let message = data::branch(children.iter().map(|child| child.bytes), metadata);
-        let block = Block::new(self.profile.cid_version, DAG_PB, node.finish(&message).into());
+        let block = Block::new(
+            self.profile.cid_version,
+            DAG_PB,
+            node.finish(&message).into(),
+        );
         let below: u64 = children.iter().map(|child| child.cumulative_bytes).sum();
         let child = Child {
             cid: *block.cid(),

@@ -15,8 +15,8 @@ use crossbeam_channel::{Receiver, Sender};
 
 use super::super::data::{self, MAX_LEAF_PREFIX_BYTES, MAX_LEAF_SUFFIX_BYTES, Metadata};
 use super::super::{Mtime, UnixfsError};
-use super::source;
 use super::ImportOptions;
+use super::source;
 use super::tree::Child;
 use crate::block::{Block, DAG_PB, RAW};
 use crate::profile::Profile;
@@ -30,11 +30,23 @@ pub(super) struct Job {
 /// What is to be done.
 pub(super) enum Work {
     /// Open a regular file; read it if it fits one chunk.
-    File { directory: Arc<OwnedFd>, name: OsString, path: PathBuf },
+    File {
+        directory: Arc<OwnedFd>,
+        name: OsString,
+        path: PathBuf,
+    },
     /// Read one chunk of an open file.
-    Chunk { file: Arc<File>, path: Arc<PathBuf>, offset: u64, length: usize },
+    Chunk {
+        file: Arc<File>,
+        path: Arc<PathBuf>,
+        offset: u64,
+        length: usize,
+    },
     /// Hash a chunk that was read from a stream.
-    Buffer { buffer: ChunkBuffer, metadata: Metadata },
+    Buffer {
+        buffer: ChunkBuffer,
+        metadata: Metadata,
+    },
 }
 
 /// What was done.
@@ -42,7 +54,12 @@ pub(super) enum Done {
     /// A leaf.
     Leaf { block: Block, child: Child },
     /// A file of more than one chunk, or of a size that only reading tells.
-    Open { file: File, path: PathBuf, size: u64, metadata: Metadata },
+    Open {
+        file: File,
+        path: PathBuf,
+        size: u64,
+        metadata: Metadata,
+    },
 }
 
 /// Performs jobs until there are no more.
@@ -55,15 +72,28 @@ pub(super) fn work(jobs: &Receiver<Job>, options: &ImportOptions, profile: &Prof
 
 fn perform(work: Work, options: &ImportOptions, profile: &Profile) -> Result<Done, UnixfsError> {
     match work {
-        Work::File { directory, name, path } => {
+        Work::File {
+            directory,
+            name,
+            path,
+        } => {
             let file = source::open_file(&*directory, &name, &path, options)?;
             open(file, path, options, profile)
         }
-        Work::Chunk { file, path, offset, length } => {
+        Work::Chunk {
+            file,
+            path,
+            offset,
+            length,
+        } => {
             let mut buffer = ChunkBuffer::new(length);
-            buffer.read_at(&file, offset).map_err(UnixfsError::io("read", &path))?;
+            buffer
+                .read_at(&file, offset)
+                .map_err(UnixfsError::io("read", &path))?;
             if buffer.content_length() < length {
-                return Err(UnixfsError::Changed { path: path.to_path_buf() });
+                return Err(UnixfsError::Changed {
+                    path: path.to_path_buf(),
+                });
             }
             Ok(leaf(buffer, &Metadata::default(), profile))
         }
@@ -79,15 +109,25 @@ fn open(
     profile: &Profile,
 ) -> Result<Done, UnixfsError> {
     let source::OpenedFile { file, stat, mode } = opened;
-    let mtime = Mtime { seconds: stat.mtime(), nanoseconds: stat.mtime_nsec() as u32 };
+    let mtime = Mtime {
+        seconds: stat.mtime(),
+        nanoseconds: stat.mtime_nsec() as u32,
+    };
     let metadata = options.metadata(mode, mtime);
     let size = stat.size();
     // Files of /proc and /sys say 0 whatever they hold; only reading tells.
     if size > profile.chunk_bytes as u64 || size == 0 && holds_more(&file) {
-        return Ok(Done::Open { file, path, size, metadata });
+        return Ok(Done::Open {
+            file,
+            path,
+            size,
+            metadata,
+        });
     }
     let mut buffer = ChunkBuffer::new(size as usize);
-    buffer.read_at(&file, 0).map_err(UnixfsError::io("read", &path))?;
+    buffer
+        .read_at(&file, 0)
+        .map_err(UnixfsError::io("read", &path))?;
     if (buffer.content_length() as u64) < size {
         return Err(UnixfsError::Changed { path });
     }
@@ -127,7 +167,9 @@ impl ChunkBuffer {
             let spare = rustix::buffer::spare_capacity(&mut self.bytes);
             match rustix::io::pread(file, spare, position) {
                 Ok(0) => break,
-                Ok(_) => self.bytes.truncate(filled + room.min(self.bytes.len() - filled)),
+                Ok(_) => self
+                    .bytes
+                    .truncate(filled + room.min(self.bytes.len() - filled)),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
@@ -147,7 +189,10 @@ impl ChunkBuffer {
 fn leaf(buffer: ChunkBuffer, metadata: &Metadata, profile: &Profile) -> Done {
     let length = buffer.content_length();
     let (codec, data) = if profile.raw_leaves {
-        (RAW, Bytes::from(buffer.bytes).slice(MAX_LEAF_PREFIX_BYTES..))
+        (
+            RAW,
+            Bytes::from(buffer.bytes).slice(MAX_LEAF_PREFIX_BYTES..),
+        )
     } else {
         (DAG_PB, frame(buffer, metadata))
     };
