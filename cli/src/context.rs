@@ -65,6 +65,15 @@ fn default_path() -> Option<PathBuf> {
     data.map(|data| data.join("ipfs-exec"))
 }
 
+/// Reads content paths. Not left to the parser of the command line: a CID that does not parse is
+/// bad input, not wrong usage.
+pub(crate) fn content_paths(arguments: &[String]) -> Result<Vec<ContentPath>, CommandError> {
+    arguments
+        .iter()
+        .map(|argument| Ok(argument.parse()?))
+        .collect()
+}
+
 /// Resolves a content path; the error names the whole path.
 pub(crate) fn resolve(blocks: &dyn Blocks, path: &ContentPath) -> Result<Cid, CommandError> {
     unixfs::resolve(blocks, path).map_err(|error| {

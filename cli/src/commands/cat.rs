@@ -3,10 +3,9 @@
 use std::io::Write;
 
 use clap::Args;
-use ipfs_exec_node::path::ContentPath;
 use ipfs_exec_node::unixfs::FileReader;
 
-use crate::context::{Context, resolve};
+use crate::context::{Context, content_paths, resolve};
 use crate::error::CommandError;
 
 /// Write the content of files to stdout
@@ -17,7 +16,7 @@ use crate::error::CommandError;
 pub(crate) struct CatArgs {
     /// Content paths of files
     #[arg(required = true, value_name = "PATH")]
-    paths: Vec<ContentPath>,
+    paths: Vec<String>,
 
     /// Start at this byte of the first file
     #[arg(
@@ -40,7 +39,7 @@ pub(crate) fn cat(context: &Context, arguments: CatArgs) -> Result<(), CommandEr
     let mut offset = arguments.offset;
     let mut left = arguments.length.unwrap_or(u64::MAX);
     let mut stdout = std::io::stdout().lock();
-    for path in &arguments.paths {
+    for path in &content_paths(&arguments.paths)? {
         let cid = resolve(&repository, path)?;
         let mut file = FileReader::open(&repository, &cid)?;
         let skipped = offset.min(file.size());

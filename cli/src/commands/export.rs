@@ -18,7 +18,7 @@ use crate::error::{CommandError, LocalError};
 #[command(after_long_help = "Example:\n  ipfs-exec export $output -o result.car")]
 pub(crate) struct ExportArgs {
     /// Content path of the root
-    path: ContentPath,
+    path: String,
 
     /// Write to this file, which must not exist [default: stdout]
     #[arg(long, short, value_name = "FILE")]
@@ -26,8 +26,9 @@ pub(crate) struct ExportArgs {
 }
 
 pub(crate) fn export(context: &Context, arguments: ExportArgs) -> Result<(), CommandError> {
+    let path: ContentPath = arguments.path.parse()?;
     let repository = context.repository()?;
-    let cid = resolve(&repository, &arguments.path)?;
+    let cid = resolve(&repository, &path)?;
     let progress = context.progress();
     if let Some(path) = &arguments.output {
         return export_to_file(&repository, &cid, path, &progress);

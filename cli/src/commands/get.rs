@@ -20,7 +20,7 @@ use crate::error::{CommandError, LocalError};
 )]
 pub(crate) struct GetArgs {
     /// Content path
-    path: ContentPath,
+    path: String,
 
     /// Where to write [default: the last part of the path]
     #[arg(long, short, value_name = "DEST")]
@@ -28,11 +28,10 @@ pub(crate) struct GetArgs {
 }
 
 pub(crate) fn get(context: &Context, arguments: GetArgs) -> Result<(), CommandError> {
+    let path: ContentPath = arguments.path.parse()?;
     let repository = context.repository()?;
-    let cid = resolve(&repository, &arguments.path)?;
-    let output = arguments
-        .output
-        .unwrap_or_else(|| default_name(&arguments.path));
+    let cid = resolve(&repository, &path)?;
+    let output = arguments.output.unwrap_or_else(|| default_name(&path));
     let (directory, name) = destination(&output)?;
     let failed = |errno: rustix::io::Errno| {
         let source = errno.into();

@@ -4,12 +4,12 @@ use std::io::Write;
 use std::ops::ControlFlow;
 
 use clap::Args;
-use ipfs_exec_node::path::{ContentPath, escape};
+use ipfs_exec_node::path::escape;
 use ipfs_exec_node::unixfs::{self, Entry, Node, UnixfsError};
 use ipfs_exec_node::{Blocks, Cid, limits};
 use serde_json::{Map, Value, json};
 
-use crate::context::{Context, resolve};
+use crate::context::{Context, content_paths, resolve};
 use crate::error::CommandError;
 use crate::output::{self, put_metadata};
 
@@ -21,7 +21,7 @@ use crate::output::{self, put_metadata};
 pub(crate) struct LsArgs {
     /// Content paths of directories; a file lists itself
     #[arg(required = true, value_name = "PATH")]
-    paths: Vec<ContentPath>,
+    paths: Vec<String>,
 
     /// List what is below, too, with paths relative to the argument
     #[arg(long, short)]
@@ -42,7 +42,7 @@ pub(crate) fn ls(context: &Context, arguments: LsArgs) -> Result<(), CommandErro
         out: output::stdout(),
         failures: 0,
     };
-    for path in &arguments.paths {
+    for path in &content_paths(&arguments.paths)? {
         let cid = resolve(&repository, path)?;
         let node = Node::load(&repository, &cid)?;
         if node.kind().is_directory() {

@@ -10,7 +10,7 @@ use ipfs_exec_node::repo::{PinKind, Repository};
 use ipfs_exec_node::{Blocks, Cid, Pin, dag};
 use serde_json::json;
 
-use crate::context::{Context, resolve};
+use crate::context::{Context, content_paths, resolve};
 use crate::error::CommandError;
 use crate::output;
 
@@ -27,7 +27,7 @@ enum PinCommand {
     Add {
         /// Content paths
         #[arg(required = true, value_name = "PATH")]
-        paths: Vec<ContentPath>,
+        paths: Vec<String>,
         /// Keep everything below, too
         #[arg(long, short, value_name = "BOOL", num_args = 0..=1, require_equals = true,
               default_value = "true", default_missing_value = "true")]
@@ -40,13 +40,13 @@ enum PinCommand {
     Rm {
         /// Content paths
         #[arg(required = true, value_name = "PATH")]
-        paths: Vec<ContentPath>,
+        paths: Vec<String>,
     },
     /// List pins: CID and kind
     Ls {
         /// Only these
         #[arg(value_name = "PATH")]
-        paths: Vec<ContentPath>,
+        paths: Vec<String>,
         /// Only this kind
         #[arg(long = "type", short, value_enum, default_value = "all")]
         kind: KindFilter,
@@ -81,8 +81,8 @@ pub(crate) fn pin(context: &Context, arguments: PinArgs) -> Result<(), CommandEr
             paths,
             recursive,
             name,
-        } => add(&repository, &paths, recursive, &name),
-        PinCommand::Rm { paths } => remove(&repository, &paths),
+        } => add(&repository, &content_paths(&paths)?, recursive, &name),
+        PinCommand::Rm { paths } => remove(&repository, &content_paths(&paths)?),
         PinCommand::Ls {
             paths,
             kind,
@@ -91,7 +91,7 @@ pub(crate) fn pin(context: &Context, arguments: PinArgs) -> Result<(), CommandEr
             json,
         } => {
             let format = Format { quiet, names, json };
-            list(&repository, &paths, kind, &format)
+            list(&repository, &content_paths(&paths)?, kind, &format)
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::output::{self, put_metadata};
 #[derive(Args, Debug)]
 pub(crate) struct StatArgs {
     /// Content path
-    path: ContentPath,
+    path: String,
 
     /// Print JSON
     #[arg(long)]
@@ -32,8 +32,9 @@ pub(super) fn kind_word(kind: NodeKind) -> &'static str {
 }
 
 pub(crate) fn stat(context: &Context, arguments: StatArgs) -> Result<(), CommandError> {
+    let path: ContentPath = arguments.path.parse()?;
     let repository = context.repository()?;
-    let cid = resolve(&repository, &arguments.path)?;
+    let cid = resolve(&repository, &path)?;
     let node = Node::load(&repository, &cid)?;
     let mut object = Map::new();
     object.insert("cid".to_owned(), json!(cid.to_string()));

@@ -95,10 +95,10 @@ pub fn export(
         cid: *cid,
     };
     let outcome = Scheduler::run(&exporter, first);
-    if outcome.is_err() {
-        if let Err(error) = remove_tree(&parent.descriptor, as_os_str(name.as_bytes())) {
-            tracing::warn!(path = %path.display(), %error, "cannot remove the unfinished export");
-        }
+    if outcome.is_err()
+        && let Err(error) = remove_tree(&parent.descriptor, as_os_str(name.as_bytes()))
+    {
+        tracing::warn!(path = %path.display(), %error, "cannot remove the unfinished export");
     }
     outcome
 }

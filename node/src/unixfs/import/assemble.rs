@@ -285,13 +285,13 @@ impl<'a> Assembler<'a> {
 
     fn file(&mut self, result: &Pending) -> Result<Imported, UnixfsError> {
         match wait(result)? {
-            Done::Leaf { block, child } => {
-                self.leaf(block, child)?;
+            Done::Leaf(leaf) => {
                 let Child {
                     cid,
                     bytes,
                     cumulative_bytes,
-                } = child;
+                } = leaf.child;
+                self.leaf(leaf.block, bytes)?;
                 Ok(Imported {
                     cid,
                     bytes,
@@ -408,17 +408,17 @@ impl<'a> Assembler<'a> {
             if self.reporter.interrupted() {
                 return Err(UnixfsError::Interrupted);
             }
-            let Done::Leaf { block, child } = wait(&result)? else {
+            let Done::Leaf(leaf) = wait(&result)? else {
                 unreachable!("a chunk becomes a leaf");
             };
-            self.leaf(block, child)?;
-            tree.push(child, &mut |block| self.put(block))?;
+            self.leaf(leaf.block, leaf.child.bytes)?;
+            tree.push(leaf.child, &mut |block| self.put(block))?;
         }
         tree.finish(metadata, &mut |block| self.put(block))
     }
 
-    fn leaf(&mut self, block: Block, child: Child) -> Result<(), UnixfsError> {
-        self.reporter.report(Event::Advanced { bytes: child.bytes });
+    fn leaf(&mut self, block: Block, bytes: u64) -> Result<(), UnixfsError> {
+        self.reporter.report(Event::Advanced { bytes });
         self.put(block)
     }
 

@@ -193,7 +193,7 @@ impl Walk<'_> {
 
 fn stat_mtime(stat: &rustix::fs::Stat) -> Mtime {
     Mtime {
-        seconds: stat.st_mtime as i64,
+        seconds: stat.st_mtime,
         nanoseconds: stat.st_mtime_nsec as u32,
     }
 }

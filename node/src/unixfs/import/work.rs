@@ -49,10 +49,16 @@ pub(super) enum Work {
     },
 }
 
+/// A leaf block, and what its parent needs to know of it.
+pub(super) struct Leaf {
+    pub(super) block: Block,
+    pub(super) child: Child,
+}
+
 /// What was done.
 pub(super) enum Done {
     /// A leaf.
-    Leaf { block: Block, child: Child },
+    Leaf(Box<Leaf>),
     /// A file of more than one chunk, or of a size that only reading tells.
     Open {
         file: File,
@@ -202,7 +208,7 @@ fn leaf(buffer: ChunkBuffer, metadata: &Metadata, profile: &Profile) -> Done {
         bytes: length as u64,
         cumulative_bytes: block.data().len() as u64,
     };
-    Done::Leaf { block, child }
+    Done::Leaf(Box::new(Leaf { block, child }))
 }
 
 /// Puts the frame around the content, where it lies.
