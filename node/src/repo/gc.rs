@@ -124,6 +124,8 @@ fn lock_directory(
 
 /// Collects.
 pub(super) fn collect(store: &Store, blocks: &Repository) -> Result<Collected, RepoError> {
+    // Roots of the dead must not be marked.
+    lease_floor(store)?;
     let mut reached = Seen::default();
     mark(store, blocks, &mut reached)?;
     let mut collected = {

@@ -108,6 +108,8 @@ impl<'r> Session<'r> {
     /// Where the database fails.
     pub fn protect(&self, roots: &[Cid]) -> Result<(), RepoError> {
         let lease = self.lease()?;
+        // A collection that is deleting does not look at leases any more: it is let finish first.
+        let _gate = self.pass_gate(&mut self.lock())?;
         self.store
             .database()
             .write(|transaction| leases::add_roots(transaction, lease, roots))
@@ -140,6 +142,12 @@ impl<'r> Session<'r> {
         }
         self.sync_directory(&mut state)?;
         let lease = self.lease.get().copied();
+        // What is pinned without having been written must not be deleted at this moment.
+        let _gate = if batch.gate.is_none() && !pins.is_empty() {
+            Some(Gate::enter(self.store.layout())?)
+        } else {
+            None
+        };
         let known = batch.written.is_empty() && self.all_pinned(pins)?;
         if known && lease.is_none() {
             return Ok(());
@@ -215,22 +223,27 @@ impl<'r> Session<'r> {
         self.write(state, &fresh)
     }
 
-    /// Enters the gate for the batch, if it is not in yet. A collection that waits there waits also
-    /// for the batch before, which is then finished first.
+    /// Enters the gate for the batch, if it is not in yet.
     fn enter_gate(&self, state: &mut State) -> Result<(), RepoError> {
-        if state.batch.gate.is_some() {
-            return Ok(());
-        }
         self.lease()?;
-        let layout = self.store.layout();
-        state.batch.gate = match Gate::try_enter(layout)? {
-            Some(gate) => Some(gate),
-            None => {
-                self.finish_committing(state)?;
-                Some(Gate::enter(layout)?)
-            }
-        };
+        if let Some(gate) = self.pass_gate(state)? {
+            state.batch.gate = Some(gate);
+        }
         Ok(())
+    }
+
+    /// Enters the gate; `None` when the batch holds it already. A collection that waits there waits
+    /// also for the batch before, which is then finished first.
+    fn pass_gate(&self, state: &mut State) -> Result<Option<Gate>, RepoError> {
+        if state.batch.gate.is_some() {
+            return Ok(None);
+        }
+        let layout = self.store.layout();
+        if let Some(gate) = Gate::try_enter(layout)? {
+            return Ok(Some(gate));
+        }
+        self.finish_committing(state)?;
+        Gate::enter(layout).map(Some)
     }
 
     /// Whether the block is in this batch or the one before.

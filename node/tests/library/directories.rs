@@ -1,0 +1,224 @@
+//! Directories: imported, exported, listed and searched, flat and sharded.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+
+use ipfs_exec_node::block::MemoryBlocks;
+use ipfs_exec_node::profile::ShardThreshold;
+use ipfs_exec_node::unixfs::{
+    self, DirectoryBuilder, ImportOptions, Metadata, Mtime, NodeKind, UnixfsError,
+};
+use ipfs_exec_node::{Blocks, Cid, EntryName, Profile};
+use proptest::prelude::*;
+
+use crate::support::{content, export_to, import_bytes, import_tree, put, raw};
+
+fn build(blocks: &dyn Blocks, profile: &Profile, entries: &[(Vec<u8>, Cid)]) -> Cid {
+    let mut builder = DirectoryBuilder::new(Metadata::default());
+    for (name, cid) in entries {
+        builder.add(&EntryName::new(name).unwrap(), cid, 1);
+    }
+    builder
+        .finish(profile, &mut |block| Ok(blocks.put(&[block])?))
+        .unwrap()
+        .cid
+}
+
+fn listed(blocks: &dyn Blocks, cid: &Cid) -> BTreeMap<Vec<u8>, Cid> {
+    let mut entries = BTreeMap::new();
+    unixfs::list(blocks, cid, &mut |entry| {
+        assert!(entries.insert(entry.name.to_vec(), entry.cid).is_none());
+        Ok(ControlFlow::Continue(()))
+    })
+    .unwrap();
+    entries
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever the names, a directory lists and finds what was put into it, in both forms and
+    /// for every fanout.
+    #[test]
+    fn entries_come_back(
+        names in proptest::collection::btree_set(proptest::collection::vec(1u8..=255, 1..12), 0..200),
+        sharded: bool,
+        fanout in proptest::sample::select(vec![8u64, 16, 64, 256, 1024]),
+    ) {
+        let names: Vec<Vec<u8>> =
+            names.into_iter().filter(|name| EntryName::new(name).is_ok()).collect();
+        let blocks = MemoryBlocks::default();
+        let entries: Vec<_> =
+            names.iter().map(|name| (name.clone(), *raw(name).cid())).collect();
+        let shard_threshold = if sharded { ShardThreshold::LinkBytes(0) } else { ShardThreshold::Never };
+        let profile = Profile { shard_threshold, hamt_fanout: fanout, ..Profile::default() };
+        let cid = build(&blocks, &profile, &entries);
+        prop_assert_eq!(listed(&blocks, &cid), entries.iter().cloned().collect::<BTreeMap<_, _>>());
+        for (name, target) in &entries {
+            let found = unixfs::lookup(&blocks, &cid, &EntryName::new(name).unwrap()).unwrap();
+            prop_assert_eq!(found.cid, *target);
+        }
+        let absent = unixfs::lookup(&blocks, &cid, &EntryName::new(b"a name that is not there").unwrap());
+        let is_absent = matches!(absent, Err(UnixfsError::NotFound { .. }));
+        prop_assert!(is_absent);
+    }
+}
+
+#[test]
+fn a_hamt_of_many_names_has_several_layers() {
+    let blocks = MemoryBlocks::default();
+    let leaf = put(&blocks, &raw(b"x"));
+    let entries: Vec<_> = (0..20_000)
+        .map(|n| (format!("name-{n}").into_bytes(), leaf))
+        .collect();
+    let cid = build(&blocks, &Profile::default(), &entries);
+    assert_eq!(
+        unixfs::Node::load(&blocks, &cid).unwrap().kind(),
+        NodeKind::ShardedDirectory
+    );
+    assert_eq!(listed(&blocks, &cid).len(), entries.len());
+    assert!(unixfs::lookup(&blocks, &cid, &EntryName::new(b"name-19999").unwrap()).is_ok());
+}
+
+#[test]
+fn two_entries_of_one_name_are_refused() {
+    for shard_threshold in [ShardThreshold::LinkBytes(0), ShardThreshold::Never] {
+        let mut builder = DirectoryBuilder::new(Metadata::default());
+        for _ in 0..2 {
+            builder.add(&EntryName::new(b"same").unwrap(), raw(b"x").cid(), 1);
+        }
+        let profile = Profile {
+            shard_threshold,
+            ..Profile::default()
+        };
+        let outcome = builder.finish(&profile, &mut |_| Ok(()));
+        assert!(matches!(outcome, Err(UnixfsError::DuplicateName { name }) if name == "same"));
+    }
+}
+
+fn make_tree(root: &Path) {
+    std::fs::create_dir_all(root.join("a/empty")).unwrap();
+    std::fs::write(root.join("a/large"), content(700_000, 1)).unwrap();
+    std::fs::write(root.join(".hidden"), b"hidden").unwrap();
+    std::fs::write(root.join("a/nothing"), b"").unwrap();
+    std::fs::write(root.join("name\nwith \x1b[2J"), b"odd").unwrap();
+    symlink("../outside", root.join("a/link")).unwrap();
+    std::fs::set_permissions(root.join("a/large"), PermissionsExt::from_mode(0o4751)).unwrap();
+    std::fs::set_permissions(root.join("a/empty"), PermissionsExt::from_mode(0o500)).unwrap();
+    let time = rustix::fs::Timespec {
+        tv_sec: 1_000_000_007,
+        tv_nsec: 89,
+    };
+    let times = rustix::fs::Timestamps {
+        last_access: time,
+        last_modification: time,
+    };
+    for name in ["a/large", "a/empty", "a/link", "a"] {
+        let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+        rustix::fs::utimensat(rustix::fs::CWD, root.join(name), &times, flags).unwrap();
+    }
+}
+
+#[test]
+fn a_tree_comes_back_with_what_was_recorded() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("tree");
+    make_tree(&root);
+    let blocks = MemoryBlocks::default();
+    let options = ImportOptions {
+        preserve_mode: true,
+        preserve_mtime: true,
+        ..ImportOptions::default()
+    };
+    let imported = import_tree(&blocks, &root, &options).unwrap();
+    export_to(&blocks, &imported.cid, directory.path()).unwrap();
+    let out = directory.path().join("out");
+    let stat = |name: &str| std::fs::symlink_metadata(out.join(name)).unwrap();
+    assert_eq!(
+        std::fs::read(out.join("a/large")).unwrap(),
+        content(700_000, 1)
+    );
+    // Set-id bits are content from outside; they are recorded and never restored.
+    assert_eq!(stat("a/large").mode() & 0o7777, 0o751);
+    assert_eq!(stat("a/empty").mode() & 0o7777, 0o500);
+    for name in ["a/large", "a/empty", "a/link", "a"] {
+        assert_eq!(
+            (stat(name).mtime(), stat(name).mtime_nsec()),
+            (1_000_000_007, 89),
+            "{name}"
+        );
+    }
+    assert_eq!(
+        std::fs::read_link(out.join("a/link")).unwrap(),
+        Path::new("../outside")
+    );
+    assert_eq!(std::fs::read(out.join(".hidden")).unwrap(), b"hidden");
+    // Imported again it is the same, but for the set-id bit.
+    let large = unixfs::resolve(
+        &blocks,
+        &format!("{}/a/large", imported.cid).parse().unwrap(),
+    )
+    .unwrap();
+    assert_eq!(
+        unixfs::Node::load(&blocks, &large).unwrap().metadata().mode,
+        Some(0o4751)
+    );
+}
+
+#[test]
+fn a_new_export_never_replaces_anything() {
+    let directory = tempfile::tempdir().unwrap();
+    let blocks = MemoryBlocks::default();
+    let file = import_bytes(&blocks, b"new", Profile::default()).cid;
+    let canary = directory.path().join("canary");
+    std::fs::write(&canary, b"old").unwrap();
+    symlink(&canary, directory.path().join("out")).unwrap();
+    assert!(export_to(&blocks, &file, directory.path()).is_err());
+    assert_eq!(std::fs::read(&canary).unwrap(), b"old");
+    assert!(directory.path().join("out").is_symlink());
+}
+
+#[test]
+fn what_was_not_recorded_is_as_the_options_say() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("tree");
+    std::fs::create_dir(&root).unwrap();
+    std::fs::write(root.join("file"), b"x").unwrap();
+    let blocks = MemoryBlocks::default();
+    let imported = import_tree(&blocks, &root, &ImportOptions::default()).unwrap();
+    let options = unixfs::ExportOptions {
+        file_mode: Some(0o444),
+        directory_mode: Some(0o555),
+        mtime: Some(Mtime::default()),
+        ..unixfs::ExportOptions::default()
+    };
+    let parent = std::fs::File::open(directory.path()).unwrap();
+    let name = EntryName::new(b"out").unwrap();
+    let silent = ipfs_exec_node::progress::Silent;
+    let parent = std::os::fd::AsFd::as_fd(&parent);
+    unixfs::export(&blocks, &imported.cid, parent, &name, &options, &silent).unwrap();
+    for (name, mode) in [("out", 0o555), ("out/file", 0o444)] {
+        let stat = std::fs::symlink_metadata(directory.path().join(name)).unwrap();
+        assert_eq!((stat.mode() & 0o7777, stat.mtime()), (mode, 0), "{name}");
+    }
+    std::fs::set_permissions(
+        directory.path().join("out"),
+        PermissionsExt::from_mode(0o755),
+    )
+    .unwrap();
+}
+
+#[test]
+fn special_files_are_refused_by_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let fifo = directory.path().join("pipe");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RUSR).unwrap();
+    for path in [directory.path(), &fifo] {
+        let outcome = import_tree(&MemoryBlocks::default(), path, &ImportOptions::default());
+        assert!(
+            matches!(outcome, Err(UnixfsError::SpecialFile { path, kind: "FIFO" }) if path == fifo)
+        );
+    }
+}

@@ -1,0 +1,10 @@
+//! Tests of the node library through its public face, in one binary.
+
+mod blocks;
+mod car;
+mod concurrency;
+mod directories;
+mod files;
+mod hostile;
+mod repository;
+mod support;
