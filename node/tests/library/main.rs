@@ -1,5 +1,7 @@
 //! Tests of the node library through its public face, in one binary.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod blocks;
 mod car;
 mod concurrency;
