@@ -1,0 +1,965 @@
+//! Archives that are right, wrong and hostile.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+
+use ipfs_exec_node::progress::Silent;
+use tar::{EntryType, Header};
+use tempfile::TempDir;
+
+use super::*;
+use crate::{beneath, tree};
+
+const MTIME: u64 = 1_000_000_000;
+
+/// Builds archives block by block, also those that no tar would write.
+#[derive(Clone, Default)]
+struct Archive(Vec<u8>);
+
+impl Archive {
+    fn entry(self, kind: u8, path: &str, target: &str, content: &[u8]) -> Archive {
+        let mut header = Header::new_ustar();
+        header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
+        header.as_old_mut().linkname[..target.len()].copy_from_slice(target.as_bytes());
+        header.set_entry_type(EntryType::new(kind));
+        header.set_mode(0o755);
+        header.set_mtime(MTIME);
+        header.set_size(content.len() as u64);
+        self.raw(header).content(content)
+    }
+
+    fn raw(mut self, mut header: Header) -> Archive {
+        header.set_cksum();
+        self.0.extend_from_slice(header.as_bytes());
+        self
+    }
+
+    fn content(mut self, content: &[u8]) -> Archive {
+        self.0.extend_from_slice(content);
+        self.0.resize(self.0.len().next_multiple_of(512), 0);
+        self
+    }
+
+    fn file(self, path: &str, content: &[u8]) -> Archive {
+        self.entry(b'0', path, "", content)
+    }
+
+    fn directory(self, path: &str) -> Archive {
+        self.entry(b'5', path, "", b"")
+    }
+
+    fn link(self, path: &str, target: &str) -> Archive {
+        self.entry(b'2', path, target, b"")
+    }
+
+    fn hard_link(self, path: &str, target: &str) -> Archive {
+        self.entry(b'1', path, target, b"")
+    }
+
+    fn pax(self, records: &[(&str, &str)]) -> Archive {
+        let mut content = Vec::new();
+        for (key, value) in records {
+            let rest = format!(" {key}={value}\n");
+            let mut length = rest.len();
+            while length != rest.len() + length.to_string().len() {
+                length = rest.len() + length.to_string().len();
+            }
+            content.extend_from_slice(format!("{length}{rest}").as_bytes());
+        }
+        self.entry(b'x', "pax", "", &content)
+    }
+
+    fn end(mut self) -> Vec<u8> {
+        self.0.extend_from_slice(&[0; 1024]);
+        self.0
+    }
+}
+
+fn unpack_with(bytes: impl Read, options: &UnpackOptions) -> (TempDir, Result<Unpacked, String>) {
+    let directory = tempfile::tempdir().unwrap();
+    fs::create_dir(directory.path().join("tree")).unwrap();
+    let tree = beneath::open_root(&directory.path().join("tree")).unwrap();
+    let result = unpack(bytes, tree.as_fd(), options, &Silent).map_err(|error| error.to_string());
+    (directory, result)
+}
+
+fn unpacked(bytes: &[u8]) -> (TempDir, Unpacked) {
+    let (directory, result) = unpack_with(bytes, &UnpackOptions::default());
+    (directory, result.unwrap())
+}
+
+fn refused(bytes: &[u8]) -> String {
+    let (directory, result) = unpack_with(bytes, &UnpackOptions::default());
+    let others = fs::read_dir(directory.path()).unwrap().count();
+    assert_eq!(others, 1, "something stands beside the tree");
+    result.unwrap_err()
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn zstandard(bytes: &[u8]) -> Vec<u8> {
+    zstd::stream::encode_all(bytes, 3).unwrap()
+}
+
+fn xz(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = liblzma::write::XzEncoder::new(Vec::new(), 6);
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn bzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::default());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+type Compress = fn(&[u8]) -> Vec<u8>;
+
+const COMPRESSIONS: [(&str, Compress); 4] = [
+    ("gzip", gzip),
+    ("zstd", zstandard),
+    ("xz", xz),
+    ("bzip2", bzip),
+];
+
+#[test]
+fn every_kind_of_entry() {
+    let archive = Archive::default()
+        .directory("./")
+        .directory("/sbin/")
+        .file("sbin/init", b"#!/bin/sh\n")
+        .file("./a//b/./c", b"implied")
+        .link("bin", "/usr/bin")
+        .link("up", "../../../etc")
+        .hard_link("sbin/again", "./sbin/init")
+        .hard_link("bin2", "bin")
+        .entry(b'3', "dev/null", "", b"")
+        .entry(b'4', "dev/sda", "", b"")
+        .entry(b'6', "fifo\x1b", "", b"")
+        .file("old/", b"")
+        .end();
+    let (directory, report) = unpacked(&archive);
+    let tree = directory.path().join("tree");
+    assert_eq!(report.entries, 12);
+    assert_eq!(fs::read(tree.join("sbin/init")).unwrap(), b"#!/bin/sh\n");
+    assert_eq!(fs::read(tree.join("a/b/c")).unwrap(), b"implied");
+    assert_eq!(
+        fs::read_link(tree.join("bin")).unwrap(),
+        Path::new("/usr/bin")
+    );
+    assert_eq!(
+        fs::read_link(tree.join("up")).unwrap(),
+        Path::new("../../../etc")
+    );
+    assert_eq!(
+        fs::read_link(tree.join("bin2")).unwrap(),
+        Path::new("/usr/bin")
+    );
+    let inode = |path: &str| fs::symlink_metadata(tree.join(path)).unwrap().ino();
+    assert_eq!(inode("sbin/again"), inode("sbin/init"));
+    assert!(tree.join("old").is_dir());
+    assert!(!tree.join("dev").exists());
+    let warnings: Vec<_> = report.warnings.iter().map(Warning::to_string).collect();
+    assert_eq!(
+        warnings,
+        [
+            "skipped `dev/null` of the rootfs archive: it is a character device",
+            "skipped `dev/sda` of the rootfs archive: it is a block device",
+            "skipped `fifo\\u{1b}` of the rootfs archive: it is a FIFO",
+        ]
+    );
+}
+
+#[test]
+fn modes_and_times() {
+    let with_mode = |archive: Archive, kind: u8, path: &str, mode: u32| {
+        let mut header = Header::new_gnu();
+        header.set_path(path).unwrap();
+        header.set_entry_type(EntryType::new(kind));
+        header.set_mode(mode);
+        header.set_mtime(MTIME);
+        header.set_size(0);
+        archive.raw(header)
+    };
+    let mut archive = Archive::default();
+    archive = with_mode(archive, b'5', "closed", 0o7500);
+    archive = with_mode(archive, b'0', "closed/setid", 0o7755);
+    archive = with_mode(archive, b'0', "closed/secret", 0o000);
+    archive = with_mode(archive, b'5', "closed/empty", 0o000);
+    archive = with_mode(archive, b'5', "twice", 0o700);
+    archive = with_mode(archive, b'5', "twice", 0o711);
+    archive = archive.link("link", "closed");
+    let (directory, _) = unpacked(&archive.file("implied/file", b"").end());
+    let tree = directory.path().join("tree");
+    let cases = [
+        ("", 0o755, 0),
+        ("closed", 0o1500, MTIME),
+        ("closed/setid", 0o755, MTIME),
+        ("closed/secret", 0o000, MTIME),
+        ("closed/empty", 0o000, MTIME),
+        ("twice", 0o711, MTIME),
+        ("link", 0o777, MTIME),
+        ("implied", 0o755, 0),
+        ("implied/file", 0o755, MTIME),
+    ];
+    for (path, mode, mtime) in cases {
+        let status = fs::symlink_metadata(tree.join(path)).unwrap();
+        assert_eq!(status.mode() & 0o7777, mode, "{path}");
+        assert_eq!(status.mtime(), mtime as i64, "{path}");
+    }
+    tree::remove_tree(
+        beneath::open_root(directory.path()).unwrap().as_fd(),
+        b"tree",
+    )
+    .unwrap();
+}
+
+#[test]
+fn long_names() {
+    let long = format!("{}/{}", "d".repeat(200), "f".repeat(255));
+    let target = "t/".repeat(100);
+    let ended = |text: &str| format!("{text}\0").into_bytes();
+    let archive = Archive::default()
+        .entry(b'L', "././@LongLink", "", &ended(&long))
+        .file("short", b"gnu")
+        .entry(b'K', "././@LongLink", "", &ended(&target))
+        .entry(b'L', "././@LongLink", "", &ended("link"))
+        .link("short", "short")
+        .pax(&[
+            ("path", "pax/\u{e4}\nname"),
+            ("mtime", "-1.5"),
+            ("SCHILY.xattr.user.x", "\0"),
+        ])
+        .file("short", b"pax")
+        .pax(&[("linkpath", &target), ("comment", "x")])
+        .link("link2", "short")
+        .end();
+    let (directory, _) = unpacked(&archive);
+    let tree = directory.path().join("tree");
+    assert_eq!(fs::read(tree.join(&long)).unwrap(), b"gnu");
+    assert_eq!(
+        fs::read_link(tree.join("link")).unwrap(),
+        Path::new(&target)
+    );
+    assert_eq!(
+        fs::read_link(tree.join("link2")).unwrap(),
+        Path::new(&target)
+    );
+    let pax = fs::metadata(tree.join("pax/\u{e4}\nname")).unwrap();
+    assert_eq!(
+        (pax.len(), pax.mtime(), pax.mtime_nsec()),
+        (3, -2, 500_000_000)
+    );
+}
+
+#[test]
+fn a_size_in_a_pax_header_counts() {
+    let mut header = Header::new_ustar();
+    header.set_path("file").unwrap();
+    header.set_mode(0o644);
+    header.set_size(0);
+    let archive = Archive::default()
+        .pax(&[("size", "3")])
+        .raw(header)
+        .content(b"abc")
+        .end();
+    let (directory, _) = unpacked(&archive);
+    assert_eq!(
+        fs::read(directory.path().join("tree/file")).unwrap(),
+        b"abc"
+    );
+}
+
+#[test]
+fn global_pax_headers_set_times_only() {
+    let archive = Archive::default()
+        .entry(b'g', "global", "", b"12 mtime=77\n15 comment=abc\n")
+        .file("file", b"")
+        .end();
+    let (directory, _) = unpacked(&archive);
+    assert_eq!(
+        fs::metadata(directory.path().join("tree/file"))
+            .unwrap()
+            .mtime(),
+        77
+    );
+    let archive = Archive::default()
+        .entry(b'g', "g", "", b"10 path=x\n")
+        .file("f", b"")
+        .end();
+    assert!(refused(&archive).contains("a global PAX header describes a single entry"));
+}
+
+/// What GNU tar itself makes of a sparse file, in all of its formats.
+#[test]
+fn sparse_files_of_gnu_tar() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("sparse");
+    let mut wanted = vec![0; 12 << 20];
+    for megabyte in 0..6 {
+        let offset = (2 * megabyte + 1) << 20;
+        wanted[offset..offset + 5000].fill(b'x');
+    }
+    let file = fs::File::create(&path).unwrap();
+    file.set_len(wanted.len() as u64).unwrap();
+    for megabyte in 0..6 {
+        let offset = (2 * megabyte + 1) << 20;
+        std::os::unix::fs::FileExt::write_all_at(
+            &file,
+            &wanted[offset..offset + 5000],
+            offset as u64,
+        )
+        .unwrap();
+    }
+    for format in [
+        &["--format=gnu"][..],
+        &["--format=posix", "--sparse-version=0.0"],
+        &["--format=posix", "--sparse-version=0.1"],
+        &["--format=posix", "--sparse-version=1.0"],
+    ] {
+        let output = std::process::Command::new("tar")
+            .args(["--create", "--sparse"])
+            .args(format)
+            .arg("--directory")
+            .arg(directory.path())
+            .arg("sparse")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        assert!(output.stdout.len() < 1 << 20, "{format:?} is not sparse");
+        let (tree, _) = unpacked(&output.stdout);
+        let found = tree.path().join("tree/sparse");
+        assert!(fs::read(&found).unwrap() == wanted, "{format:?}");
+        assert!(
+            fs::metadata(&found).unwrap().blocks() * 512 < 1 << 20,
+            "{format:?}"
+        );
+        let small = UnpackOptions {
+            max_bytes: 12 << 20,
+            ..Default::default()
+        };
+        let (_tree, result) = unpack_with(&output.stdout[..], &small);
+        assert!(
+            result.unwrap_err().contains("more than 12582912 bytes"),
+            "{format:?}"
+        );
+    }
+}
+
+#[test]
+fn malformed_sparse_files() {
+    let sparse = |regions: &[(u64, u64)], size: u64, real: u64| {
+        let mut header = Header::new_gnu();
+        header.set_path("sparse").unwrap();
+        header.set_entry_type(EntryType::GNUSparse);
+        header.set_size(size);
+        let gnu = header.as_gnu_mut().unwrap();
+        gnu.set_real_size(real);
+        for (slot, (offset, length)) in gnu.sparse.iter_mut().zip(regions) {
+            slot.set_offset(*offset);
+            slot.set_length(*length);
+        }
+        Archive::default()
+            .raw(header)
+            .content(&vec![1; size as usize])
+            .end()
+    };
+    for (regions, size, real) in [
+        (&[(0, 512), (256, 512)][..], 1024, 4096),
+        (&[(1024, 512), (0, 512)], 1024, 4096),
+        (&[(0, 512)], 1024, 4096),
+        (&[(0, 1024)], 512, 4096),
+        (&[(4096, 512)], 512, 4096),
+        (&[(0, 100), (1024, 412)], 512, 4096),
+        (&[(u64::MAX >> 1, u64::MAX >> 1)], 0, 4096),
+    ] {
+        let error = refused(&sparse(regions, size, real));
+        assert!(
+            error.contains("its sparse map is malformed"),
+            "{regions:?}: {error}"
+        );
+    }
+    let (directory, _) = unpacked(&sparse(&[(512, 512), (4096, 0)], 512, 4096));
+    assert_eq!(
+        fs::metadata(directory.path().join("tree/sparse"))
+            .unwrap()
+            .len(),
+        4096
+    );
+    for map in ["", "0,1,2", "1,x", "0,3", "5,0,1,3"] {
+        let records = [
+            ("GNU.sparse.size", "9"),
+            ("GNU.sparse.name", "s"),
+            ("GNU.sparse.map", map),
+        ];
+        refused(&Archive::default().pax(&records).file("f", b"ab").end());
+    }
+    for content in [
+        &b"2\n0\n1\n"[..],
+        b"99999999\n",
+        b"x\n",
+        b"",
+        b"1\n0\n512\n",
+    ] {
+        let mut padded = content.to_vec();
+        padded.resize(512, 0);
+        let records = [
+            ("GNU.sparse.major", "1"),
+            ("GNU.sparse.minor", "0"),
+            ("GNU.sparse.realsize", "512"),
+        ];
+        refused(&Archive::default().pax(&records).file("f", &padded).end());
+    }
+}
+
+#[test]
+fn compressions_of_one_and_of_several_streams() {
+    let archive = Archive::default()
+        .file("a", &[7; 100_000])
+        .file("b", b"second")
+        .end();
+    let (first, second) = archive.split_at(archive.len() / 2);
+    for (name, compress) in COMPRESSIONS {
+        let several = [compress(first), compress(second)].concat();
+        for bytes in [compress(&archive), several] {
+            let (directory, report) = unpacked(&bytes);
+            assert_eq!(report.entries, 2, "{name}");
+            assert_eq!(
+                fs::read(directory.path().join("tree/b")).unwrap(),
+                b"second",
+                "{name}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_skippable_zstd_frame_may_come_first() {
+    let mut bytes = vec![0x5a, 0x2a, 0x4d, 0x18, 4, 0, 0, 0, 1, 2, 3, 4];
+    bytes.extend(zstandard(&Archive::default().file("a", b"x").end()));
+    assert_eq!(unpacked(&bytes).1.entries, 1);
+}
+
+#[test]
+fn what_is_no_archive() {
+    let text = b"no archive at all\n".repeat(100);
+    let mut cases = vec![
+        Vec::new(),
+        b"short".to_vec(),
+        text.clone(),
+        vec![0xff; 4096],
+    ];
+    cases.extend(COMPRESSIONS.map(|(_, compress)| compress(&text)));
+    cases.extend(COMPRESSIONS.map(|(_, compress)| compress(b"")));
+    for bytes in cases {
+        assert_eq!(refused(&bytes), "it is no tar archive");
+    }
+}
+
+#[test]
+fn archives_cut_short_are_errors_wherever_they_end() {
+    let archive = Archive::default()
+        .pax(&[("mtime", "1")])
+        .file("a", &[7; 1300])
+        .entry(b'L', "long", "", b"name\0")
+        .file("b", b"second")
+        .directory("c");
+    let blocks = archive.0.len();
+    let whole = archive.end();
+    for length in (0..=blocks).flat_map(|n| [n - n % 512, n - n % 100]) {
+        refused(&whole[..length]);
+    }
+    assert_eq!(refused(&whole[..blocks]), "the archive is truncated");
+    assert_eq!(refused(&whole[..blocks + 100]), "the archive is truncated");
+    // One block of zeros says that the writer got to the end.
+    unpacked(&whole[..blocks + 512]);
+}
+
+/// Also where the archive itself is complete and only the compressor's trailer is missing.
+#[test]
+fn compressed_archives_cut_short_are_errors_wherever_they_end() {
+    let mut noise = vec![0; 700];
+    let mut state = 1u32;
+    for byte in &mut noise {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        *byte = (state >> 24) as u8;
+    }
+    let archive = Archive::default().file("a", &noise).end();
+    for (name, compress) in COMPRESSIONS {
+        let bytes = compress(&archive);
+        for length in 0..bytes.len() {
+            let (_directory, result) = unpack_with(&bytes[..length], &UnpackOptions::default());
+            assert!(
+                result.is_err(),
+                "{name} of {length} of {} bytes",
+                bytes.len()
+            );
+        }
+    }
+}
+
+#[test]
+fn content_after_the_end_is_ignored() {
+    let bytes = [
+        Archive::default().file("a", b"").end(),
+        b"anything".repeat(1000),
+    ]
+    .concat();
+    assert_eq!(unpacked(&bytes).1.entries, 1);
+}
+
+#[test]
+fn refused_entries() {
+    let long = "n".repeat(256);
+    let deep = "d/".repeat(513);
+    let lengthy = "0123456789/".repeat(400);
+    let one = |path: &str| Archive::default().pax(&[("path", path)]).file("x", b"");
+    let base = || {
+        Archive::default()
+            .link("l", "/tmp")
+            .link("up", "..")
+            .file("f", b"")
+    };
+    let cases = [
+        (one("../x"), "../x", "it leaves the tree"),
+        (one("a/../../x"), "a/../../x", "it leaves the tree"),
+        (one("/.."), "/..", "it leaves the tree"),
+        (one("a/.."), "a/..", "it leaves the tree"),
+        (one(".."), "..", "it leaves the tree"),
+        (one(""), "", "it has no name"),
+        (one("."), "", "it has no name"),
+        (one("a\0b"), "a\\u{0}b", "its name holds a NUL byte"),
+        (
+            one(&long),
+            &long,
+            "its name has a part of more than 255 bytes",
+        ),
+        (
+            one(&format!("{deep}x")),
+            "",
+            "it lies more than 512 directories deep",
+        ),
+        (one(&lengthy), "", "its path has more than 4095 bytes"),
+        (
+            base().file("l/x", b""),
+            "l/x",
+            "it goes through a symbolic link",
+        ),
+        (
+            base().file("up/x", b""),
+            "up/x",
+            "it goes through a symbolic link",
+        ),
+        (
+            base().directory("l/x"),
+            "l/x",
+            "it goes through a symbolic link",
+        ),
+        (
+            base().file("l/a/b/x", b""),
+            "l/a/b/x",
+            "it goes through a symbolic link",
+        ),
+        (
+            base().link("up/x", "y"),
+            "up/x",
+            "it goes through a symbolic link",
+        ),
+        (
+            base().hard_link("up/x", "f"),
+            "up/x",
+            "it goes through a symbolic link",
+        ),
+        (
+            base().file("f/x", b""),
+            "f/x",
+            "it goes through an entry that is no directory",
+        ),
+        (
+            base().file("f/a/x", b""),
+            "f/a/x",
+            "it goes through an entry that is no directory",
+        ),
+        (
+            base().directory("f"),
+            "f",
+            "an earlier entry has the same path",
+        ),
+        (
+            base().directory("l"),
+            "l",
+            "an earlier entry has the same path",
+        ),
+        (
+            base().file("f", b""),
+            "f",
+            "an earlier entry has the same path",
+        ),
+        (
+            base().file("l", b""),
+            "l",
+            "an earlier entry has the same path",
+        ),
+        (
+            base().file("./f", b""),
+            "f",
+            "an earlier entry has the same path",
+        ),
+        (
+            base().link("f", "x"),
+            "f",
+            "an earlier entry has the same path",
+        ),
+        (
+            base().hard_link("f", "f"),
+            "f",
+            "an earlier entry has the same path",
+        ),
+        (
+            base().directory("d").file("d", b""),
+            "d",
+            "an earlier entry has the same path",
+        ),
+        (
+            base().link("x", ""),
+            "x",
+            "its link target is empty, too long or holds a NUL byte",
+        ),
+        (
+            base().hard_link("x", "y"),
+            "x",
+            "it is a hard link to an entry that is not there",
+        ),
+        (
+            base().hard_link("x", "f/y"),
+            "x",
+            "it is a hard link to an entry that is not there",
+        ),
+        (
+            base().hard_link("x", "y/z"),
+            "x",
+            "it is a hard link to an entry that is not there",
+        ),
+        (
+            base().hard_link("x", "../f"),
+            "x",
+            "outside the tree or through a symbolic link",
+        ),
+        (
+            base().hard_link("x", "l/passwd"),
+            "x",
+            "outside the tree or through a symbolic link",
+        ),
+        (
+            base().hard_link("x", "/"),
+            "x",
+            "it is a hard link to a directory",
+        ),
+        (
+            base().directory("d").hard_link("x", "d"),
+            "x",
+            "it is a hard link to a directory",
+        ),
+        (
+            base().entry(b'1', "x", "f", b"c"),
+            "x",
+            "content that its type does not have",
+        ),
+        (
+            base().entry(b'2', "x", "f", b"c"),
+            "x",
+            "content that its type does not have",
+        ),
+        (
+            base().entry(b'5', "x", "", b"c"),
+            "x",
+            "content that its type does not have",
+        ),
+        (
+            base().entry(b'3', "x", "", b"c"),
+            "x",
+            "content that its type does not have",
+        ),
+        (
+            base().entry(b'M', "x", "", b""),
+            "x",
+            "its type is not supported",
+        ),
+        (
+            base().entry(b'D', "x", "", b""),
+            "x",
+            "its type is not supported",
+        ),
+        (
+            base().entry(b'~', "x", "", b""),
+            "x",
+            "its type is not supported",
+        ),
+    ];
+    for (archive, name, reason) in cases {
+        let error = refused(&archive.end());
+        assert!(error.contains(reason), "{name}: {error}");
+        if !name.is_empty() {
+            assert!(
+                error.contains(&format!("archive entry `{name}` is refused")),
+                "{error}"
+            );
+        }
+    }
+}
+
+#[test]
+fn malformed_headers() {
+    let mut broken = Archive::default().file("a", b"").file("b", b"");
+    broken.0[512] ^= 1;
+    let unreadable = {
+        let mut header = Header::new_gnu();
+        header.set_path("x").unwrap();
+        header.as_old_mut().size.fill(b'9');
+        Archive::default().raw(header)
+    };
+    let cases = [
+        (broken, "the checksum of a header does not match"),
+        (unreadable, "a size is no number"),
+        (Archive::default().pax(&[("path", "x")]), "does not follow"),
+        (
+            Archive::default().pax(&[]).pax(&[]).file("a", b""),
+            "described twice",
+        ),
+        (
+            Archive::default()
+                .entry(b'L', "", "", b"x")
+                .entry(b'L', "", "", b"y")
+                .file("a", b""),
+            "described twice",
+        ),
+        (
+            Archive::default()
+                .entry(b'L', "", "", b"x")
+                .pax(&[("path", "y")])
+                .file("a", b""),
+            "a long name stands in two headers",
+        ),
+        (
+            Archive::default()
+                .entry(b'x', "", "", b"nonsense")
+                .file("a", b""),
+            "malformed",
+        ),
+    ];
+    for (archive, reason) in cases {
+        let error = refused(&archive.end());
+        assert!(error.contains(reason), "{reason}: {error}");
+    }
+}
+
+/// Endless zeros behind some bytes: what a bomb decompresses to.
+fn bomb(front: Vec<u8>) -> impl Read {
+    io::Cursor::new(front).chain(io::repeat(0))
+}
+
+fn headed(kind: u8, size: u64) -> Vec<u8> {
+    let mut header = Header::new_gnu();
+    header.set_path("bomb").unwrap();
+    header.set_entry_type(EntryType::new(kind));
+    header.set_size(size);
+    Archive::default().raw(header).0
+}
+
+#[test]
+fn bombs_end_at_the_limit() {
+    let options = UnpackOptions {
+        max_bytes: 1 << 20,
+        max_entries: 10,
+    };
+    let sparse = {
+        let mut header = Header::new_gnu();
+        header.set_path("sparse").unwrap();
+        header.set_entry_type(EntryType::GNUSparse);
+        header.set_size(0);
+        header.as_gnu_mut().unwrap().set_real_size(1 << 40);
+        Archive::default().raw(header).0
+    };
+    let cases = [
+        ("content", headed(b'0', 10 << 30), "more than 1048576 bytes"),
+        ("holes", sparse, "more than 1048576 bytes"),
+        (
+            "padding after the end",
+            vec![0; 1024],
+            "more than 1048576 bytes",
+        ),
+        ("long name", headed(b'L', 10 << 30), "more than 1 MiB"),
+        ("long link", headed(b'K', 10 << 30), "more than 1 MiB"),
+        ("PAX header", headed(b'x', 10 << 30), "more than 1 MiB"),
+        (
+            "global PAX header",
+            headed(b'g', 10 << 30),
+            "more than 1 MiB",
+        ),
+    ];
+    for (name, front, reason) in cases {
+        let (_directory, result) = unpack_with(bomb(front), &options);
+        let error = result.unwrap_err();
+        assert!(error.contains(reason), "{name}: {error}");
+    }
+    let many = (0..11).fold(Archive::default(), |archive, n| {
+        archive.file(&n.to_string(), b"")
+    });
+    let (_directory, result) = unpack_with(&many.end()[..], &options);
+    assert_eq!(
+        result.unwrap_err(),
+        "the archive unpacks to more than 10 entries"
+    );
+}
+
+/// A map of a sparse file that never ends: 21 regions a block.
+#[test]
+fn endless_sparse_maps_end() {
+    struct Map(u64);
+    impl Read for Map {
+        fn read(&mut self, target: &mut [u8]) -> io::Result<usize> {
+            let mut block = tar::GnuExtSparseHeader::new();
+            for part in block.sparse_mut() {
+                part.set_offset(self.0);
+                part.set_length(0);
+                self.0 += 1;
+            }
+            block.set_is_extended(true);
+            target[..512].copy_from_slice(block.as_bytes());
+            Ok(512)
+        }
+    }
+    let mut header = Header::new_gnu();
+    header.set_path("sparse").unwrap();
+    header.set_entry_type(EntryType::GNUSparse);
+    header.set_size(0);
+    header.as_gnu_mut().unwrap().set_is_extended(true);
+    let front = Archive::default().raw(header).0;
+    let bytes = io::Cursor::new(front).chain(Map(0));
+    let (_directory, result) = unpack_with(bytes, &UnpackOptions::default());
+    assert!(result.unwrap_err().contains("more than 1048576 regions"));
+}
+
+#[test]
+fn compressed_bombs_end_at_the_limit() {
+    let bytes = [headed(b'0', 64 << 20), vec![0; 64 << 20]].concat();
+    let options = UnpackOptions {
+        max_bytes: 1 << 20,
+        ..Default::default()
+    };
+    for (name, compress) in COMPRESSIONS {
+        let (directory, result) = unpack_with(&compress(&bytes)[..], &options);
+        assert!(
+            result.unwrap_err().contains("more than 1048576 bytes"),
+            "{name}"
+        );
+        let written = fs::metadata(directory.path().join("tree/bomb"))
+            .unwrap()
+            .len();
+        assert!(written <= 1 << 20, "{name} wrote {written}");
+    }
+}
+
+#[test]
+fn warnings_are_bounded() {
+    let mut archive = Archive::default();
+    for number in 0..150 {
+        archive = archive.entry(b'6', &format!("fifo{number}"), "", b"");
+    }
+    let (_directory, report) = unpacked(&archive.end());
+    assert_eq!((report.warnings.len(), report.more_warnings), (100, 50));
+}
+
+#[test]
+fn interruption_stops_the_work() {
+    struct Impatient;
+    impl Reporter for Impatient {
+        fn report(&self, _event: Event) {}
+        fn interrupted(&self) -> bool {
+            true
+        }
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let tree = beneath::open_root(directory.path()).unwrap();
+    let archive = Archive::default().file("a", b"").end();
+    let options = UnpackOptions::default();
+    let error = unpack(&archive[..], tree.as_fd(), &options, &Impatient).unwrap_err();
+    assert!(matches!(error, ArchiveError::Interrupted));
+}
+
+/// A tree that changes while it is unpacked is no use to an attacker either.
+#[test]
+fn a_link_that_appears_meanwhile_is_not_followed() {
+    let directory = tempfile::tempdir().unwrap();
+    let outside = directory.path().join("outside");
+    let tree = directory.path().join("tree");
+    fs::create_dir(&outside).unwrap();
+    fs::create_dir(&tree).unwrap();
+    symlink(&outside, tree.join("a")).unwrap();
+    let root = beneath::open_root(&tree).unwrap();
+    let archive = Archive::default().file("a/b", b"").end();
+    unpack(
+        &archive[..],
+        root.as_fd(),
+        &UnpackOptions::default(),
+        &Silent,
+    )
+    .unwrap_err();
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+}
+
+/// The trees that GNU tar makes and unpacks itself are the reference.
+#[test]
+fn the_same_tree_as_gnu_tar() {
+    let directory = tempfile::tempdir().unwrap();
+    let source = directory.path().join("source");
+    fs::create_dir_all(source.join("a/b")).unwrap();
+    fs::write(source.join("a/file"), "content").unwrap();
+    fs::set_permissions(source.join("a/file"), fs::Permissions::from_mode(0o750)).unwrap();
+    fs::hard_link(source.join("a/file"), source.join("a/b/again")).unwrap();
+    symlink("../file", source.join("a/b/link")).unwrap();
+    let long = format!("{0}/{0}", "l".repeat(70));
+    fs::create_dir(source.join("a").join("l".repeat(70))).unwrap();
+    fs::write(source.join(format!("a/{long}")), "long").unwrap();
+    for format in ["v7", "ustar", "oldgnu", "gnu", "pax"] {
+        if format == "v7" {
+            fs::rename(
+                source.join(format!("a/{long}")),
+                directory.path().join("long"),
+            )
+            .unwrap();
+        } else if directory.path().join("long").exists() {
+            fs::rename(
+                directory.path().join("long"),
+                source.join(format!("a/{long}")),
+            )
+            .unwrap();
+        }
+        let output = std::process::Command::new("tar")
+            .args(["--create", "--format", format, "--directory"])
+            .arg(&source)
+            .arg(".")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let (unpacked, _) = unpacked(&output.stdout);
+        let difference = std::process::Command::new("tar")
+            .args(["--compare", "--file", "-", "--directory"])
+            .arg(unpacked.path().join("tree"))
+            .stdin({
+                let archive = directory.path().join("archive");
+                fs::write(&archive, &output.stdout).unwrap();
+                fs::File::open(archive).unwrap()
+            })
+            .output()
+            .unwrap();
+        assert!(difference.status.success(), "{format}: {difference:?}");
+    }
+}

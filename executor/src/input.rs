@@ -1,0 +1,136 @@
+//! What stands at `/input`.
+//!
+//! [`InputTree`] is what a run needs of it, however it comes about: a file or directory on the
+//! host that shows the input DAG, and an end that tells whether all of it could be read.
+//! [`ExportedInput`] writes the whole DAG out beforehand.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use ipfs_exec_node::Cid;
+use ipfs_exec_node::block::Blocks;
+use ipfs_exec_node::path::EntryName;
+use ipfs_exec_node::progress::Reporter;
+use ipfs_exec_node::unixfs::{self, ExportOptions, UnixfsError};
+use rustix::fs::{AtFlags, FileType, statat};
+
+use crate::beneath;
+
+/// Name of the export in scratch.
+pub(crate) const EXPORT: &str = "input";
+
+/// Why an input cannot be shown.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InputError {
+    /// The DAG could not be read or written out.
+    #[error("cannot prepare input {cid}")]
+    Content {
+        /// Its root.
+        cid: Cid,
+        /// What UnixFS says.
+        #[source]
+        source: UnixfsError,
+    },
+    /// The DAG is a symbolic link, which cannot be mounted.
+    #[error("input {cid} is a symlink; it must be a file or directory")]
+    Symlink {
+        /// Its root.
+        cid: Cid,
+    },
+    /// The directory to write to could not be used.
+    #[error("cannot prepare input {cid} in `{path}`", path = path.display())]
+    Io {
+        /// Its root.
+        cid: Cid,
+        /// The directory.
+        path: PathBuf,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What an input is at its root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InputKind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+}
+
+/// An input DAG that a sandbox can be given.
+pub trait InputTree {
+    /// Where it stands on the host. Its content must not change while the program runs; the
+    /// sandbox binds it read-only.
+    fn host_path(&self) -> &Path;
+
+    /// What it is.
+    fn kind(&self) -> InputKind;
+
+    /// Takes it away after the program's end.
+    ///
+    /// # Errors
+    /// What kept the program from reading part of it. The run has then failed, whatever the
+    /// program made of it.
+    fn finish(self: Box<Self>) -> Result<(), InputError>;
+}
+
+/// An input written out as files.
+#[derive(Debug)]
+pub struct ExportedInput {
+    path: PathBuf,
+    kind: InputKind,
+}
+
+impl ExportedInput {
+    /// Writes the DAG `cid` to the directory `scratch`, which has no entry of that name yet and is
+    /// removed by its owner.
+    ///
+    /// # Errors
+    /// [`InputError`]; nothing stays.
+    pub fn new(
+        scratch: &Path,
+        blocks: &dyn Blocks,
+        cid: &Cid,
+        options: &ExportOptions,
+        reporter: &dyn Reporter,
+    ) -> Result<ExportedInput, InputError> {
+        let failed = |errno: rustix::io::Errno| InputError::Io {
+            cid: *cid,
+            path: scratch.to_owned(),
+            source: errno.into(),
+        };
+        let directory = beneath::open_root(scratch).map_err(failed)?;
+        let name = EntryName::new(EXPORT.as_bytes()).expect("a plain word is a valid name");
+        unixfs::export(blocks, cid, directory.as_fd(), &name, options, reporter)
+            .map_err(|source| InputError::Content { cid: *cid, source })?;
+        let status = statat(&directory, EXPORT, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
+        let kind = match FileType::from_raw_mode(status.st_mode) {
+            FileType::Directory => InputKind::Directory,
+            FileType::Symlink => return Err(InputError::Symlink { cid: *cid }),
+            _ => InputKind::File,
+        };
+        Ok(ExportedInput {
+            path: scratch.join(EXPORT),
+            kind,
+        })
+    }
+}
+
+impl InputTree for ExportedInput {
+    fn host_path(&self) -> &Path {
+        &self.path
+    }
+
+    fn kind(&self) -> InputKind {
+        self.kind
+    }
+
+    fn finish(self: Box<Self>) -> Result<(), InputError> {
+        // Everything was read before the program began.
+        Ok(())
+    }
+}

@@ -1,0 +1,94 @@
+//! Whether a tree has a program to run.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+
+use ipfs_exec_node::Cid;
+use rustix::fs::{FileType, Mode, fstat};
+use rustix::io::Errno;
+
+use crate::beneath;
+
+/// The program of a root file system, relative to its root.
+const INIT: &str = "sbin/init";
+
+/// Why a root file system has no program to run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InitError {
+    /// There is no such file.
+    #[error("rootfs {cid} has no `/sbin/init`")]
+    NotFound {
+        /// The archive.
+        cid: Cid,
+    },
+    /// It is there and cannot be executed.
+    #[error("`/sbin/init` of rootfs {cid} cannot be executed: {reason}")]
+    NotExecutable {
+        /// The archive.
+        cid: Cid,
+        /// Why.
+        reason: &'static str,
+    },
+    /// It could not be looked up.
+    #[error("cannot look up `/sbin/init` of rootfs {cid}")]
+    LookUp {
+        /// The archive.
+        cid: Cid,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Looks `/sbin/init` up as the sandbox will.
+///
+/// Links that lead nowhere in the tree pass: they may lead into `/input`, which is not mounted
+/// yet. The sandbox has the last word on them.
+pub(super) fn check(tree: BorrowedFd<'_>, cid: &Cid) -> Result<(), InitError> {
+    let cid = *cid;
+    let not_executable = |reason| Err(InitError::NotExecutable { cid, reason });
+    let file = match beneath::look_up_inside(tree, Path::new(INIT)) {
+        Ok(file) => file,
+        Err(Errno::NOENT | Errno::NOTDIR) if goes_through_link(tree) => return Ok(()),
+        Err(Errno::NOENT | Errno::NOTDIR) => return Err(InitError::NotFound { cid }),
+        Err(Errno::ACCESS) => return not_executable("a directory refuses access"),
+        Err(Errno::LOOP) => return not_executable("its symlinks form a loop"),
+        Err(errno) => {
+            return Err(InitError::LookUp {
+                cid,
+                source: errno.into(),
+            });
+        }
+    };
+    let status = fstat(&file).map_err(|errno| InitError::LookUp {
+        cid,
+        source: errno.into(),
+    })?;
+    // Everything in the tree belongs to the user that the sandbox runs as, who has no capability
+    // to pass over the owner's bits.
+    if FileType::from_raw_mode(status.st_mode) != FileType::RegularFile {
+        not_executable("it is no file")
+    } else if !Mode::from_raw_mode(status.st_mode).contains(Mode::XUSR) {
+        not_executable("its owner may not execute it")
+    } else {
+        Ok(())
+    }
+}
+
+/// Why the kernel did not execute what [`check`] had let pass.
+pub(super) fn refused(tree: BorrowedFd<'_>, cid: &Cid) -> InitError {
+    match beneath::look_up_inside(tree, Path::new(INIT)) {
+        Err(_) => InitError::NotFound { cid: *cid },
+        Ok(_) => InitError::NotExecutable {
+            cid: *cid,
+            reason: "it is made for another machine, or its interpreter is missing",
+        },
+    }
+}
+
+/// Whether the path meets a link before it ends.
+fn goes_through_link(tree: BorrowedFd<'_>) -> bool {
+    beneath::look_up_without_links(tree, INIT.as_bytes()).is_err_and(|errno| errno == Errno::LOOP)
+}

@@ -1,0 +1,347 @@
+//! The order of a run, and its clean-up. All work is done elsewhere.
+//!
+//! ```text
+//! session, leases -> rootfs -> init? -> input -> /output, /tmp -> sandbox -> import
+//!                                                                    |         |
+//!                    interrupted, or it cannot be set up <-----------+    clean up, commit
+//! ```
+//!
+//! Nothing of a run outlives it but blocks, the pin of its output and the cached root file system.
+//! The scratch directory is emptied here, because the program may have left trees in it that only
+//! [`tree`] can remove; a process that is killed leaves it to the repository.
+
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use ipfs_exec_node::block::Blocks;
+use ipfs_exec_node::progress::Reporter;
+use ipfs_exec_node::repo::{Pin, RepoError, Repository, Session};
+use ipfs_exec_node::unixfs::{ExportOptions, ImportOptions, Imported};
+
+use crate::archive::{UnpackOptions, Warning};
+use crate::beneath;
+use crate::input::{self, ExportedInput, InputError, InputKind, InputTree};
+use crate::job::Job;
+use crate::output::{self, OutputError, WritableDirectories};
+use crate::rootfs::{InitError, Rootfs, RootfsCache, RootfsError, RootfsOptions};
+use crate::sandbox::{self, Bubblewrap, Exit, HostPaths, RootLayout, SandboxError};
+use crate::tree::{self, TreeError};
+
+/// Exit code of a run that failed by itself.
+pub const EXIT_FAILED: u8 = 125;
+/// Exit code where `/sbin/init` cannot be executed.
+pub const EXIT_NOT_EXECUTABLE: u8 = 126;
+/// Exit code where there is no `/sbin/init`.
+pub const EXIT_NOT_FOUND: u8 = 127;
+
+/// What a run does beside computing.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RunOptions {
+    /// Bounds on the archive of the root file system.
+    pub rootfs: UnpackOptions,
+    /// Bytes that the cache of root file systems may keep.
+    pub cache_cap_bytes: u64,
+    /// Bounds on the input.
+    pub input: ExportOptions,
+    /// How the output is imported. What its owner cannot read is made readable in any case: a
+    /// program may leave such files behind.
+    pub output: ImportOptions,
+    /// Name of the pin that keeps the output; no pin where there is none.
+    pub pin: Option<String>,
+}
+
+impl Default for RunOptions {
+    fn default() -> RunOptions {
+        RunOptions {
+            rootfs: UnpackOptions::default(),
+            cache_cap_bytes: RootfsOptions::DEFAULT_CACHE_CAP_BYTES,
+            input: ExportOptions::default(),
+            output: ImportOptions::default(),
+            pin: Some(String::new()),
+        }
+    }
+}
+
+/// What a run gave.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Outcome {
+    /// What the program left in `/output`, also when it failed.
+    pub output: Imported,
+    /// How the program ended.
+    pub exit: Exit,
+    /// What was left out of the root file system: the first warnings.
+    pub warnings: Vec<Warning>,
+    /// How many further warnings there were.
+    pub more_warnings: u64,
+}
+
+/// Why a run gave no output.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The repository failed.
+    #[error("cannot use the repository")]
+    Repository(#[from] RepoError),
+    /// The root file system could not be had.
+    #[error("cannot prepare the root file system")]
+    Rootfs(#[from] RootfsError),
+    /// The root file system has no program.
+    #[error("cannot start the program")]
+    Init(#[from] InitError),
+    /// The input could not be shown to the program.
+    #[error("cannot use the input")]
+    Input(#[from] InputError),
+    /// The program could not be run.
+    #[error("cannot run the program")]
+    Sandbox(#[from] SandboxError),
+    /// The output could not be kept.
+    #[error("cannot keep the output")]
+    Output(#[from] OutputError),
+    /// The caller asked to stop; the program is dead.
+    #[error("the run was interrupted")]
+    Interrupted,
+    /// The run left something behind.
+    #[error("cannot clean up after the run{first}")]
+    CleanUp {
+        /// The error that ended the run before, if there was one.
+        first: FirstError,
+        /// Where removal stopped.
+        #[source]
+        source: TreeError,
+    },
+}
+
+/// The error of a run whose clean-up failed too.
+#[derive(Debug)]
+pub struct FirstError(Option<Box<RunError>>);
+
+impl FirstError {
+    /// The error, if there was one.
+    pub fn error(&self) -> Option<&RunError> {
+        self.0.as_deref()
+    }
+}
+
+impl fmt::Display for FirstError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(error) => write!(formatter, ", which failed: {error}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl RunError {
+    /// The conventional exit code: 127 where there is no program, 126 where it cannot be executed,
+    /// 125 for all else.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            RunError::Init(InitError::NotFound { .. }) => EXIT_NOT_FOUND,
+            RunError::Init(InitError::NotExecutable { .. })
+            | RunError::Sandbox(SandboxError::NotExecuted) => EXIT_NOT_EXECUTABLE,
+            RunError::CleanUp { first, .. } => {
+                first.error().map_or(EXIT_FAILED, RunError::exit_code)
+            }
+            _ => EXIT_FAILED,
+        }
+    }
+
+    /// What the user can do about it, where that is known.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            RunError::Sandbox(error) => error.hint(),
+            RunError::CleanUp { first, .. } => first.error().and_then(RunError::hint),
+            _ => None,
+        }
+    }
+
+    /// Gives interruption one face, wherever it came through.
+    fn normalised(self) -> RunError {
+        match self {
+            RunError::Rootfs(RootfsError::Interrupted { .. })
+            | RunError::Sandbox(SandboxError::Interrupted) => RunError::Interrupted,
+            error => error,
+        }
+    }
+}
+
+/// Runs `job`: reads come from `blocks`, the output goes to `repository`.
+///
+/// `cancel` becomes readable when the caller wants to stop; the program is then killed and
+/// [`RunError::Interrupted`] given, with nothing kept. The calling thread must live as long as the
+/// program, which the call itself sees to.
+///
+/// # Errors
+/// [`RunError`]. That the program failed is none: see [`Outcome::exit`].
+pub fn run(
+    repository: &Repository,
+    blocks: &dyn Blocks,
+    job: &Job,
+    options: &RunOptions,
+    cancel: Option<BorrowedFd<'_>>,
+    reporter: &dyn Reporter,
+) -> Result<Outcome, RunError> {
+    let session = repository.session()?;
+    let run = Run {
+        repository,
+        session: &session,
+        blocks,
+        job,
+        options,
+        cancel,
+        reporter,
+    };
+    let result = run.steps().map_err(|error| run.interruption(error));
+    let outcome = clean_up(&session, result)?;
+    let pins = options.pin.as_ref().map(|name| {
+        let mut pin = Pin::recursive(outcome.output.cid);
+        pin.name.clone_from(name);
+        pin
+    });
+    session.commit(pins.as_slice())?;
+    Ok(outcome)
+}
+
+/// What all steps of a run share.
+struct Run<'r> {
+    repository: &'r Repository,
+    session: &'r Session<'r>,
+    blocks: &'r dyn Blocks,
+    job: &'r Job,
+    options: &'r RunOptions,
+    cancel: Option<BorrowedFd<'r>>,
+    reporter: &'r dyn Reporter,
+}
+
+impl Run<'_> {
+    fn steps(&self) -> Result<Outcome, RunError> {
+        // Found first: without it all other work would be for nothing.
+        let bubblewrap = Bubblewrap::find().map_err(SandboxError::from)?;
+        self.session
+            .protect(&[*self.job.rootfs(), *self.job.input()])?;
+        let rootfs = self.rootfs()?;
+        rootfs.init()?;
+        let input = self.input()?;
+        let directories = WritableDirectories::create(self.session.scratch())?;
+        self.check_interrupted()?;
+        let result = self.execute(&bubblewrap, &rootfs, &*input, &directories);
+        // An input that failed fails the run, whatever the program made of it.
+        let finished = input.finish();
+        let exit = result?;
+        finished?;
+        let output = self.import(&directories)?;
+        Ok(Outcome {
+            output,
+            exit,
+            warnings: rootfs.warnings().to_vec(),
+            more_warnings: rootfs.more_warnings(),
+        })
+    }
+
+    fn rootfs(&self) -> Result<Rootfs, RootfsError> {
+        let options = RootfsOptions {
+            unpack: self.options.rootfs,
+            cache_cap_bytes: self.options.cache_cap_bytes,
+            cancel: self.cancel,
+        };
+        let cid = self.job.rootfs();
+        RootfsCache::new(self.repository).ensure(
+            self.session,
+            self.blocks,
+            cid,
+            &options,
+            self.reporter,
+        )
+    }
+
+    fn input(&self) -> Result<Box<dyn InputTree>, InputError> {
+        let scratch = self.session.scratch();
+        let (cid, options) = (self.job.input(), &self.options.input);
+        Ok(Box::new(ExportedInput::new(
+            scratch,
+            self.blocks,
+            cid,
+            options,
+            self.reporter,
+        )?))
+    }
+
+    fn execute(
+        &self,
+        bubblewrap: &Bubblewrap,
+        rootfs: &Rootfs,
+        input: &dyn InputTree,
+        directories: &WritableDirectories,
+    ) -> Result<Exit, RunError> {
+        let entries = match input.kind() {
+            InputKind::Directory => None,
+            InputKind::File => Some(rootfs.top_entries()?),
+        };
+        let root = match &entries {
+            None => RootLayout::Whole(rootfs.tree()),
+            Some(entries) => RootLayout::Entries {
+                tree: rootfs.tree(),
+                entries,
+            },
+        };
+        let paths = HostPaths {
+            root,
+            input: input.host_path(),
+            output: directories.output(),
+            tmp: directories.tmp(),
+        };
+        match sandbox::execute(bubblewrap, self.job, &paths, self.cancel) {
+            Err(SandboxError::NotExecuted) => Err(rootfs.not_executed().into()),
+            result => Ok(result?),
+        }
+    }
+
+    fn import(&self, directories: &WritableDirectories) -> Result<Imported, OutputError> {
+        let options = ImportOptions {
+            make_readable: true,
+            ..self.options.output.clone()
+        };
+        directories.import(self.session, &options, self.reporter)
+    }
+
+    fn check_interrupted(&self) -> Result<(), RunError> {
+        if self.reporter.interrupted() {
+            Err(RunError::Interrupted)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// What an error means: where the caller asked to stop, steps fail in many ways.
+    fn interruption(&self, error: RunError) -> RunError {
+        if self.reporter.interrupted() {
+            RunError::Interrupted
+        } else {
+            error.normalised()
+        }
+    }
+}
+
+/// Empties the scratch directory of what a run leaves there.
+fn clean_up(session: &Session<'_>, result: Result<Outcome, RunError>) -> Result<Outcome, RunError> {
+    match remove_leavings(session) {
+        Ok(()) => result,
+        Err(source) => Err(RunError::CleanUp {
+            first: FirstError(result.err().map(Box::new)),
+            source,
+        }),
+    }
+}
+
+fn remove_leavings(session: &Session<'_>) -> Result<(), TreeError> {
+    let scratch =
+        beneath::open_root(session.scratch()).map_err(|errno| TreeError::new(b"scratch", errno))?;
+    [input::EXPORT, output::OUTPUT, output::TMP]
+        .into_iter()
+        .try_for_each(|name| tree::remove_tree(scratch.as_fd(), name.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,59 @@
+//! What can go wrong with a sandbox.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::plan::{INIT, PlanError};
+use super::probe::{NamespaceSetting, ProbeError};
+
+/// Why a program did not run, or its end is not known.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SandboxError {
+    /// There is no bubblewrap to use.
+    #[error("cannot make a sandbox")]
+    Probe(#[from] ProbeError),
+    /// The job does not fit bubblewrap.
+    #[error("cannot describe the sandbox to bubblewrap")]
+    Plan(#[from] PlanError),
+    /// Bubblewrap could not be started.
+    #[error("cannot start `{program}`", program = program.display())]
+    Spawn {
+        /// Where it stands.
+        program: PathBuf,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
+    },
+    /// Bubblewrap gave up before the sandbox was complete; it says why on stderr.
+    #[error("bubblewrap could not set up the sandbox")]
+    SetUp {
+        /// The setting of this machine that most likely is the reason.
+        setting: Option<NamespaceSetting>,
+    },
+    /// The sandbox was complete, but the kernel refused the program.
+    #[error("cannot execute `{INIT}`")]
+    NotExecuted,
+    /// Bubblewrap was killed by something else than us, or speaks in riddles.
+    #[error("bubblewrap ended without the exit code of the program")]
+    NoStatus,
+    /// Talking to bubblewrap failed.
+    #[error("cannot follow bubblewrap")]
+    Follow(#[source] io::Error),
+    /// The caller cancelled; the program was killed.
+    #[error("the program was interrupted")]
+    Interrupted,
+}
+
+impl SandboxError {
+    /// What the user can do about it, where that is known.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            SandboxError::Probe(error) => Some(error.hint()),
+            SandboxError::SetUp {
+                setting: Some(setting),
+            } => Some(setting.hint),
+            _ => None,
+        }
+    }
+}

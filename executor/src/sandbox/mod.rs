@@ -1,0 +1,20 @@
+//! Running a job in bubblewrap.
+//!
+//! [`plan`] says what bubblewrap is told, as a value; [`probe`] finds bubblewrap; [`bwrap`] obeys
+//! the plan. The promise, whatever the program does: it sees its root file system and `/input`
+//! read-only, `/output` and `/tmp` writable, and nothing of the host; when [`bwrap::execute`]
+//! returns, none of its processes lives.
+
+pub mod bwrap;
+mod error;
+pub mod plan;
+pub mod probe;
+mod status;
+mod streams;
+#[cfg(test)]
+mod tests;
+
+pub use bwrap::{Exit, execute};
+pub use error::SandboxError;
+pub use plan::{HostPaths, Plan, PlanError, RootLayout, StatusDescriptors};
+pub use probe::{Bubblewrap, ProbeError, Version};

@@ -1,0 +1,221 @@
+//! Finding bubblewrap, and why a sandbox cannot be set up here.
+
+use std::env;
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::fs::{Access, access};
+
+/// Name of the program.
+const PROGRAM: &str = "bwrap";
+
+/// First version with all options of a plan: `--clearenv` and `--perms` came last.
+const MINIMUM: Version = Version {
+    major: 0,
+    minor: 5,
+    patch: 0,
+};
+
+/// What to do where bubblewrap is missing or old.
+const INSTALL_HINT: &str =
+    "install bubblewrap 0.8 or newer (Debian, Ubuntu: `apt-get install bubblewrap`)";
+
+/// A version of bubblewrap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Version {
+    pub major: u32,
+    pub minor: u32,
+    pub patch: u32,
+}
+
+impl Version {
+    /// Takes the number from what `bwrap --version` prints: `bubblewrap 0.8.0`.
+    fn parse(output: &str) -> Option<Version> {
+        let mut numbers = output
+            .trim()
+            .strip_prefix("bubblewrap ")?
+            .split('.')
+            .map(str::parse);
+        let mut next = || numbers.next()?.ok();
+        Some(Version {
+            major: next()?,
+            minor: next()?,
+            patch: next().unwrap_or(0),
+        })
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}.{}.{}", self.major, self.minor, self.patch)
+    }
+}
+
+/// Why there is no bubblewrap to use.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProbeError {
+    /// It is in no directory of `PATH`.
+    #[error("cannot find `{PROGRAM}`, the program that makes the sandbox")]
+    Missing,
+    /// It does not start.
+    #[error("cannot run `{path} --version`", path = path.display())]
+    Run {
+        /// Where it stands.
+        path: PathBuf,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
+    },
+    /// It prints no version.
+    #[error("`{path} --version` prints no version", path = path.display())]
+    NoVersion {
+        /// Where it stands.
+        path: PathBuf,
+    },
+    /// It lacks options that are needed.
+    #[error("`{path}` is version {version}, older than {MINIMUM}", path = path.display())]
+    TooOld {
+        /// Where it stands.
+        path: PathBuf,
+        /// What it says it is.
+        version: Version,
+    },
+}
+
+impl ProbeError {
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        INSTALL_HINT
+    }
+}
+
+/// An installed bubblewrap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bubblewrap {
+    /// Where it stands.
+    pub path: PathBuf,
+    /// What it says it is.
+    pub version: Version,
+}
+
+impl Bubblewrap {
+    /// Looks for bubblewrap in the directories of `PATH`.
+    ///
+    /// # Errors
+    /// [`ProbeError`].
+    pub fn find() -> Result<Bubblewrap, ProbeError> {
+        Bubblewrap::find_in(&env::var_os("PATH").unwrap_or_default())
+    }
+
+    fn find_in(directories: &OsStr) -> Result<Bubblewrap, ProbeError> {
+        let path = env::split_paths(directories)
+            // A relative directory would mean another program in each working directory.
+            .filter(|directory| directory.is_absolute())
+            .map(|directory| directory.join(PROGRAM))
+            .find(|path| path.is_file() && access(path, Access::EXEC_OK).is_ok())
+            .ok_or(ProbeError::Missing)?;
+        let version = version_of(&path)?;
+        if version < MINIMUM {
+            return Err(ProbeError::TooOld { path, version });
+        }
+        Ok(Bubblewrap { path, version })
+    }
+}
+
+fn version_of(path: &Path) -> Result<Version, ProbeError> {
+    let output = Command::new(path)
+        .arg("--version")
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .map_err(|source| ProbeError::Run {
+            path: path.to_owned(),
+            source,
+        })?;
+    Version::parse(&String::from_utf8_lossy(&output.stdout)).ok_or_else(|| ProbeError::NoVersion {
+        path: path.to_owned(),
+    })
+}
+
+/// A setting of the kernel that keeps users from making namespaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NamespaceSetting {
+    /// Its file.
+    pub path: &'static str,
+    /// The value that forbids.
+    forbidding: &'static str,
+    /// What to do about it.
+    pub hint: &'static str,
+}
+
+const NAMESPACE_SETTINGS: [NamespaceSetting; 3] = [
+    NamespaceSetting {
+        path: "/proc/sys/user/max_user_namespaces",
+        forbidding: "0",
+        hint: "allow user namespaces (`sysctl user.max_user_namespaces=10000`)",
+    },
+    NamespaceSetting {
+        path: "/proc/sys/kernel/unprivileged_userns_clone",
+        forbidding: "0",
+        hint: "allow user namespaces (`sysctl kernel.unprivileged_userns_clone=1`)",
+    },
+    NamespaceSetting {
+        path: "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+        forbidding: "1",
+        hint: "give bubblewrap an AppArmor profile that allows user namespaces (Ubuntu: \
+               `apt-get install apparmor-profiles`, then load `bwrap-userns-restrict`)",
+    },
+];
+
+/// The setting that most likely kept bubblewrap from its work.
+pub(super) fn forbidding_setting() -> Option<NamespaceSetting> {
+    NAMESPACE_SETTINGS.into_iter().find(|setting| {
+        // A setting that this kernel does not have forbids nothing.
+        fs::read_to_string(setting.path).is_ok_and(|value| value.trim() == setting.forbidding)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn versions() {
+        let version = |text| Version::parse(text).map(|version| version.to_string());
+        assert_eq!(version("bubblewrap 0.8.0\n").unwrap(), "0.8.0");
+        assert_eq!(version("bubblewrap 0.12").unwrap(), "0.12.0");
+        assert_eq!(version("bubblewrap 1.2.3").unwrap(), "1.2.3");
+        assert!(version("bubblewrap").is_none());
+        assert!(version("0.8.0").is_none());
+        let ordered =
+            [(0, 4, 9), (0, 5, 0), (0, 10, 0), (1, 0, 0)].map(|(major, minor, patch)| Version {
+                major,
+                minor,
+                patch,
+            });
+        assert!(ordered.is_sorted());
+    }
+
+    #[test]
+    fn programs_that_do_not_serve() {
+        let directory = tempfile::tempdir().unwrap();
+        let find = || Bubblewrap::find_in(directory.path().as_os_str());
+        assert!(matches!(find(), Err(ProbeError::Missing)));
+        let program = directory.path().join(PROGRAM);
+        fs::write(&program, "#!/bin/sh\necho bubblewrap 0.4.1\n").unwrap();
+        assert!(matches!(find(), Err(ProbeError::Missing)));
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        assert!(matches!(find(), Err(ProbeError::TooOld { .. })));
+        fs::write(&program, "#!/bin/sh\necho hello\n").unwrap();
+        assert!(matches!(find(), Err(ProbeError::NoVersion { .. })));
+        fs::write(&program, "#!/bin/sh\necho bubblewrap 0.9.0\n").unwrap();
+        assert_eq!(find().unwrap().path, program);
+    }
+}

@@ -1,0 +1,146 @@
+//! The standard streams of the program.
+//!
+//! The invariant: no descriptor that reaches the sandbox leads to a file of the host. It would be
+//! more than a stream: whoever holds a descriptor can open its file again for writing through
+//! `/proc/self/fd`, change its mode, or, of a directory, open what lies below. So terminals and
+//! anonymous pipes are handed on, and everything else is relayed through a pipe by a thread.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::thread::{self, JoinHandle};
+
+use rustix::fs::fstatfs;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::termios::isatty;
+
+use crate::process::Streams;
+
+/// File system of anonymous pipes: `PIPEFS_MAGIC` of Linux.
+const PIPE_FILE_SYSTEM: u64 = 0x5049_5045;
+
+/// The thread that carries the program's output, if one is needed. Dropped, it waits for the end
+/// of that, which comes when no process of the sandbox lives any more.
+#[derive(Debug)]
+pub(super) struct OutputRelay(Option<JoinHandle<()>>);
+
+impl Drop for OutputRelay {
+    fn drop(&mut self) {
+        if let Some(Err(_)) = self.0.take().map(JoinHandle::join) {
+            tracing::debug!("the thread that relays output panicked");
+        }
+    }
+}
+
+/// Streams that end at our stdin and stderr.
+///
+/// Where stdin is relayed, more of it may be consumed than the program reads.
+pub(super) fn open() -> io::Result<(Streams, OutputRelay)> {
+    relayed(rustix::stdio::stdin(), rustix::stdio::stderr())
+}
+
+fn relayed(stdin: BorrowedFd<'_>, stderr: BorrowedFd<'_>) -> io::Result<(Streams, OutputRelay)> {
+    let stdin = relay_stdin(stdin)?;
+    if is_harmless(stderr)? {
+        let output = stderr.try_clone_to_owned()?;
+        return Ok((Streams { stdin, output }, OutputRelay(None)));
+    }
+    let (reader, output) = pipe_with(PipeFlags::CLOEXEC)?;
+    let thread = relay(
+        "sandbox-output",
+        reader,
+        stderr.try_clone_to_owned()?,
+        Rest::Drain,
+    )?;
+    Ok((Streams { stdin, output }, OutputRelay(Some(thread))))
+}
+
+fn relay_stdin(stdin: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let stdin_copy = stdin.try_clone_to_owned()?;
+    if is_harmless(stdin)? {
+        return Ok(stdin_copy);
+    }
+    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
+    // Not waited for: it may be reading from something that never ends.
+    relay("sandbox-stdin", stdin_copy, writer, Rest::Leave)?;
+    Ok(reader)
+}
+
+/// Whether a descriptor leads to nothing but a terminal or a pipe without a name.
+fn is_harmless(descriptor: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(isatty(descriptor) || fstatfs(descriptor)?.f_type as u64 == PIPE_FILE_SYSTEM)
+}
+
+/// What becomes of the data that remains when nobody takes it any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rest {
+    /// Stays where it is.
+    Leave,
+    /// Is discarded, so that who writes it is not stopped.
+    Drain,
+}
+
+fn relay(name: &str, from: OwnedFd, to: OwnedFd, rest: Rest) -> io::Result<JoinHandle<()>> {
+    thread::Builder::new().name(name.into()).spawn(move || {
+        let (mut from, mut to) = (File::from(from), File::from(to));
+        if let Err(error) = io::copy(&mut from, &mut to) {
+            tracing::debug!(%error, "a standard stream ended early");
+            if rest == Rest::Drain
+                && let Err(error) = io::copy(&mut from, &mut io::sink())
+            {
+                tracing::debug!(%error, "a standard stream could not be drained");
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Seek, Write};
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn files_are_relayed_and_pipes_are_not() {
+        let mut input = tempfile::tempfile().unwrap();
+        input.write_all(&[b'x'; 200_000]).unwrap();
+        input.rewind().unwrap();
+        let mut log = tempfile::tempfile().unwrap();
+        let (streams, relay) = relayed(input.as_fd(), log.as_fd()).unwrap();
+        assert!(is_harmless(streams.stdin.as_fd()).unwrap());
+        assert!(is_harmless(streams.output.as_fd()).unwrap());
+        let mut read = Vec::new();
+        File::from(streams.stdin).read_to_end(&mut read).unwrap();
+        assert_eq!(read.len(), 200_000);
+        File::from(streams.output).write_all(b"written").unwrap();
+        drop(relay);
+        log.rewind().unwrap();
+        assert_eq!(io::read_to_string(log).unwrap(), "written");
+
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        let (_, relay) = relayed(reader.as_fd(), writer.as_fd()).unwrap();
+        assert!(relay.0.is_none());
+    }
+
+    #[test]
+    fn directories_devices_and_sockets_are_not_handed_on() {
+        let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert!(!is_harmless(socket.as_fd()).unwrap());
+        for path in ["/", "/dev/null"] {
+            assert!(
+                !is_harmless(File::open(path).unwrap().as_fd()).unwrap(),
+                "{path}"
+            );
+        }
+    }
+
+    #[test]
+    fn output_that_goes_nowhere_does_not_stop_the_program() {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let input = File::open("/dev/null").unwrap();
+        let (streams, _relay) = relayed(input.as_fd(), full.as_fd()).unwrap();
+        File::from(streams.output)
+            .write_all(&[0; 1_000_000])
+            .unwrap();
+    }
+}
