@@ -1,0 +1,114 @@
+#!/bin/sh
+# Installs what the tests need and runs all of them: formatting, lints, licences, unit tests,
+# documentation tests, and the end-to-end tests of the built program. As root it runs the latter a
+# second time as an ordinary user, because the sandbox is made in another way there.
+#
+# With CI=true nothing may be skipped. Variables: IPFS_EXEC_FIXTURES (published test vectors,
+# ../shared/fixtures unless set), IPFS_EXEC_KILLS (how often an import is killed).
+set -eu
+
+cd "$(dirname "$0")/.."
+project=$(pwd)
+user=ipfs-exec-test
+
+step() { printf '\n== %s\n' "$*"; }
+fail() {
+    echo "error: $*" >&2
+    exit 1
+}
+# What is skipped is said, and is no option where nobody reads it.
+skip() {
+    [ "${CI:-}" != true ] || fail "$*"
+    echo "skipped: $*"
+}
+
+./examples/require.sh bwrap:bubblewrap busybox:busybox-static cc:gcc cc:libc6-dev make:make \
+    unshare:util-linux runuser:util-linux useradd:passwd python3:python3
+[ ! -d "${CARGO_HOME:-${HOME:-/}/.cargo}/bin" ] || PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
+command -v cargo >/dev/null 2>&1 || fail 'cargo is missing; install a Rust toolchain from https://rustup.rs'
+
+IPFS_EXEC_FIXTURES=${IPFS_EXEC_FIXTURES:-$project/../shared/fixtures}
+[ -f "$IPFS_EXEC_FIXTURES/vectors/vectors.json" ] ||
+    fail "no fixtures at $IPFS_EXEC_FIXTURES; set IPFS_EXEC_FIXTURES to the directory that holds them"
+export IPFS_EXEC_FIXTURES
+
+step 'formatting'
+if cargo fmt --version >/dev/null 2>&1; then
+    cargo fmt --all --check
+else
+    skip 'rustfmt is missing; install it: rustup component add rustfmt'
+fi
+
+step 'lints'
+if cargo clippy --version >/dev/null 2>&1; then
+    cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
+else
+    skip 'clippy is missing; install it: rustup component add clippy'
+fi
+
+step 'licences and advisories'
+if cargo deny --version >/dev/null 2>&1; then
+    cargo deny --locked check
+else
+    echo 'skipped: cargo-deny is not installed (cargo install --locked cargo-deny)'
+fi
+
+step 'build'
+cargo build --workspace --locked
+cargo test --workspace --locked --no-run
+target=$(cargo metadata --no-deps --format-version 1 --locked |
+    python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')
+IPFS_EXEC_BIN=$target/debug/ipfs-exec
+export IPFS_EXEC_BIN
+
+step "tests as $(id -un)"
+if cargo nextest --version >/dev/null 2>&1; then
+    profile=default
+    [ "${CI:-}" != true ] || profile=ci
+    cargo nextest run --workspace --locked --profile "$profile"
+    cargo test --workspace --locked --doc --quiet
+else
+    cargo test --workspace --locked
+fi
+
+[ "$(id -u)" -eq 0 ] || exit 0
+
+# The user may not be able to read this directory, so that everything is copied to one of its own.
+step 'end-to-end tests as an ordinary user'
+end_to_end=$(cargo test --workspace --locked --no-run --message-format=json 2>/dev/null |
+    python3 -c '
+import json, sys
+for line in sys.stdin:
+    message = json.loads(line)
+    if message.get("executable") and message["target"]["name"] == "end_to_end":
+        print(message["executable"])')
+[ -x "$end_to_end" ] || fail 'cannot find the end-to-end tests'
+
+place=$(mktemp -d)
+made_user=
+clean() {
+    rm -rf "$place"
+    [ -z "$made_user" ] || userdel "$user" >/dev/null 2>&1 || :
+}
+trap clean EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+if ! id "$user" >/dev/null 2>&1; then
+    useradd --system --no-create-home --home-dir /nonexistent --shell /bin/sh "$user"
+    made_user=yes
+fi
+chmod 755 "$place"
+cp "$end_to_end" "$place/end_to_end"
+cp "$IPFS_EXEC_BIN" "$place/ipfs-exec"
+cp -r "$IPFS_EXEC_FIXTURES" "$place/fixtures"
+cp -r examples "$place/examples"
+chmod -R u+rwX,go+rX "$place"
+mkdir "$place/home" "$place/tmp"
+chown "$user:" "$place/home" "$place/tmp"
+cd "$place"
+runuser -u "$user" -- env -i PATH="/usr/local/bin:/usr/bin:/bin" CI="${CI:-}" RUST_BACKTRACE=1 \
+    HOME="$place/home" TMPDIR="$place/tmp" \
+    IPFS_EXEC_BIN="$place/ipfs-exec" IPFS_EXEC_FIXTURES="$place/fixtures" \
+    IPFS_EXEC_EXAMPLES="$place/examples" IPFS_EXEC_KILLS="${IPFS_EXEC_KILLS:-200}" \
+    "$place/end_to_end" --test-threads=2

@@ -1,0 +1,30 @@
+//! What the end-to-end tests and the benchmarks of `ipfs-exec` share.
+//!
+//! Everything here drives the built binary from outside, as a user does, in an [`Environment`] of
+//! its own: a temporary home and repository and a cleared set of variables. None of it knows the
+//! libraries, so that a mistake there cannot hide itself: blocks, CARs and archives that the tests
+//! need are encoded here, from the specifications.
+//!
+//! ```no_run
+//! use ipfs_exec_tests::Environment;
+//!
+//! let environment = Environment::new();
+//! let cid = environment.ipfs_exec(["add", "-"]).input("hello world").succeeds().line();
+//! assert_eq!(cid, "Qmf412jQZiuVUtdgnB36FXFX7xg5V6KEbSJ4dpQuhkLyfD");
+//! ```
+//!
+//! Helpers panic when a test cannot go on: the message is the result of the test.
+
+pub mod archive;
+pub mod dag;
+pub mod environment;
+pub mod invocation;
+pub mod random;
+pub mod recipe;
+pub mod requirement;
+pub mod tree;
+pub mod vector;
+
+pub use archive::Archive;
+pub use environment::Environment;
+pub use invocation::{Invocation, Outcome, Running};

@@ -1,0 +1,31 @@
+//! The built program from outside, as people and scripts use it.
+//!
+//! Each test has a home and a repository of its own. What it needs from the machine (bubblewrap, a
+//! static busybox, the published fixtures) it demands: without, it fails and says what to install.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "where a test cannot go on, the panic is its result"
+)]
+
+mod machine;
+
+mod commands;
+mod directories;
+mod transfer;
+mod usage;
+
+mod fixtures;
+mod vectors;
+
+mod images;
+mod output;
+mod rootfs;
+mod run;
+mod sandbox;
+mod signals;
+
+mod bad_input;
+mod concurrency;
+mod faults;
+mod kills;

@@ -1,0 +1,302 @@
+//! Root file systems, honest and hostile.
+
+use std::fs;
+
+use ipfs_exec_tests::environment::entries;
+use ipfs_exec_tests::{Archive, archive, tree};
+use tar::EntryType;
+
+use crate::machine::{EMPTY, Machine};
+
+/// Directories that the sandbox mounts something on.
+const MOUNT_POINTS: [&str; 5] = ["proc", "dev", "tmp", "input", "output"];
+
+#[test]
+fn mount_points_may_be_directories() {
+    let mut image = Archive::busybox();
+    for name in MOUNT_POINTS {
+        image = image
+            .directory(name, 0o700)
+            .file(&format!("{name}/hidden"), 0o644, "x");
+    }
+    let machine = Machine::with(&image);
+    assert_eq!(
+        machine.says("ls -A /tmp /input; ls /dev/hidden 2>/dev/null || :"),
+        "/input:\n\n/tmp:\n"
+    );
+    machine.environment.assert_clean();
+}
+
+#[test]
+fn mount_points_that_are_links_or_files_are_refused() {
+    let canary = tempfile::tempdir().unwrap();
+    fs::write(canary.path().join("canary"), "sings").unwrap();
+    let outside = canary.path().to_str().unwrap();
+    let targets = [
+        outside,
+        "bin",
+        "missing",
+        "/missing",
+        "..",
+        "../../../../tmp",
+        "bin/../../x",
+        ".",
+    ];
+    for name in MOUNT_POINTS {
+        for target in targets {
+            let machine = Machine::with(&Archive::busybox().symlink(name, target));
+            machine
+                .run(["sh", "-c", "touch /output/x /tmp/x"])
+                .fails(125, &[name]);
+            machine.environment.assert_clean();
+        }
+        for content in ["", "text"] {
+            let machine = Machine::with(&Archive::busybox().file(name, 0o644, content));
+            machine.run(["true"]).fails(125, &[name]);
+            machine.environment.assert_clean();
+        }
+    }
+    assert_eq!(entries(canary.path()), ["canary"]);
+    assert_eq!(fs::read(canary.path().join("canary")).unwrap(), b"sings");
+}
+
+/// Bubblewrap before 0.12 followed links of the root file system while it set the sandbox up, when
+/// the old root still stood at `/oldroot` (CVE-2026-87766).
+#[test]
+fn links_to_the_old_root_lead_nowhere() {
+    let canary = tempfile::tempdir().unwrap();
+    fs::write(canary.path().join("canary"), "sings").unwrap();
+    let outside = canary.path().display();
+    for name in ["etc", "run", "var", "sys", "root", "home"] {
+        let image = Archive::busybox().symlink(name, &format!("/oldroot{outside}"));
+        let machine = Machine::with(&image);
+        let script = format!(
+            "touch /{name}/new 2>/dev/null; mkdir -p /oldroot 2>/dev/null; cat /{name}/canary 2>/dev/null; :"
+        );
+        assert_eq!(machine.says(&script), "", "{name}");
+        machine.environment.assert_clean();
+    }
+    assert_eq!(entries(canary.path()), ["canary"]);
+    assert_eq!(fs::read(canary.path().join("canary")).unwrap(), b"sings");
+}
+
+#[test]
+fn entries_that_leave_the_tree_are_refused() {
+    let canary = tempfile::tempdir().unwrap();
+    let outside = canary.path().to_str().unwrap();
+    let busybox = Archive::busybox;
+    let images = [
+        ("../escape", busybox().file("../escape", 0o644, "x")),
+        (
+            "bin/../../escape",
+            busybox().file("bin/../../escape", 0o644, "x"),
+        ),
+        (
+            "link/escape",
+            busybox()
+                .symlink("link", outside)
+                .file("link/escape", 0o644, "x"),
+        ),
+        (
+            "link/escape",
+            busybox()
+                .symlink("link", "bin")
+                .file("link/escape", 0o644, "x"),
+        ),
+        (
+            "link/escape",
+            busybox()
+                .symlink("link", "../..")
+                .directory("link/escape", 0o755),
+        ),
+        (
+            "stolen",
+            busybox().hard_link("stolen", "../../../../../etc/passwd"),
+        ),
+        (
+            "stolen",
+            busybox()
+                .symlink("link", "/etc")
+                .hard_link("stolen", "link/passwd"),
+        ),
+        ("stolen", busybox().hard_link("stolen", "missing")),
+    ];
+    for (name, image) in images {
+        let machine = Machine::with(&image);
+        machine.run(["true"]).fails(125, &[name]);
+        machine.environment.assert_clean();
+        assert!(entries(canary.path()).is_empty(), "{name}");
+        let beside = entries(&machine.environment.repository().join("rootfs"));
+        assert!(beside.is_empty(), "left of {name}: {beside:?}");
+    }
+}
+
+#[test]
+fn absolute_names_stay_inside() {
+    let canary = tempfile::tempdir().unwrap();
+    let inside = format!("{}/file", canary.path().display());
+    let machine = Machine::with(&Archive::busybox().file(&inside, 0o644, "x"));
+    let outcome = machine.run(["true"]).run();
+    assert!(matches!(outcome.code, Some(0 | 125)), "{outcome:?}");
+    assert!(entries(canary.path()).is_empty());
+}
+
+#[test]
+fn entries_that_collide_are_refused() {
+    let busybox = Archive::busybox;
+    let images = [
+        (
+            "same",
+            busybox().file("same", 0o644, "a").file("same", 0o644, "b"),
+        ),
+        (
+            "same",
+            busybox().file("same", 0o644, "a").symlink("same", "bin"),
+        ),
+        (
+            "same",
+            busybox().symlink("same", "bin").file("same", 0o644, "a"),
+        ),
+        (
+            "same",
+            busybox().file("same", 0o644, "a").directory("same", 0o755),
+        ),
+        ("bin", busybox().file("bin", 0o644, "a")),
+        (
+            "same/below",
+            busybox()
+                .file("same", 0o644, "a")
+                .file("same/below", 0o644, "b"),
+        ),
+    ];
+    for (name, image) in images {
+        let machine = Machine::with(&image);
+        machine.run(["true"]).fails(125, &[name]);
+        machine.environment.assert_clean();
+    }
+}
+
+#[test]
+fn a_directory_may_come_twice_and_late() {
+    let image = Archive::busybox()
+        .file("late/file", 0o644, "x")
+        .directory("late", 0o755)
+        .directory("bin", 0o755)
+        .first(|archive| archive.directory(".", 0o755))
+        .file("./dotted", 0o644, "y");
+    let machine = Machine::with(&image);
+    assert_eq!(machine.says("cat /late/file /dotted"), "xy");
+}
+
+#[test]
+fn every_kind_of_entry_is_unpacked() {
+    let deep = (0..20)
+        .map(|_| "a-directory-with-a-long-name")
+        .collect::<Vec<_>>()
+        .join("/");
+    let long = "n".repeat(200);
+    let mut image = Archive::busybox();
+    let mut directory = String::new();
+    for part in deep.split('/') {
+        directory = if directory.is_empty() {
+            part.to_owned()
+        } else {
+            format!("{directory}/{part}")
+        };
+        image = image.directory(&directory, 0o755);
+    }
+    let image = image
+        .file(&format!("{deep}/{long}"), 0o644, "long")
+        .symlink("link", &format!("{deep}/{long}"))
+        .file("first", 0o644, "hard")
+        .hard_link("second", "first")
+        .file("writable", 0o666, "x")
+        .file("unreadable", 0o000, "x");
+    let machine = Machine::with(&image);
+    assert_eq!(machine.says("cat /link /second"), "longhard");
+    assert_eq!(machine.says("stat -c %h /first"), "2\n");
+    machine.environment.assert_clean();
+}
+
+#[test]
+fn set_id_bits_are_cleared_and_owners_dropped() {
+    let image = Archive::busybox()
+        .file("bin/su", 0o6755, "x")
+        .directory("sticky", 0o1777);
+    let machine = Machine::with(&image);
+    assert_eq!(machine.says("stat -c '%a %u %g' /bin/su"), "755 0 0\n");
+    let tree = machine.environment.repository().join("rootfs");
+    let set_id = entries(&tree)
+        .iter()
+        .map(|entry| tree.join(entry))
+        .flat_map(|entry| {
+            tree::snapshot(&entry)
+                .into_keys()
+                .map(move |path| entry.join(path))
+        })
+        .filter(|path| tree::mode(path) & 0o6000 != 0)
+        .count();
+    assert_eq!(set_id, 0);
+}
+
+#[test]
+fn device_nodes_are_skipped_with_a_warning() {
+    let image = Archive::busybox()
+        .special("a-character-device", EntryType::Char)
+        .special("a-block-device", EntryType::Block);
+    let machine = Machine::with(&image);
+    let outcome = machine
+        .run(["sh", "-c", "ls / | grep device || :"])
+        .succeeds();
+    for name in ["a-character-device", "a-block-device"] {
+        assert!(
+            outcome.stderr.contains(name),
+            "no word about {name}\n{outcome:?}"
+        );
+    }
+}
+
+#[test]
+fn a_bomb_is_stopped_at_the_limit() {
+    const DECLARED_BYTES: u64 = 10 << 30;
+    const LIMIT_BYTES: u64 = 64 << 20;
+    for (name, bytes) in [
+        ("gzip", archive::bomb(DECLARED_BYTES, archive::gzip)),
+        ("zstd", archive::bomb(DECLARED_BYTES, archive::zstd)),
+        ("bzip2", archive::bomb(DECLARED_BYTES, archive::bzip2)),
+        ("xz", archive::bomb(DECLARED_BYTES, archive::xz)),
+    ] {
+        let machine = Machine::new();
+        let file = machine.environment.write(name, bytes);
+        let bomb = machine.environment.add(file);
+        let limit = LIMIT_BYTES.to_string();
+        let outcome = machine
+            .environment
+            .ipfs_exec(["run", "--max-rootfs-size", &limit, &bomb, EMPTY, "true"])
+            .fails(125, &[&bomb]);
+        ipfs_exec_tests::environment::assert_bounded(&outcome, 256 << 20);
+        machine.environment.assert_clean();
+        let left = tree::disk_usage(&machine.environment.repository().join("rootfs"));
+        assert!(left < 1 << 20, "{left} bytes are left of the bomb");
+    }
+}
+
+#[test]
+fn a_sparse_file_counts_by_its_size() {
+    let image = Archive::busybox().file("zeros", 0o644, vec![0; 8 << 20]);
+    let machine = Machine::with(&image);
+    machine
+        .environment
+        .ipfs_exec([
+            "run",
+            "--max-rootfs-size",
+            "4194304",
+            &machine.rootfs,
+            EMPTY,
+            "true",
+        ])
+        .fails(125, &[&machine.rootfs]);
+    machine.environment.assert_clean();
+    // The limit is one of a run: without it the same image is fine.
+    assert_eq!(machine.says("stat -c %s /zeros"), "8388608\n");
+}

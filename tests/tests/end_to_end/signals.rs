@@ -1,0 +1,127 @@
+//! Runs that end before their time.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ipfs_exec_tests::environment::entries;
+use ipfs_exec_tests::random::Random;
+use ipfs_exec_tests::{Environment, Running};
+use rustix::process::Signal;
+
+use crate::machine::Machine;
+use crate::sandbox::processes_with;
+
+/// A duration for `sleep` that no other process on this machine has.
+fn marker(number: u32) -> String {
+    format!("7{number}{}", std::process::id())
+}
+
+/// Starts a program that would sleep for years.
+fn sleeper(machine: &Machine, marker: &str) -> Running {
+    let script = format!("echo x > /output/x; echo ready >&2; sleep {marker} & sleep {marker}");
+    let mut running = machine.run(["sh", "-c", &script]).process_group().start();
+    running.wait_for("ready");
+    running
+}
+
+#[test]
+fn an_interrupt_ends_the_program_and_cleans_up() {
+    let machine = Machine::new();
+    for (number, signal) in [(1, Signal::INT), (2, Signal::TERM), (3, Signal::HUP)] {
+        let marker = marker(number);
+        let running = sleeper(&machine, &marker);
+        running.signal(signal);
+        let outcome = running.wait();
+        let codes = [130, 128 + signal.as_raw()];
+        assert!(
+            outcome.code.is_some_and(|code| codes.contains(&code))
+                || outcome.signal == Some(signal.as_raw()),
+            "{outcome:?}"
+        );
+        assert!(
+            outcome.stdout.is_empty(),
+            "an interrupted run has no output\n{outcome:?}"
+        );
+        assert!(outcome.elapsed < Duration::from_secs(30), "{outcome:?}");
+        assert_eq!(processes_with(&marker), Vec::<String>::new());
+        machine.environment.assert_clean();
+    }
+}
+
+#[test]
+fn an_interrupt_of_the_whole_group_does_the_same() {
+    let machine = Machine::new();
+    let marker = marker(4);
+    let running = sleeper(&machine, &marker);
+    running.signal_group(Signal::INT);
+    let outcome = running.wait();
+    assert!(
+        outcome.code == Some(130) || outcome.signal == Some(2),
+        "{outcome:?}"
+    );
+    assert_eq!(processes_with(&marker), Vec::<String>::new());
+    machine.environment.assert_clean();
+}
+
+#[test]
+fn a_killed_run_takes_its_program_along() {
+    let machine = Machine::new();
+    let marker = marker(5);
+    let running = sleeper(&machine, &marker);
+    running.signal(Signal::KILL);
+    let outcome = running.wait();
+    assert_eq!(outcome.signal, Some(9), "{outcome:?}");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !processes_with(&marker).is_empty() {
+        assert!(Instant::now() < deadline, "the program outlived its parent");
+        thread::sleep(Duration::from_millis(10));
+    }
+    // The next command removes what the dead one left.
+    machine.shell("true");
+    machine.environment.assert_clean();
+}
+
+#[test]
+fn an_interrupted_add_leaves_nothing() {
+    let environment = Environment::new();
+    let source = environment.write("large", Random::new(11).bytes(200_000_000));
+    for delay in [5, 50, 150] {
+        let running = environment.ipfs_exec(["add"]).argument(&source).start();
+        thread::sleep(Duration::from_millis(delay));
+        running.signal(Signal::INT);
+        let outcome = running.wait();
+        if outcome.code == Some(0) {
+            // It was faster.
+            continue;
+        }
+        assert!(outcome.stdout.is_empty(), "{outcome:?}");
+        assert!(
+            matches!(outcome.code, Some(1 | 130)) || outcome.signal == Some(2),
+            "{outcome:?}"
+        );
+        environment.assert_clean();
+    }
+    environment.add(&source);
+    environment.assert_clean();
+}
+
+#[test]
+fn an_interrupted_get_leaves_nothing() {
+    let environment = Environment::new();
+    let source = environment.write("large", Random::new(12).bytes(200_000_000));
+    let cid = environment.add(&source);
+    let place = environment.directory("place");
+    for delay in [5, 50] {
+        let running = environment
+            .ipfs_exec(["get", &cid, "-o", "place/out"])
+            .start();
+        thread::sleep(Duration::from_millis(delay));
+        running.signal(Signal::INT);
+        let outcome = running.wait();
+        if outcome.code == Some(0) {
+            std::fs::remove_file(place.join("out")).unwrap();
+        } else {
+            assert!(entries(&place).is_empty(), "{outcome:?}");
+        }
+    }
+}
