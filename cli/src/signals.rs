@@ -1,11 +1,11 @@
-//! Ctrl-C and SIGTERM: the first asks the work to end and clean up, the second ends the process.
+//! Ctrl-C, SIGTERM and a closed terminal: the first asks the work to end and clean up, the second ends the process.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 /// Tells whether the user wants to stop.
 #[derive(Clone, Debug)]
@@ -20,7 +20,7 @@ impl Interrupt {
     pub(crate) fn install() -> io::Result<Interrupt> {
         let asked = Arc::new(AtomicBool::new(false));
         let (readable, writable) = io::pipe()?;
-        for signal in [SIGINT, SIGTERM] {
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
             // In this order: the second signal finds the flag that the first has set.
             signal_hook::flag::register_conditional_shutdown(
                 signal,

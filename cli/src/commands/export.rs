@@ -71,7 +71,7 @@ fn export_to_file(
         std::fs::hard_link(&unfinished, path).map_err(failed("create"))
     };
     let written = write();
-    std::fs::remove_file(&unfinished)
-        .map_err(failed("remove the unfinished copy of"))
-        .or(written)
+    let removed = std::fs::remove_file(&unfinished);
+    written?;
+    removed.map_err(failed("remove the unfinished copy of"))
 }

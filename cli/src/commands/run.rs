@@ -9,7 +9,7 @@ use clap::Args;
 use ipfs_exec_executor::run::EXIT_FAILED;
 use ipfs_exec_executor::{Job, Outcome, RunError, RunOptions};
 use ipfs_exec_node::Cid;
-use ipfs_exec_node::path::{ContentPath, PathError, escape};
+use ipfs_exec_node::path::{ContentPath, escape};
 use ipfs_exec_node::repo::{Repository, Session};
 use ipfs_exec_node::unixfs::{self, ImportOptions};
 use rustix::fs::CWD;
@@ -153,14 +153,21 @@ fn content<'r>(
             let (cid, lease) = import(context, repository, local)?;
             Ok((cid, Some(lease)))
         }
-        Some(Err(error @ PathError::InvalidCid { .. })) => Err(CommandError::from(error)
-            .with_hint("give a content path, or a local file or directory that exists")),
-        Some(Err(error)) => Err(error.into()),
-        None => Err(CommandError::failed(format!(
-            "there is no file {}",
+        Some(Err(error)) if is_content_path(argument) => Err(error.into()),
+        _ => Err(CommandError::failed(format!(
+            "`{}` is neither a content path nor a local file or directory",
             escape(argument.as_bytes())
-        ))),
+        ))
+        .with_hint("give a CID, `CID/path`, `/ipfs/CID/path`, or the name of a file that exists")),
     }
+}
+
+/// Whether the argument says itself that it is one, and so cannot mean a local file.
+fn is_content_path(argument: &OsStr) -> bool {
+    let prefixes = ["/ipfs/", "/ipns/", "ipfs://", "ipns://"];
+    prefixes
+        .iter()
+        .any(|prefix| argument.as_bytes().starts_with(prefix.as_bytes()))
 }
 
 fn import<'r>(
