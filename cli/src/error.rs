@@ -136,14 +136,14 @@ fn chain(error: &dyn Error) -> String {
 }
 
 fn classify(error: &(dyn Error + 'static), failed: &mut CommandError) {
-    if let Some(error) = error.downcast_ref::<BlockError>() {
+    if let Some(error) = block_error(error) {
         failed.hint = block_hint(error).or(failed.hint);
     } else if let Some(error) = error.downcast_ref::<UnixfsError>() {
         classify_unixfs(error, failed);
     } else if let Some(error) = error.downcast_ref::<RepoError>() {
         failed.hint = repo_hint(error).or(failed.hint);
     } else if let Some(CarError::Interrupted) = error.downcast_ref() {
-        failed.code = INTERRUPTED;
+        *failed = CommandError::interrupted();
     } else if let Some(PathError::InvalidCid { .. }) = error.downcast_ref() {
         failed.hint = Some("give a CID, `CID/path`, `/ipfs/CID/path` or `ipfs://CID/path`");
     } else if let Some(error) = error.downcast_ref::<io::Error>() {
@@ -156,6 +156,25 @@ fn classify(error: &(dyn Error + 'static), failed: &mut CommandError) {
             classify(inner, failed);
         }
     }
+}
+
+/// The block error that an error is or passes on: a transparent one is no cause of its own.
+fn block_error<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e BlockError> {
+    if let Some(CarError::Block(error) | CarError::Dag(DagError::Block(error))) =
+        error.downcast_ref()
+    {
+        return Some(error);
+    }
+    if let Some(UnixfsError::Block(error)) = error.downcast_ref() {
+        return Some(error);
+    }
+    if let Some(RepoError::Block(error)) = error.downcast_ref() {
+        return Some(error);
+    }
+    if let Some(DagError::Block(error)) = error.downcast_ref() {
+        return Some(error);
+    }
+    error.downcast_ref()
 }
 
 fn block_hint(error: &BlockError) -> Option<&'static str> {
@@ -172,10 +191,7 @@ fn block_hint(error: &BlockError) -> Option<&'static str> {
 
 fn classify_unixfs(error: &UnixfsError, failed: &mut CommandError) {
     match error {
-        UnixfsError::Interrupted => {
-            failed.code = INTERRUPTED;
-            failed.message = "interrupted".to_owned();
-        }
+        UnixfsError::Interrupted => *failed = CommandError::interrupted(),
         UnixfsError::UnresolvedName { .. } => {
             failed.hint = Some("give the CID that the name stands for")
         }

@@ -25,6 +25,8 @@ pub fn export(
         action: "write",
         source,
     };
+    // A DAG whose root is missing leaves not even a header.
+    blocks.get(root)?;
     out.write_all(&Header::encode(&[*root]))
         .map_err(write_error)?;
     let mut exported = CarImported {
