@@ -12,7 +12,7 @@ use ipfs_exec_node::Cid;
 use ipfs_exec_node::block::Blocks;
 use ipfs_exec_node::path::EntryName;
 use ipfs_exec_node::progress::Reporter;
-use ipfs_exec_node::unixfs::{self, ExportOptions, UnixfsError};
+use ipfs_exec_node::unixfs::{self, ExportOptions, Mtime, UnixfsError};
 use rustix::fs::{AtFlags, FileType, statat};
 
 use crate::beneath;
@@ -61,6 +61,12 @@ pub enum InputKind {
     Directory,
 }
 
+/// Mode of files that record none: what a program sees must not depend on the caller's umask.
+const FILE_MODE: u32 = 0o444;
+
+/// Mode of directories that record none.
+const DIRECTORY_MODE: u32 = 0o555;
+
 /// An input DAG that a sandbox can be given.
 pub trait InputTree {
     /// Where it stands on the host. Its content must not change while the program runs; the
@@ -105,7 +111,13 @@ impl ExportedInput {
         };
         let directory = beneath::open_root(scratch).map_err(failed)?;
         let name = EntryName::new(EXPORT.as_bytes()).expect("a plain word is a valid name");
-        unixfs::export(blocks, cid, directory.as_fd(), &name, options, reporter)
+        let options = ExportOptions {
+            file_mode: Some(FILE_MODE),
+            directory_mode: Some(DIRECTORY_MODE),
+            mtime: Some(Mtime::default()),
+            ..options.clone()
+        };
+        unixfs::export(blocks, cid, directory.as_fd(), &name, &options, reporter)
             .map_err(|source| InputError::Content { cid: *cid, source })?;
         let status = statat(&directory, EXPORT, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
         let kind = match FileType::from_raw_mode(status.st_mode) {
