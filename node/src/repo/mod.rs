@@ -14,7 +14,9 @@
 //! every block is hashed when it is read.
 
 mod database;
+mod gate;
 mod gc;
+mod holes;
 mod layout;
 mod leases;
 mod pins;

@@ -22,7 +22,7 @@ use std::thread::JoinHandle;
 use bytes::Bytes;
 use rusqlite::{Transaction, params};
 
-use super::gc::Gate;
+use super::gate::Gate;
 use super::pins::{self, Pin};
 use super::scratch::Scratch;
 use super::segment::{self, Location, Writer};

@@ -7,11 +7,10 @@
 //! the depth of the DAG and not by its width. Leaves of one file are written at their offsets as
 //! they come. Modes and times are set when the last task below a file or directory is done.
 
-use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
@@ -19,6 +18,7 @@ use rustix::io::Errno;
 use super::directory::{Pending, expand};
 use super::node::{Content, FilePart, Node};
 use super::read::load_part;
+use super::tasks;
 use super::{Metadata, Mtime, UnixfsError};
 use crate::block::{Blocks, Cid};
 use crate::limits;
@@ -94,7 +94,7 @@ pub fn export(
         name: name.clone(),
         cid: *cid,
     };
-    let outcome = Scheduler::run(&exporter, first);
+    let outcome = tasks::run(first, &|task, follow| exporter.perform(task, follow));
     if outcome.is_err()
         && let Err(error) = remove_tree(&parent.descriptor, as_os_str(name.as_bytes()))
     {
@@ -478,88 +478,4 @@ fn write_at(file: &OwnedFd, mut data: &[u8], mut offset: u64) -> Result<(), Errn
         }
     }
     Ok(())
-}
-
-/// Threads on one stack of tasks.
-struct Scheduler {
-    state: Mutex<Pool>,
-    changed: Condvar,
-}
-
-struct Pool {
-    stack: Vec<Task>,
-    /// Tasks being performed, which may stack more.
-    active: usize,
-    outcome: ControlFlow<UnixfsError>,
-}
-
-impl Scheduler {
-    fn run(exporter: &Exporter<'_>, first: Task) -> Result<(), UnixfsError> {
-        let pool = Pool {
-            stack: vec![first],
-            active: 0,
-            outcome: ControlFlow::Continue(()),
-        };
-        let scheduler = Scheduler {
-            state: Mutex::new(pool),
-            changed: Condvar::new(),
-        };
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        std::thread::scope(|scope| {
-            for _ in 1..threads {
-                scope.spawn(|| scheduler.work(exporter));
-            }
-            scheduler.work(exporter);
-        });
-        match scheduler
-            .state
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner)
-            .outcome
-        {
-            ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(error) => Err(error),
-        }
-    }
-
-    /// Takes tasks until none is left or one has failed.
-    fn work(&self, exporter: &Exporter<'_>) {
-        let mut follow = Vec::new();
-        while let Some(task) = self.take() {
-            let outcome = exporter.perform(task, &mut follow);
-            self.put_back(&mut follow, outcome);
-        }
-    }
-
-    fn take(&self) -> Option<Task> {
-        let mut pool = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            if pool.outcome.is_break() {
-                return None;
-            }
-            if let Some(task) = pool.stack.pop() {
-                pool.active += 1;
-                return Some(task);
-            }
-            if pool.active == 0 {
-                return None;
-            }
-            pool = self
-                .changed
-                .wait(pool)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    fn put_back(&self, follow: &mut Vec<Task>, outcome: Result<(), UnixfsError>) {
-        let mut pool = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        pool.active -= 1;
-        pool.stack.append(follow);
-        if let (Err(error), ControlFlow::Continue(())) = (outcome, &pool.outcome) {
-            pool.outcome = ControlFlow::Break(error);
-        }
-        if pool.active == 0 || !pool.stack.is_empty() || pool.outcome.is_break() {
-            self.changed.notify_all();
-        }
-    }
 }

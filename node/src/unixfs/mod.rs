@@ -6,18 +6,20 @@
 //!
 //! [UnixFS specification]: https://specs.ipfs.tech/unixfs/
 
-pub mod data;
-pub mod directory;
-pub mod hamt;
-
+mod data;
+mod directory;
+mod entries;
 mod export;
+mod hamt;
+mod hamt_writer;
 mod import;
 mod node;
 mod read;
 mod resolve;
+mod tasks;
 
 pub use data::{Metadata, Mtime};
-pub use directory::{DirectoryBuilder, Entry, list, lookup};
+pub use directory::{BuiltDirectory, DirectoryBuilder, Entry, list, lookup};
 pub use export::{ExportOptions, export};
 pub use import::{ImportOptions, Imported, ImportedEntry, import_path, import_stream};
 pub use node::{Node, NodeKind};
