@@ -170,8 +170,8 @@ impl RunError {
 /// Runs `job`: reads come from `blocks`, the output goes to `repository`.
 ///
 /// `cancel` becomes readable when the caller wants to stop; the program is then killed and
-/// [`RunError::Interrupted`] given, with nothing kept. The calling thread must live as long as the
-/// program, which the call itself sees to.
+/// [`RunError::Interrupted`] given, with nothing kept. When this process is killed, the program dies
+/// too.
 ///
 /// # Errors
 /// [`RunError`]. That the program failed is none: see [`Outcome::exit`].

@@ -1,15 +1,27 @@
-//! Starting a child that inherits nothing by accident.
+//! Starting a child that inherits nothing by accident and outlives nobody.
 //!
-//! The invariant: whatever descriptors, signal dispositions, signal mask or file mode mask the
+//! Two invariants. Whatever descriptors, signal dispositions, signal mask or file mode mask the
 //! caller's own parent handed down, the child starts with descriptors 0, 1, 2 and those that were
-//! named, default dispositions, an empty mask and umask 022.
+//! named, default dispositions, an empty mask and umask 022. And when the leash is let go, by
+//! intent or because we were killed, the child and all that it started die, at whatever moment.
+//!
+//! ```text
+//! we ---(leash)--- supervisor --- child --- ...
+//! ```
+//!
+//! The kernel can kill a child with its parent (`PR_SET_PDEATHSIG`), but only once the child has
+//! asked for that: what its parent starts in the meantime goes on alone. So a supervisor stands
+//! between: it inherits such orphans, and needs no more than its own end of a pipe to find out
+//! that we are gone.
 //!
 //! This is the only module of the crate that holds unsafe code: what runs between `fork` and
 //! `exec` cannot be said otherwise.
 #![expect(
     unsafe_code,
-    reason = "code between fork and exec needs `pre_exec` and libc's signal calls"
+    reason = "code between fork and exec needs `pre_exec` and libc's calls"
 )]
+
+mod supervisor;
 
 use std::ffi::{CStr, OsString};
 use std::io;
@@ -21,6 +33,7 @@ use std::process::{Child, Command, Stdio};
 use std::ptr;
 
 use rustix::fs::{Mode, stat};
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal};
 
 /// Files that the child creates are writable by their owner only, whatever the caller's umask.
@@ -57,8 +70,17 @@ pub(crate) struct Streams {
     pub(crate) output: OwnedFd,
 }
 
-/// Starts `program` with an empty environment. The child leads a session of its own, so that
-/// signals of the terminal reach only us, and is killed when the calling thread ends.
+/// A child with its supervisor.
+#[derive(Debug)]
+pub(crate) struct Supervised {
+    /// The supervisor. It ends as the child did, after everything that the child started.
+    pub(crate) supervisor: Child,
+    /// Dropped, it has all of them killed.
+    pub(crate) leash: OwnedFd,
+}
+
+/// Starts `program` with an empty environment, in a session of its own, so that signals of the
+/// terminal reach only us.
 ///
 /// Where the device files belong to us, the child sees them as read-only: their devices can be
 /// written, but not their modes.
@@ -69,10 +91,13 @@ pub(crate) fn spawn(
     arguments: &[OsString],
     streams: Streams,
     inherited: &[BorrowedFd<'_>],
-) -> io::Result<Child> {
-    let inherited: Vec<RawFd> = inherited.iter().map(AsRawFd::as_raw_fd).collect();
-    let parent = rustix::process::getpid();
-    let owns_devices = stat(DEVICES[0])?.st_uid == rustix::process::geteuid().as_raw();
+) -> io::Result<Supervised> {
+    let (collar, leash) = pipe_with(PipeFlags::CLOEXEC)?;
+    let preparation = Preparation {
+        owns_devices: stat(DEVICES[0])?.st_uid == rustix::process::geteuid().as_raw(),
+        inherited: inherited.iter().map(AsRawFd::as_raw_fd).collect(),
+        collar: collar.as_raw_fd(),
+    };
     let mut command = Command::new(program);
     command
         .args(arguments)
@@ -80,25 +105,76 @@ pub(crate) fn spawn(
         .stdin(Stdio::from(streams.stdin))
         .stdout(Stdio::from(streams.output.try_clone()?))
         .stderr(Stdio::from(streams.output));
-    // SAFETY: `prepare` makes system calls only: it neither allocates nor takes a lock that a
-    // thread of the parent could hold, and touches no memory but its own copy of `inherited`.
-    unsafe { command.pre_exec(move || prepare(parent, owns_devices, &inherited)) };
-    command.spawn()
+    // SAFETY: `Preparation::run` makes system calls only: it neither allocates nor takes a lock
+    // that a thread of the parent could hold, and touches no memory but its own copy of itself.
+    unsafe { command.pre_exec(move || preparation.run()) };
+    let supervisor = command.spawn()?;
+    Ok(Supervised { supervisor, leash })
 }
 
-/// Runs in the child, before `exec`.
-fn prepare(parent: Pid, owns_devices: bool, inherited: &[RawFd]) -> io::Result<()> {
-    die_with(parent)?;
-    if owns_devices {
-        seal_devices()?;
+/// What is done between `fork` and `exec`.
+struct Preparation {
+    owns_devices: bool,
+    inherited: Vec<RawFd>,
+    /// Our end of the leash.
+    collar: RawFd,
+}
+
+impl Preparation {
+    /// Splits the process in two. The supervisor never returns from here.
+    fn run(&self) -> io::Result<()> {
+        reset_signals()?;
+        rustix::process::setsid()?;
+        rustix::process::umask(Mode::from_raw_mode(UMASK));
+        if self.owns_devices {
+            seal_devices()?;
+        }
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+        let supervisor = rustix::process::getpid();
+        match fork()? {
+            Some(child) => supervisor::supervise(child, self.collar),
+            None => {
+                die_with(supervisor)?;
+                // A group of its own, by which the supervisor finds what it starts.
+                rustix::process::setsid()?;
+                keep_only(&self.inherited)
+            }
+        }
     }
-    rustix::process::setsid()?;
-    rustix::process::umask(Mode::from_raw_mode(UMASK));
-    reset_signals()?;
-    keep_only(inherited)
 }
 
-/// Has the kernel kill this process when the parent dies, also when that happened already.
+/// Gives the child in the parent, nothing in the child.
+fn fork() -> io::Result<Option<Pid>> {
+    // SAFETY: this process has one thread and goes on, on both sides, as code does that runs
+    // between `fork` and `exec`.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        number => Ok(Pid::from_raw(number)),
+    }
+}
+
+/// Ends the process without running anything of the program that it is a copy of.
+fn exit_now(code: i32) -> ! {
+    // SAFETY: the call does not return and touches no memory.
+    unsafe { libc::_exit(code) }
+}
+
+/// Closes every descriptor but one.
+fn close_all_but(kept: RawFd) -> io::Result<()> {
+    let kept = kept as libc::c_uint;
+    if let Some(last) = kept.checked_sub(1) {
+        close_range(0, last, 0)?;
+    }
+    close_range(kept + 1, libc::c_uint::MAX, 0)
+}
+
+/// Borrows a descriptor that [`close_all_but`] kept.
+fn borrow(kept: RawFd) -> BorrowedFd<'static> {
+    // SAFETY: the supervisor closes it only by ending.
+    unsafe { BorrowedFd::borrow_raw(kept) }
+}
+
+/// Has the kernel kill this process when its parent dies, also when that happened already.
 fn die_with(parent: Pid) -> io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     if rustix::process::getppid() == Some(parent) {
@@ -189,20 +265,19 @@ fn reset_signals() -> io::Result<()> {
 
 /// Has `exec` close every descriptor above 2 but `inherited`.
 fn keep_only(inherited: &[RawFd]) -> io::Result<()> {
-    // SAFETY: the call changes descriptor flags only, it closes nothing. Needs Linux 5.11; an
-    // older kernel fails with EINVAL or ENOSYS, and the child does not start.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            FIRST_EXTRA_DESCRIPTOR,
-            libc::c_uint::MAX,
-            libc::CLOSE_RANGE_CLOEXEC,
-        )
-    };
-    check(result)?;
+    let flags = libc::CLOSE_RANGE_CLOEXEC;
+    close_range(FIRST_EXTRA_DESCRIPTOR, libc::c_uint::MAX, flags)?;
     inherited
         .iter()
         .try_for_each(|descriptor| inherit(*descriptor))
+}
+
+/// Closes descriptors, or has `exec` close them. Needs Linux 5.11; an older kernel fails with
+/// `EINVAL` or `ENOSYS`, and the child does not start.
+fn close_range(first: libc::c_uint, last: libc::c_uint, flags: libc::c_uint) -> io::Result<()> {
+    // SAFETY: the caller is a process that runs nothing but this module, which uses no
+    // descriptor that it closed.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) })
 }
 
 fn inherit(descriptor: RawFd) -> io::Result<()> {
@@ -215,8 +290,7 @@ mod tests {
     use super::*;
     use std::fs::File;
     use std::os::fd::AsFd;
-
-    use rustix::pipe::{PipeFlags, pipe_with};
+    use std::time::{Duration, Instant};
 
     fn streams(output: OwnedFd) -> Streams {
         let stdin = File::open("/dev/null").unwrap().into();
@@ -230,7 +304,7 @@ mod tests {
         let shell = Path::new("/bin/sh");
         let mut child = spawn(shell, &arguments, streams(writer), inherited).unwrap();
         let output = std::io::read_to_string(File::from(reader)).unwrap();
-        assert!(child.wait().unwrap().success());
+        assert!(child.supervisor.wait().unwrap().success());
         output
     }
 
@@ -277,5 +351,34 @@ mod tests {
         let output = File::open("/dev/null").unwrap().into();
         let error = spawn(Path::new("/nonexistent"), &[], streams(output), &[]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn the_supervisor_ends_as_the_child() {
+        for (script, wanted) in [("exit 7", Some(7)), ("kill -KILL $$", None)] {
+            let output = File::open("/dev/null").unwrap().into();
+            let arguments = ["-c", script].map(OsString::from);
+            let mut child = spawn(Path::new("/bin/sh"), &arguments, streams(output), &[]).unwrap();
+            assert_eq!(child.supervisor.wait().unwrap().code(), wanted, "{script}");
+        }
+    }
+
+    /// Orphans of a process that died, in another session and deaf to all that can be ignored.
+    #[test]
+    fn letting_go_kills_everything_at_every_moment() {
+        for microseconds in (0..4000).step_by(100) {
+            let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+            let script = "trap '' HUP TERM INT; setsid sleep 60 & sleep 60 & (sleep 60 &) ; wait";
+            let arguments = ["-c", script].map(OsString::from);
+            let shell = Path::new("/bin/sh");
+            let mut child = spawn(shell, &arguments, streams(writer), &[]).unwrap();
+            std::thread::sleep(Duration::from_micros(microseconds));
+            let started = Instant::now();
+            drop(child.leash);
+            child.supervisor.wait().unwrap();
+            // All of them hold the pipe.
+            std::io::read_to_string(File::from(reader)).unwrap();
+            assert!(started.elapsed() < Duration::from_secs(10));
+        }
     }
 }

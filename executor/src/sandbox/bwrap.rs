@@ -1,13 +1,15 @@
 //! Executing a plan: start bubblewrap, follow it, and see to it that nothing lives on.
 //!
 //! ```text
-//! we --- bwrap (monitor) --- init = process 1 of the sandbox --- ...
-//!    status pipe: `child-pid`, then `exit-code`
+//! we --- supervisor --- bwrap (monitor) --- init = process 1 of the sandbox --- ...
+//!    leash: a pipe; closed, it has the supervisor kill everything
+//!    status: a pipe, on which the monitor tells `exit-code`
 //!    gate: a pipe with one byte, gone once the sandbox is complete
 //! ```
 //!
-//! The kernel lets process 1 of a process namespace end only after all others in it have. So when
-//! its descriptor says that it ended, `/output` is at rest. Nothing here waits for time to pass.
+//! The kernel lets process 1 of a process namespace end only after all others in it have, and the
+//! supervisor ends after process 1. So when the supervisor has ended, `/output` is at rest.
+//! Nothing here waits for time to pass.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -18,7 +20,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::{Errno, ioctl_fionread};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::error::SandboxError;
 use super::plan::{HostPaths, Plan, StatusDescriptors};
@@ -26,7 +28,7 @@ use super::probe::{Bubblewrap, forbidding_setting};
 use super::status::Status;
 use super::streams;
 use crate::job::Job;
-use crate::process::{self, Streams};
+use crate::process::{self, Streams, Supervised};
 
 /// How a program ended.
 ///
@@ -58,10 +60,10 @@ impl Exit {
 /// Runs `job` and waits for its end. The program's stdin is ours, its stdout and stderr are our
 /// stderr; what is no terminal or pipe of these is relayed by threads.
 ///
-/// `cancel` becomes readable when the program is to be killed. The calling thread must live as
-/// long as the program: the kernel ties their lives together.
+/// `cancel` becomes readable when the program is to be killed.
 ///
-/// When this returns, with or without an error, all processes of the sandbox are dead.
+/// When this returns, with or without an error, all processes of the sandbox are dead. When this
+/// process is killed, they are killed too.
 ///
 /// # Errors
 /// [`SandboxError`]. That the program failed is none.
@@ -145,83 +147,60 @@ fn failure(gate: &OwnedFd, ended: ExitStatus) -> SandboxError {
 
 /// Bubblewrap with its sandbox. Dropped, it kills both and waits for them.
 struct Running {
-    monitor: Child,
-    monitor_descriptor: OwnedFd,
-    /// Process 1 of the sandbox, once it is known.
-    init: Option<OwnedFd>,
-    ended: bool,
+    supervisor: Child,
+    descriptor: OwnedFd,
+    /// Let go, it has everything killed.
+    leash: Option<OwnedFd>,
 }
 
 impl Running {
-    fn new(mut monitor: Child) -> io::Result<Running> {
+    fn new(supervised: Supervised) -> io::Result<Running> {
+        let Supervised {
+            mut supervisor,
+            leash,
+        } = supervised;
         // Not waited for yet, so the number still means this child.
-        match open_process(Pid::from_child(&monitor)) {
-            Ok(monitor_descriptor) => Ok(Running {
-                monitor,
-                monitor_descriptor,
-                init: None,
-                ended: false,
+        match pidfd_open(Pid::from_child(&supervisor), PidfdFlags::empty()) {
+            Ok(descriptor) => Ok(Running {
+                supervisor,
+                descriptor,
+                leash: Some(leash),
             }),
-            Err(error) => {
-                monitor.kill()?;
-                monitor.wait()?;
-                Err(error)
+            Err(errno) => {
+                drop(leash);
+                supervisor.wait()?;
+                Err(errno.into())
             }
         }
     }
 
-    /// Follows bubblewrap until it ends. Gives whether the program was killed for `cancel`.
+    /// Follows bubblewrap until all of it ended. Gives whether the program was killed for
+    /// `cancel`.
     fn follow(&mut self, status: &mut Status, cancel: Option<BorrowedFd<'_>>) -> io::Result<bool> {
-        let mut cancelled = false;
         loop {
-            let wanted = cancel.filter(|_| !cancelled);
-            let ready = wait(&self.monitor_descriptor, status, wanted)?;
+            let wanted = cancel.filter(|_| self.leash.is_some());
+            let ready = wait(&self.descriptor, status, wanted)?;
             status.read()?;
-            if self.init.is_none() {
-                self.init = self.find_init(status.child())?;
+            if ready.cancel {
+                self.leash = None;
             }
-            cancelled |= ready.cancel;
-            if ready.monitor {
-                return Ok(cancelled);
-            }
-            // Before process 1 is known bubblewrap has nothing to wait for, so it soon is.
-            if let (true, Some(init)) = (cancelled, &self.init) {
-                kill(init)?;
+            if ready.end {
+                return Ok(self.leash.is_none());
             }
         }
-    }
-
-    /// Opens process 1 of the sandbox. Its number may have been given to another process
-    /// meanwhile, unless it is still a child of bubblewrap after it was opened.
-    fn find_init(&self, pid: Option<Pid>) -> io::Result<Option<OwnedFd>> {
-        let Some(pid) = pid else { return Ok(None) };
-        let descriptor = match pidfd_open(pid, PidfdFlags::empty()) {
-            Err(Errno::SRCH) => return Ok(None),
-            result => result?,
-        };
-        let monitor = Pid::from_child(&self.monitor);
-        Ok((parent_of(pid) == Some(monitor)).then_some(descriptor))
     }
 
     /// Waits until bubblewrap and all of its sandbox are gone, killing what is left of them.
     fn end(&mut self) -> io::Result<ExitStatus> {
-        kill(&self.monitor_descriptor)?;
-        let status = self.monitor.wait()?;
-        if let Some(init) = &self.init {
-            // Usually gone already. It outlives bubblewrap when somebody killed that.
-            kill(init)?;
-            wait_for_end(init)?;
-        }
-        self.ended = true;
-        Ok(status)
+        self.leash = None;
+        self.supervisor.wait()
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if !self.ended
-            && let Err(error) = self.end()
-        {
+        // Gives at once where that was waited for before.
+        if let Err(error) = self.end() {
             tracing::debug!(%error, "cannot end a sandbox");
         }
     }
@@ -229,52 +208,31 @@ impl Drop for Running {
 
 /// What a call of [`wait`] found.
 struct Ready {
-    monitor: bool,
+    end: bool,
     cancel: bool,
 }
 
-/// Waits until bubblewrap ends, reports, or is to be killed.
-fn wait(monitor: &OwnedFd, status: &Status, cancel: Option<BorrowedFd<'_>>) -> io::Result<Ready> {
-    let mut events = vec![PollFd::new(monitor, PollFlags::IN)];
+/// Waits until everything ended, bubblewrap reports, or it is to be killed.
+fn wait(
+    supervisor: &OwnedFd,
+    status: &Status,
+    cancel: Option<BorrowedFd<'_>>,
+) -> io::Result<Ready> {
+    let mut events = vec![PollFd::new(supervisor, PollFlags::IN)];
     events.extend(cancel.map(|cancel| PollFd::from_borrowed_fd(cancel, PollFlags::IN)));
     events.extend(status.pipe().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
-    poll_until_ready(&mut events)?;
-    let is_ready = |event: &PollFd<'_>| !event.revents().is_empty();
-    Ok(Ready {
-        monitor: is_ready(&events[0]),
-        cancel: cancel.is_some() && is_ready(&events[1]),
-    })
-}
-
-fn wait_for_end(process: &OwnedFd) -> io::Result<()> {
-    poll_until_ready(&mut [PollFd::new(process, PollFlags::IN)])
-}
-
-fn poll_until_ready(events: &mut [PollFd<'_>]) -> io::Result<()> {
     loop {
-        match poll(events, None) {
+        match poll(&mut events, None) {
             Err(Errno::INTR) => {}
-            result => return Ok(result.map(drop)?),
+            result => {
+                result?;
+                break;
+            }
         }
     }
-}
-
-fn open_process(pid: Pid) -> io::Result<OwnedFd> {
-    Ok(pidfd_open(pid, PidfdFlags::empty())?)
-}
-
-/// Kills; that the process is gone already is fine.
-fn kill(process: &OwnedFd) -> io::Result<()> {
-    match pidfd_send_signal(process, Signal::KILL) {
-        Err(Errno::SRCH) => Ok(()),
-        result => Ok(result?),
-    }
-}
-
-/// The parent of a process; `None` if there is no such process.
-fn parent_of(pid: Pid) -> Option<Pid> {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
-    // The command name stands in parentheses and may hold anything, also parentheses.
-    let (_, fields) = stat.rsplit_once(')')?;
-    Pid::from_raw(fields.split_whitespace().nth(1)?.parse().ok()?)
+    let is_ready = |event: &PollFd<'_>| !event.revents().is_empty();
+    Ok(Ready {
+        end: is_ready(&events[0]),
+        cancel: cancel.is_some() && is_ready(&events[1]),
+    })
 }

@@ -210,8 +210,7 @@ impl Plan {
     }
 
     fn reporting(&mut self, descriptors: StatusDescriptors) {
-        // Tells the process to kill on cancellation, and the program's own exit code apart from
-        // bubblewrap's.
+        // Tells the program's own exit code apart from bubblewrap's.
         self.option("--json-status-fd", [descriptors.status.to_string()]);
         // Tells a sandbox that could not be set up apart from a program that cannot be executed.
         self.option("--block-fd", [descriptors.gate.to_string()]);

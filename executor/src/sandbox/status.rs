@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::{self, Read};
 
-use rustix::process::Pid;
 use serde::Deserialize;
 
 /// Most bytes of one line. Bubblewrap writes about 200.
@@ -16,14 +15,12 @@ pub(super) struct Status {
     /// The start of a line whose end is still to come.
     line: Vec<u8>,
     ended: bool,
-    child: Option<Pid>,
     exit_code: Option<i32>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct Line {
-    child_pid: Option<i32>,
     exit_code: Option<i32>,
 }
 
@@ -34,7 +31,6 @@ impl Status {
             pipe,
             line: Vec::new(),
             ended: false,
-            child: None,
             exit_code: None,
         }
     }
@@ -42,11 +38,6 @@ impl Status {
     /// The pipe to wait for; `None` once it has ended.
     pub(super) fn pipe(&self) -> Option<&File> {
         (!self.ended).then_some(&self.pipe)
-    }
-
-    /// The first process of the sandbox, as we see it.
-    pub(super) fn child(&self) -> Option<Pid> {
-        self.child
     }
 
     /// The program's exit code, 128 and the signal's number where one killed it.
@@ -85,7 +76,6 @@ impl Status {
     fn end_line(&mut self) -> io::Result<()> {
         let line: Line = serde_json::from_slice(&self.line)?;
         self.line.clear();
-        self.child = line.child_pid.and_then(Pid::from_raw).or(self.child);
         self.exit_code = line.exit_code.or(self.exit_code);
         Ok(())
     }

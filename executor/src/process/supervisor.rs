@@ -1,0 +1,128 @@
+//! The process between us and a child.
+//!
+//! A copy of our process that runs nothing of it: one thread, no memory allocated, system calls
+//! only. It waits for the child's end or for ours, kills what is left, and ends as the child did.
+
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::{Errno, Result, read};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, getpid, kill_process, kill_process_group,
+    pidfd_open, wait, waitpid,
+};
+
+use super::{borrow, close_all_but, exit_now};
+
+/// Exit code where the supervisor itself fails.
+const FAILED: i32 = 125;
+
+/// The children of this thread, the only one: their numbers, each with a blank behind it.
+const CHILDREN: &std::ffi::CStr = c"/proc/thread-self/children";
+
+/// Bytes of that list that are read at once; what does not fit is read when others are gone.
+const LIST_BYTES: usize = 4096;
+
+/// Watches over `child` until it ends or the other end of `collar` closes.
+pub(super) fn supervise(child: Pid, collar: RawFd) -> ! {
+    match watch(child, collar) {
+        Ok(status) => end_as(status),
+        Err(_) => {
+            // The kernel kills the child with us.
+            exit_now(FAILED)
+        }
+    }
+}
+
+fn watch(child: Pid, collar: RawFd) -> Result<WaitStatus> {
+    // Above all the pipe by which our parent learns of the child's `exec`, and locks.
+    if close_all_but(collar).is_err() {
+        return Err(Errno::BADF);
+    }
+    let descriptor = pidfd_open(child, PidfdFlags::empty())?;
+    wait_for_end(&descriptor, collar)?;
+    // Nobody waited for the child yet, so its number, which is also its group's, is its own.
+    // What it starts may leave the group, but by then the kernel kills that with the child.
+    ignore_missing(kill_process_group(child, Signal::KILL))?;
+    ignore_missing(kill_process(child, Signal::KILL))?;
+    let status = reap(child)?;
+    end_orphans()?;
+    Ok(status)
+}
+
+/// Waits until the child has ended or is to be killed.
+fn wait_for_end(child: &OwnedFd, collar: RawFd) -> Result<()> {
+    let collar = borrow(collar);
+    let mut events = [
+        PollFd::new(child, PollFlags::IN),
+        PollFd::from_borrowed_fd(collar.as_fd(), PollFlags::IN),
+    ];
+    loop {
+        match poll(&mut events, None) {
+            Err(Errno::INTR) => {}
+            result => return result.map(drop),
+        }
+    }
+}
+
+fn reap(child: Pid) -> Result<WaitStatus> {
+    loop {
+        match waitpid(Some(child), WaitOptions::empty()) {
+            Ok(Some((_, status))) => return Ok(status),
+            Ok(None) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+/// Kills and reaps what the child left, which is ours now.
+fn end_orphans() -> Result<()> {
+    loop {
+        kill_children()?;
+        match wait(WaitOptions::empty()) {
+            Err(Errno::CHILD) => return Ok(()),
+            Err(Errno::INTR) | Ok(_) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+fn kill_children() -> Result<()> {
+    let list = match open(CHILDREN, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+        // A kernel without the list: what remains dies with the child, as it asked for.
+        Err(Errno::NOENT) => return Ok(()),
+        result => result?,
+    };
+    let mut bytes = [0; LIST_BYTES];
+    let length = read(&list, &mut bytes[..])?;
+    let mut number = 0;
+    for byte in &bytes[..length] {
+        if byte.is_ascii_digit() {
+            number = number * 10 + i32::from(byte - b'0');
+            continue;
+        }
+        if let Some(orphan) = Pid::from_raw(number) {
+            // Not waited for, so the number is still its own.
+            ignore_missing(kill_process(orphan, Signal::KILL))?;
+        }
+        number = 0;
+    }
+    Ok(())
+}
+
+fn ignore_missing(result: Result<()>) -> Result<()> {
+    match result {
+        Err(Errno::SRCH) => Ok(()),
+        result => result,
+    }
+}
+
+/// Ends with the exit code of the child; where a signal killed it, by a signal.
+fn end_as(status: WaitStatus) -> ! {
+    if let Some(code) = status.exit_status() {
+        exit_now(code);
+    }
+    _ = kill_process(getpid(), Signal::KILL);
+    exit_now(FAILED)
+}
