@@ -120,12 +120,34 @@ impl Bubblewrap {
             .map(|directory| directory.join(PROGRAM))
             .find(|path| path.is_file() && access(path, Access::EXEC_OK).is_ok())
             .ok_or(ProbeError::Missing)?;
-        let version = version_of(&path)?;
+        let version = match written_version(&path) {
+            Some(version) => version,
+            None => version_of(&path)?,
+        };
         if version < MINIMUM {
             return Err(ProbeError::TooOld { path, version });
         }
         Ok(Bubblewrap { path, version })
     }
+}
+
+/// The version that stands in the program as text, which `--version` would print. Reading it takes
+/// a tenth of a millisecond where asking takes three; a script around bubblewrap must be asked.
+fn written_version(path: &Path) -> Option<Version> {
+    const MAX_PROGRAM_BYTES: u64 = 4 << 20;
+    const ELF_MAGIC: &[u8] = b"\x7fELF";
+    const MARK: &[u8] = b"\0bubblewrap ";
+    if fs::metadata(path).ok()?.len() > MAX_PROGRAM_BYTES {
+        return None;
+    }
+    let program = fs::read(path)
+        .ok()
+        .filter(|program| program.starts_with(ELF_MAGIC))?;
+    let mark = program
+        .windows(MARK.len())
+        .position(|window| window == MARK)?;
+    let text = program[mark + 1..].split(|byte| *byte == 0).next()?;
+    Version::parse(std::str::from_utf8(text).ok()?)
 }
 
 fn version_of(path: &Path) -> Result<Version, ProbeError> {
@@ -201,6 +223,12 @@ mod tests {
                 patch,
             });
         assert!(ordered.is_sorted());
+    }
+
+    #[test]
+    fn what_stands_in_the_program_is_what_it_says() {
+        let installed = Bubblewrap::find().expect("install bubblewrap to run this test");
+        assert_eq!(version_of(&installed.path).unwrap(), installed.version);
     }
 
     #[test]
