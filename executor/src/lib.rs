@@ -35,8 +35,6 @@
 mod beneath;
 mod process;
 
-pub mod tree;
-
 pub mod archive;
 
 pub mod rootfs;

@@ -25,7 +25,7 @@ use crate::job::Job;
 use crate::output::{self, OutputError, WritableDirectories};
 use crate::rootfs::{InitError, Rootfs, RootfsCache, RootfsError, RootfsOptions};
 use crate::sandbox::{self, Bubblewrap, Exit, HostPaths, RootLayout, SandboxError};
-use crate::tree::{self, TreeError};
+use ipfs_exec_node::tree::{self, TreeError};
 
 /// Exit code of a run that failed by itself.
 pub const EXIT_FAILED: u8 = 125;

@@ -46,6 +46,8 @@ pub mod block;
 
 pub mod dag;
 
+pub mod tree;
+
 pub mod repo;
 
 pub mod unixfs;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use ipfs_exec_node::path::{ContentPath, EntryName};
-use ipfs_exec_node::repo::remove_tree;
+use ipfs_exec_node::tree::remove_tree;
 use ipfs_exec_node::unixfs::{self, ExportOptions};
 use rustix::fs::RenameFlags;
 
@@ -70,7 +70,7 @@ pub(crate) fn get(context: &Context, arguments: GetArgs) -> Result<(), CommandEr
     rustix::fs::renameat_with(&directory, from, &directory, to, RenameFlags::NOREPLACE).map_err(
         |errno| {
             let failed = failed(errno);
-            match remove_tree(&directory, std::path::Path::new(&unfinished.to_string())) {
+            match remove_tree(rustix::fd::AsFd::as_fd(&directory), from) {
                 Ok(()) => failed,
                 Err(error) => failed.about(&format!("cannot remove {unfinished}: {error}")),
             }

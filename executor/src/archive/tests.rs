@@ -11,7 +11,8 @@ use tar::{EntryType, Header};
 use tempfile::TempDir;
 
 use super::*;
-use crate::{beneath, tree};
+use crate::beneath;
+use ipfs_exec_node::tree;
 
 const MTIME: u64 = 1_000_000_000;
 

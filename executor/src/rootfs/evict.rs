@@ -15,7 +15,9 @@ use rustix::io::Errno;
 use super::lock::{EvictionLock, UseLock};
 use super::seal::Seal;
 use super::{RootfsError, cache_error, io_error};
-use crate::{beneath, tree};
+use ipfs_exec_node::tree;
+
+use crate::beneath;
 
 /// Name of an entry in scratch, while it is deleted.
 const EVICTED: &str = "evicted";

@@ -38,7 +38,7 @@ use rustix::io::Errno;
 
 use crate::archive::{self, ArchiveError, UnpackOptions, Warning};
 use crate::beneath;
-use crate::tree::{self, TreeError};
+use ipfs_exec_node::tree::{self, TreeError};
 
 pub use init::InitError;
 pub use mountpoints::{MOUNT_POINTS, MountPointError};

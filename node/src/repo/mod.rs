@@ -28,7 +28,6 @@ mod verify;
 
 pub use gc::Collected;
 pub use pins::{Pin, PinKind};
-pub use scratch::remove_tree;
 pub use session::Session;
 pub use store::Statistics;
 pub use verify::{Damage, Verified};

@@ -24,7 +24,7 @@ use crate::block::{Blocks, Cid};
 use crate::limits;
 use crate::path::EntryName;
 use crate::progress::{Event, Reporter};
-use crate::repo::remove_tree;
+use crate::tree::remove_tree;
 
 /// Mode bits that content from outside may set: permissions and the sticky bit, never set-id.
 const ALLOWED_MODE: u32 = 0o1777;
@@ -96,7 +96,7 @@ pub fn export(
     };
     let outcome = tasks::run(first, &|task, follow| exporter.perform(task, follow));
     if outcome.is_err()
-        && let Err(error) = remove_tree(&parent.descriptor, as_os_str(name.as_bytes()))
+        && let Err(error) = remove_tree(parent.descriptor.as_fd(), name.as_bytes())
     {
         tracing::warn!(path = %path.display(), %error, "cannot remove the unfinished export");
     }

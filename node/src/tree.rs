@@ -12,14 +12,13 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use ipfs_exec_node::path::escape;
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, chmodat, fchmod, fstat, openat,
     renameat_with, unlinkat,
 };
 use rustix::io::Errno;
 
-use crate::beneath;
+use crate::path::escape;
 
 /// What the owner needs on a directory to empty it.
 const OWNER_ALL: Mode = Mode::RWXU;
@@ -36,7 +35,8 @@ pub struct TreeError {
 }
 
 impl TreeError {
-    pub(crate) fn new(name: &[u8], errno: Errno) -> TreeError {
+    /// That `errno` kept the entry `name` from being removed.
+    pub fn new(name: &[u8], errno: Errno) -> TreeError {
         TreeError {
             name: name.to_owned(),
             source: errno.into(),
@@ -154,12 +154,18 @@ fn entries(
         .filter(|entry| !matches!(entry, Ok((name, _)) if name == b"." || name == b"..")))
 }
 
+/// Opens the directory entry `name` of `parent` for reading.
+fn open_entry(parent: impl AsFd, name: &[u8]) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(parent, name, flags, Mode::empty())
+}
+
 /// Opens the directory `name` of `parent` and gives its owner all permissions on it.
 fn open_owned(parent: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
-    let directory = match beneath::open_entry(parent, name) {
+    let directory = match open_entry(parent, name) {
         Err(Errno::ACCESS) => {
             permit(parent, name)?;
-            beneath::open_entry(parent, name)?
+            open_entry(parent, name)?
         }
         result => result?,
     };
@@ -191,8 +197,12 @@ mod tests {
 
     use rustix::fs::mkdirat;
 
+    fn open_root(path: &Path) -> OwnedFd {
+        fs::File::open(path).unwrap().into()
+    }
+
     fn remove(parent: &Path, name: &str) -> Result<(), TreeError> {
-        remove_tree(beneath::open_root(parent).unwrap().as_fd(), name.as_bytes())
+        remove_tree(open_root(parent).as_fd(), name.as_bytes())
     }
 
     #[test]
@@ -245,10 +255,10 @@ mod tests {
     #[test]
     fn depth_costs_nothing() {
         let parent = tempfile::tempdir().unwrap();
-        let mut directory = beneath::open_root(parent.path()).unwrap();
+        let mut directory = open_root(parent.path());
         for _ in 0..20_000 {
             mkdirat(&directory, "d", Mode::from_raw_mode(0o700)).unwrap();
-            directory = beneath::open_entry(&directory, b"d").unwrap();
+            directory = open_entry(&directory, b"d").unwrap();
         }
         remove(parent.path(), "d").unwrap();
         assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0);
