@@ -16,7 +16,7 @@ use ipfs_exec_node::unixfs::UnixfsError;
 /// A command failed.
 const FAILED: u8 = 1;
 /// The command line was wrong.
-const USAGE: u8 = 2;
+pub(crate) const USAGE: u8 = 2;
 /// The reader of stdout went away; as if by the signal.
 const BROKEN_PIPE: u8 = 128 + 13;
 /// Ended by Ctrl-C; as if by the signal.
@@ -65,11 +65,6 @@ impl CommandError {
             code: INTERRUPTED,
             ..CommandError::failed("interrupted")
         }
-    }
-
-    /// Whether the command line itself is wrong.
-    pub(crate) fn is_usage(&self) -> bool {
-        self.code == USAGE
     }
 
     /// What is told of it, on one line.

@@ -18,6 +18,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
+use ipfs_exec_executor::run::EXIT_FAILED;
 
 use commands::Cli;
 
@@ -27,17 +28,34 @@ use commands::Cli;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let arguments = commands::as_subcommand(std::env::args_os().collect::<Vec<OsString>>());
-    let matches = match Cli::command().try_get_matches_from(arguments) {
-        Ok(matches) => matches,
-        Err(error) => error.exit(),
+    let arguments = commands::as_subcommand(std::env::args_os().collect());
+    let parsed = Cli::command()
+        .try_get_matches_from(&arguments)
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error, &arguments),
     };
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     start_logging();
     match cli.execute() {
         Ok(code) => code,
         Err(error) => error.report(),
     }
+}
+
+/// Prints help where that was asked for, else what is wrong with the arguments. `run` has its own
+/// code for that, since any lower one may be that of a program.
+fn refuse(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
+    // There is nowhere to tell that stderr cannot be written.
+    let _ = error.print();
+    if !error.use_stderr() {
+        return ExitCode::SUCCESS;
+    }
+    let lenient = Cli::command()
+        .ignore_errors(true)
+        .try_get_matches_from(arguments);
+    let run = lenient.is_ok_and(|matches| matches.subcommand_name() == Some(commands::RUN));
+    ExitCode::from(if run { EXIT_FAILED } else { error::USAGE })
 }
 
 /// Logs go to stderr, warnings and worse by default; `IPFS_EXEC_LOG` takes a filter such as

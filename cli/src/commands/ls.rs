@@ -180,7 +180,9 @@ impl<W: Write> Lister<'_, W> {
             None => "?".to_owned(),
         };
         let slash = if directory { "/" } else { "" };
-        writeln!(self.out, "{cid} {size} {}{slash}", escape(path))
+        // A file that was named by its CID alone has no name.
+        let gap = if path.is_empty() { "" } else { " " };
+        writeln!(self.out, "{cid} {size}{gap}{}{slash}", escape(path))
     }
 }
 

@@ -87,6 +87,9 @@ impl Cli {
     }
 }
 
+/// Name of the subcommand that runs programs.
+pub(crate) const RUN: &str = "run";
+
 /// Called under the name of one of the tools that it replaces, the program takes that tool's
 /// arguments.
 pub(crate) fn as_subcommand(mut arguments: Vec<OsString>) -> Vec<OsString> {
@@ -94,7 +97,7 @@ pub(crate) fn as_subcommand(mut arguments: Vec<OsString>) -> Vec<OsString> {
         .first()
         .and_then(|path| Path::new(path).file_name());
     let subcommand = match called.and_then(|name| name.to_str()) {
-        Some("ipfs-execute") => "run",
+        Some("ipfs-execute") => RUN,
         Some("ipfs-mkdir") => "mkdir",
         _ => return arguments,
     };

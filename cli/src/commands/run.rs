@@ -84,13 +84,7 @@ fn parse_variable(text: &str) -> Result<(OsString, OsString), String> {
 }
 
 pub(crate) fn run(context: &Context, arguments: RunArgs) -> Result<ExitCode, CommandError> {
-    let outcome = compute(context, &arguments).map_err(|error| {
-        if error.is_usage() {
-            error
-        } else {
-            error.with_code(EXIT_FAILED)
-        }
-    });
+    let outcome = compute(context, &arguments).map_err(|error| error.with_code(EXIT_FAILED));
     match outcome? {
         Ok(outcome) => report(&arguments, &outcome),
         Err(error) => Err(explain(error)),

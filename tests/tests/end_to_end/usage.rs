@@ -52,6 +52,30 @@ fn wrong_usage_is_code_2() {
     }
 }
 
+/// Any code below 125 may be that of the program.
+#[test]
+fn wrong_usage_of_run_is_code_125() {
+    let environment = Environment::new();
+    for arguments in [
+        vec!["run"],
+        vec!["run", "rootfs"],
+        vec!["run", "--frobnicate", "rootfs", "input"],
+        vec!["run", "--env", "novalue", "rootfs", "input"],
+        vec![
+            "--offline",
+            "run",
+            "--profile",
+            "none-such",
+            "rootfs",
+            "input",
+        ],
+    ] {
+        let outcome = environment.ipfs_exec(&arguments).ends_with(125);
+        assert!(outcome.stdout.is_empty(), "{outcome:?}");
+        assert!(!outcome.stderr.is_empty(), "{arguments:?}");
+    }
+}
+
 #[test]
 fn a_cid_that_does_not_parse_is_named() {
     let environment = Environment::new();

@@ -95,5 +95,6 @@ fn bare_bubblewrap(place: &Path, archive: &Path, input: &Path) -> Command {
 
 /// A path as an argument.
 fn path(path: &Path) -> &str {
-    path.to_str().expect("temporary directories have plain names")
+    path.to_str()
+        .expect("temporary directories have plain names")
 }

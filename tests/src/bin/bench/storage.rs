@@ -132,7 +132,7 @@ fn export(binary: &Path, place: &Path, input: &Path) -> Contender {
             .args(["get", &cid, "-o"])
             .arg(&output);
         let sample = measure::command(&mut get);
-        remove(&output);
+        put_aside(&output);
         sample
     })
 }
@@ -143,7 +143,7 @@ fn copy(option: &'static str, input: &Path, place: &Path) -> Contender {
     Contender::new(if option == "-r" { "`cp -r`" } else { "`cp`" }, move || {
         let mut cp = Command::new("cp");
         let sample = measure::command(cp.args([option, "--"]).arg(&input).arg(&output));
-        remove(&output);
+        put_aside(&output);
         sample
     })
 }
@@ -205,6 +205,21 @@ fn remove(path: &Path) {
         fs::remove_file(path).expect("the output is ours");
     }
     rustix::fs::sync();
+}
+
+/// Moves an output away, to be removed with everything else, and waits for the disk. Removing
+/// thousands of files now would slow down the next to make as many: ext4 without a journal spends
+/// a minute looking for inodes that were not removed just before.
+fn put_aside(path: &Path) {
+    if path.is_dir() {
+        let aside = (0..).map(|number| path.with_extension(number.to_string()));
+        let mut free = aside.skip_while(|aside| aside.exists());
+        let aside = free.next().expect("there are more numbers than rounds");
+        fs::rename(path, aside).expect("the output is ours");
+        rustix::fs::sync();
+    } else {
+        remove(path);
+    }
 }
 
 fn argument(key: &str, path: &Path) -> std::ffi::OsString {
