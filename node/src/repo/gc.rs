@@ -44,6 +44,7 @@ pub struct Collected {
 
 /// Collects.
 pub(super) fn collect(store: &Store, blocks: &Repository) -> Result<Collected, RepoError> {
+    scratch::remove_dead(&store.layout().run())?;
     // Roots of the dead must not be marked.
     lease_floor(store)?;
     let mut reached = Seen::default();

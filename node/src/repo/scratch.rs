@@ -86,7 +86,8 @@ fn remove_entry(path: &Path) -> Result<(), RepoError> {
     remove_tree(directory.as_fd(), name.as_bytes()).map_err(failed)
 }
 
-fn remove_dead(run: &Path) -> Result<(), RepoError> {
+/// Removes the scratch directories of processes that are dead.
+pub(super) fn remove_dead(run: &Path) -> Result<(), RepoError> {
     for entry in fs::read_dir(run).map_err(RepoError::io("read", run))? {
         let path = entry.map_err(RepoError::io("read", run))?.path();
         let Some(_lock) = lock_existing(&path)? else {

@@ -144,6 +144,36 @@ fn cat_reads_files_and_only_files() {
 }
 
 #[test]
+fn cat_reads_ranges_and_several_files() {
+    let environment = Environment::new();
+    let content: Vec<u8> = (0..700_000_u32).flat_map(u32::to_le_bytes).collect();
+    let file = environment.write("large", &content);
+    environment.write("small", "small");
+    let (large, small) = (environment.add(file), environment.add("small"));
+    // The chunks have 256 KiB.
+    let chunk = 256 * 1024;
+    for (offset, length) in [
+        (0, 10),
+        (chunk - 1, 2),
+        (chunk, chunk),
+        (3 * chunk + 5, 4 * chunk),
+        (content.len() - 1, 100),
+        (content.len(), 1),
+        (content.len() + 1_000_000, 1),
+        (7, 0),
+    ] {
+        let (from, count) = (offset.to_string(), length.to_string());
+        let range = ["cat", "--offset", &from, "--length", &count, &large];
+        let read = environment.ipfs_exec(range).succeeds().stdout;
+        let start = offset.min(content.len());
+        let end = (offset + length).min(content.len());
+        assert!(read == content[start..end], "{length} bytes from {offset}");
+    }
+    let both = environment.ipfs_exec(["cat", &small, &small]).succeeds();
+    assert_eq!(both.text(), "smallsmall");
+}
+
+#[test]
 fn a_reader_that_goes_away_is_no_panic() {
     let environment = Environment::new();
     let file = environment.write("long", vec![1; 8_000_000]);

@@ -5,6 +5,8 @@ use std::collections::HashSet;
 use ipfs_exec_tests::random::Random;
 use ipfs_exec_tests::{Archive, Environment, Running, requirement, tree};
 
+use crate::machine::Machine;
+
 /// How many processes start at once.
 const PROCESSES: u64 = 64;
 
@@ -79,6 +81,39 @@ fn many_adds_at_once() {
             "tree {number} came back changed"
         );
     }
+}
+
+#[test]
+fn gc_leaves_what_a_run_uses() {
+    let machine = Machine::new();
+    let environment = &machine.environment;
+    environment.write("input/hello", "hello\n");
+    let unpinned = |path: &str| {
+        environment
+            .ipfs_exec(["add", "-Q", "--pin=false", path])
+            .succeeds()
+            .line()
+    };
+    environment
+        .ipfs_exec(["pin", "rm", &machine.rootfs])
+        .succeeds();
+    environment.ipfs_exec(["gc"]).succeeds();
+    let (rootfs, input) = (unpinned("rootfs.tar"), unpinned("input"));
+    let script = "echo ready >&2; sleep 1; cat /input/hello > /output/copy";
+    let mut running = environment
+        .ipfs_exec(["run", &rootfs, &input, "sh", "-c", script])
+        .start();
+    running.wait_for("ready");
+    environment.ipfs_exec(["gc"]).succeeds();
+    let outcome = running.wait();
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    environment.ipfs_exec(["gc"]).succeeds();
+    assert_eq!(
+        environment.cat(&format!("{}/copy", outcome.line())),
+        b"hello\n"
+    );
+    environment.ipfs_exec(["stat", &input]).ends_with(1);
+    environment.assert_clean();
 }
 
 #[test]

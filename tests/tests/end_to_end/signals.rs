@@ -82,6 +82,22 @@ fn a_killed_run_takes_its_program_along() {
 }
 
 #[test]
+fn gc_removes_what_a_killed_run_left() {
+    let machine = Machine::new();
+    let marker = marker(6);
+    let running = sleeper(&machine, &marker);
+    running.signal(Signal::KILL);
+    assert_eq!(running.wait().signal, Some(9));
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !processes_with(&marker).is_empty() {
+        assert!(Instant::now() < deadline, "the program outlived its parent");
+        thread::sleep(Duration::from_millis(10));
+    }
+    machine.environment.ipfs_exec(["gc"]).succeeds();
+    machine.environment.assert_clean();
+}
+
+#[test]
 fn an_interrupted_add_leaves_nothing() {
     let environment = Environment::new();
     let source = environment.write("large", Random::new(11).bytes(200_000_000));
