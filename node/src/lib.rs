@@ -1,7 +1,7 @@
 //! The node of `ipfs-exec` as a library: a repository of blocks, UnixFS on top of it, CAR files in
 //! and out.
 //!
-//! Blocks live in a [`Repository`](repo::Repository): a directory that any number of processes
+//! Blocks live in a [`Repository`]: a directory that any number of processes
 //! use at the same time, without a daemon. What is imported gets the CIDs that Kubo would give it.
 //!
 //! ```
