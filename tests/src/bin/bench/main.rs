@@ -7,7 +7,9 @@
 //! `cp`, SHA-256 or bare bubblewrap need for the same work does not. So every round measures ours
 //! and theirs in turn, on the same file system, and the table shows medians of the rounds. Inputs
 //! are in the page cache; each import gets a fresh repository; between two measurements everything
-//! is deleted and written back, so that none pays for the one before.
+//! is written back and out of the way, so that none pays for the one before. Nothing else should
+//! run; and where ext4 has no journal, nothing should have removed many files in the minute before,
+//! because making files is slow then.
 
 #![expect(clippy::print_stdout, reason = "the table is the data of this program")]
 #![expect(
