@@ -48,7 +48,12 @@ fi
 
 step 'licences and advisories'
 if cargo deny --version >/dev/null 2>&1; then
-    cargo deny --locked check
+    cargo deny --locked check bans licenses sources
+    if cargo deny fetch db >/dev/null 2>&1; then
+        cargo deny --locked check advisories
+    else
+        echo 'skipped: the advisory database cannot be fetched'
+    fi
 else
     echo 'skipped: cargo-deny is not installed (cargo install --locked cargo-deny)'
 fi
