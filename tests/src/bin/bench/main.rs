@@ -7,9 +7,10 @@
 //! `cp`, SHA-256 or bare bubblewrap need for the same work does not. So every round measures ours
 //! and theirs in turn, on the same file system, and the table shows medians of the rounds. Inputs
 //! are in the page cache; each import gets a fresh repository; between two measurements everything
-//! is written back and out of the way, so that none pays for the one before. Nothing else should
-//! run; and where ext4 has no journal, nothing should have removed many files in the minute before,
-//! because making files is slow then.
+//! is written back and out of the way, so that none pays for the one before. Memory is touched before
+//! each of the longer measurements, because a virtual machine may have given it back, and fetching it
+//! again can take longer than the work. Files are removed at the end only: ext4 without a journal
+//! makes new ones slowly for a minute after thousands were removed. Nothing else should run.
 
 #![expect(clippy::print_stdout, reason = "the table is the data of this program")]
 #![expect(
@@ -83,7 +84,6 @@ fn main() -> ExitCode {
             measure::rows(&mut work, usize::from(arguments.rounds))
         );
         measured = true;
-        std::fs::remove_dir_all(&place).expect("the place is ours");
     }
     if measured {
         ExitCode::SUCCESS

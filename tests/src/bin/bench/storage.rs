@@ -207,9 +207,7 @@ fn remove(path: &Path) {
     rustix::fs::sync();
 }
 
-/// Moves an output away, to be removed with everything else, and waits for the disk. Removing
-/// thousands of files now would slow down the next to make as many: ext4 without a journal spends
-/// a minute looking for inodes that were not removed just before.
+/// Moves an output of many files away, to be removed with everything else, and waits for the disk.
 fn put_aside(path: &Path) {
     if path.is_dir() {
         let aside = (0..).map(|number| path.with_extension(number.to_string()));

@@ -5,16 +5,18 @@
 //!
 //! Threads work on one stack of tasks, the newest first, so that what is pending stays bounded by
 //! the depth of the DAG and not by its width. Leaves of one file are written at their offsets as
-//! they come. Modes and times are set when the last task below a file or directory is done.
+//! they come, by one thread at a time. Modes and times are set when the last task below a file or directory is done.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
+use self::file::OpenFile;
+use self::finish::{Finish, timestamps};
 use super::directory::{Pending, expand};
 use super::node::{Content, FilePart, Node};
 use super::read::load_part;
@@ -25,6 +27,9 @@ use crate::limits;
 use crate::path::EntryName;
 use crate::progress::{Event, Reporter};
 use crate::tree::remove_tree;
+
+mod file;
+mod finish;
 
 /// Mode bits that content from outside may set: permissions and the sticky bit, never set-id.
 const ALLOWED_MODE: u32 = 0o1777;
@@ -119,24 +124,6 @@ struct Directory {
     finish: Option<Finish>,
 }
 
-/// A file that is being filled.
-#[derive(Debug)]
-struct OpenFile {
-    descriptor: OwnedFd,
-    path: PathBuf,
-    finish: Finish,
-}
-
-/// What is done when the last task below an entry is.
-#[derive(Debug)]
-struct Finish {
-    parent: Arc<Directory>,
-    /// Tasks that may still write below.
-    tasks: AtomicUsize,
-    mode: Option<u32>,
-    mtime: Option<Mtime>,
-}
-
 /// One step of the export.
 #[derive(Debug)]
 enum Task {
@@ -194,7 +181,7 @@ impl Exporter<'_> {
             } => {
                 let node = load_part(self.blocks, &part, depth)?;
                 self.write_node(&file, &node, offset, depth, follow)?;
-                self.leave_file(file)
+                self.leave_file(&file)
             }
         }
     }
@@ -235,13 +222,10 @@ impl Exporter<'_> {
         )
         .map_err(|errno| creation_error(parent, name, &path, errno))?;
         let finish = self.finish(parent, node.metadata(), self.options.file_mode);
-        let file = Arc::new(OpenFile {
-            descriptor,
-            path,
-            finish,
-        });
+        let file = Arc::new(OpenFile::new(descriptor, path, finish));
+        file.reserve(node.size());
         self.write_node(&file, node, 0, 0, follow)?;
-        self.leave_file(file)
+        self.leave_file(&file)
     }
 
     fn make_symlink(
@@ -308,12 +292,9 @@ impl Exporter<'_> {
     /// The obligation to finish an entry of `parent`, which waits for it.
     fn finish(&self, parent: &Arc<Directory>, recorded: &Metadata, default: Option<u32>) -> Finish {
         parent.enter();
-        Finish {
-            parent: Arc::clone(parent),
-            tasks: AtomicUsize::new(1),
-            mode: recorded.mode.map(|mode| mode & ALLOWED_MODE).or(default),
-            mtime: recorded.mtime.or(self.options.mtime),
-        }
+        let mode = recorded.mode.map(|mode| mode & ALLOWED_MODE).or(default);
+        let mtime = recorded.mtime.or(self.options.mtime);
+        Finish::new(Arc::clone(parent), mode, mtime)
     }
 
     /// Stacks a task for everything in one node of a directory.
@@ -356,8 +337,12 @@ impl Exporter<'_> {
         let Content::File { inline, parts } = &node.content else {
             return Ok(());
         };
-        write_at(&file.descriptor, inline, offset)
-            .map_err(UnixfsError::errno("write", &file.path))?;
+        if !inline.is_empty() {
+            file.finish.enter();
+            for _ in 0..file.write(inline.clone(), offset)? {
+                self.leave_file(file)?;
+            }
+        }
         self.reporter.report(Event::Advanced {
             bytes: inline.len() as u64,
         });
@@ -392,7 +377,7 @@ impl Exporter<'_> {
         Ok(())
     }
 
-    fn leave_file(&self, file: Arc<OpenFile>) -> Result<(), UnixfsError> {
+    fn leave_file(&self, file: &OpenFile) -> Result<(), UnixfsError> {
         if !file.finish.leave() {
             return Ok(());
         }
@@ -419,40 +404,6 @@ impl Directory {
     }
 }
 
-impl Finish {
-    fn enter(&self) {
-        self.tasks.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// True for the last to leave.
-    fn leave(&self) -> bool {
-        self.tasks.fetch_sub(1, Ordering::AcqRel) == 1
-    }
-
-    fn apply(&self, descriptor: BorrowedFd<'_>, path: &Path) -> Result<(), UnixfsError> {
-        if let Some(mode) = self.mode {
-            rustix::fs::fchmod(descriptor, Mode::from_raw_mode(mode))
-                .map_err(UnixfsError::errno("set the mode of", path))?;
-        }
-        if let Some(mtime) = self.mtime {
-            rustix::fs::futimens(descriptor, &timestamps(mtime))
-                .map_err(UnixfsError::errno("set the time of", path))?;
-        }
-        Ok(())
-    }
-}
-
-fn timestamps(mtime: Mtime) -> Timestamps {
-    let time = Timespec {
-        tv_sec: mtime.seconds,
-        tv_nsec: mtime.nanoseconds.into(),
-    };
-    Timestamps {
-        last_access: time,
-        last_modification: time,
-    }
-}
-
 /// Everything below the export is new, so what is in the way came from the DAG itself.
 fn creation_error(parent: &Directory, name: &EntryName, path: &Path, errno: Errno) -> UnixfsError {
     if errno == Errno::EXIST && parent.finish.is_some() {
@@ -463,19 +414,4 @@ fn creation_error(parent: &Directory, name: &EntryName, path: &Path, errno: Errn
     } else {
         UnixfsError::errno("create", path)(errno)
     }
-}
-
-fn write_at(file: &OwnedFd, mut data: &[u8], mut offset: u64) -> Result<(), Errno> {
-    while !data.is_empty() {
-        match rustix::io::pwrite(file, data, offset) {
-            Ok(0) => return Err(Errno::IO),
-            Ok(count) => {
-                data = &data[count..];
-                offset += count as u64;
-            }
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno),
-        }
-    }
-    Ok(())
 }
