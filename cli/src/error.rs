@@ -13,14 +13,14 @@ use ipfs_exec_node::path::{PathError, escape};
 use ipfs_exec_node::repo::RepoError;
 use ipfs_exec_node::unixfs::UnixfsError;
 
+use crate::signals;
+
 /// A command failed.
 const FAILED: u8 = 1;
 /// The command line was wrong.
 pub(crate) const USAGE: u8 = 2;
 /// The reader of stdout went away; as if by the signal.
 const BROKEN_PIPE: u8 = 128 + 13;
-/// Ended by Ctrl-C; as if by the signal.
-const INTERRUPTED: u8 = 128 + 2;
 
 /// Why a command ended without success.
 #[derive(Debug)]
@@ -30,6 +30,8 @@ pub(crate) struct CommandError {
     hint: Option<&'static str>,
     /// Nothing is to be said: the reader is gone, or the user knows.
     silent: bool,
+    /// The user broke it off, which is no failure of the command.
+    interrupted: bool,
 }
 
 impl CommandError {
@@ -40,6 +42,7 @@ impl CommandError {
             message: message.into(),
             hint: None,
             silent: false,
+            interrupted: false,
         }
     }
 
@@ -62,7 +65,8 @@ impl CommandError {
     /// The user broke it off.
     pub(crate) fn interrupted() -> CommandError {
         CommandError {
-            code: INTERRUPTED,
+            code: signals::exit_code(),
+            interrupted: true,
             ..CommandError::failed("interrupted")
         }
     }
@@ -85,7 +89,7 @@ impl CommandError {
 
     /// The same with another exit code, except where the user broke it off.
     pub(crate) fn with_code(mut self, code: u8) -> CommandError {
-        if self.code != INTERRUPTED {
+        if !self.interrupted {
             self.code = code;
         }
         self

@@ -1,11 +1,25 @@
-//! Ctrl-C, SIGTERM and a closed terminal: the first asks the work to end and clean up, the second ends the process.
+//! Ctrl-C, SIGTERM and a closed terminal: the first asks the work to end and clean up, the second
+//! ends the process.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+/// The signal that asked this process to end; 0 while none has.
+static RECEIVED: LazyLock<Arc<AtomicUsize>> = LazyLock::new(Arc::default);
+
+/// The exit code of a process that ends because it was asked to: 128 and the signal, as shells
+/// have it.
+pub(crate) fn exit_code() -> u8 {
+    let signal = match RECEIVED.load(Ordering::Relaxed) {
+        0 => SIGINT,
+        signal => signal as i32,
+    };
+    128 + signal as u8
+}
 
 /// Tells whether the user wants to stop.
 #[derive(Clone, Debug)]
@@ -28,6 +42,7 @@ impl Interrupt {
                 Arc::clone(&asked),
             )?;
             signal_hook::flag::register(signal, Arc::clone(&asked))?;
+            signal_hook::flag::register_usize(signal, Arc::clone(&RECEIVED), signal as usize)?;
             signal_hook::low_level::pipe::register(signal, writable.try_clone()?)?;
         }
         Ok(Interrupt {

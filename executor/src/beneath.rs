@@ -54,6 +54,14 @@ pub(crate) fn look_up_inside(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedF
     retry(|| openat2(root, path, flags, Mode::empty(), inside))
 }
 
+/// Opens the regular file `path` for reading, found as [`look_up_inside`] finds it. What is no file
+/// must have been ruled out before, since opening may have effects.
+pub(crate) fn open_file_inside(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
+    let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    retry(|| openat2(root, path, flags, Mode::empty(), inside))
+}
+
 /// Looks `path` up below `root` and fails with `ELOOP` as soon as it meets a link.
 pub(crate) fn look_up_without_links(root: BorrowedFd<'_>, path: &RelativePath) -> Result<OwnedFd> {
     retry(|| {

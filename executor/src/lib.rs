@@ -34,6 +34,8 @@
 
 mod beneath;
 mod process;
+#[cfg(test)]
+mod testing;
 
 pub mod archive;
 

@@ -32,7 +32,7 @@ pub const MAX_FILE_DEPTH: usize = 128;
 pub const MAX_DAG_DEPTH: usize = 4096;
 
 /// Deepest nesting of a HAMT: the 64 bits of its hash, 3 bits (fanout 8) a level.
-pub const MAX_HAMT_DEPTH: usize = 22;
+pub const MAX_HAMT_DEPTH: usize = 21;
 
 /// Smallest and largest HAMT fanout, entries a shard: the range of Kubo.
 pub const HAMT_FANOUT: std::ops::RangeInclusive<u64> = 8..=1024;

@@ -5,9 +5,11 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use ipfs_exec_node::Cid;
+use rustix::buffer::spare_capacity;
 use rustix::fs::{FileType, Mode, fstat};
 use rustix::io::Errno;
 
+use super::program;
 use crate::beneath;
 
 /// The program of a root file system, relative to its root.
@@ -73,8 +75,27 @@ pub(super) fn check(tree: BorrowedFd<'_>, cid: &Cid) -> Result<(), InitError> {
     } else if !Mode::from_raw_mode(status.st_mode).contains(Mode::XUSR) {
         not_executable("its owner may not execute it")
     } else {
-        Ok(())
+        let refusal = read_head(tree).map_err(|errno| InitError::LookUp {
+            cid,
+            source: errno.into(),
+        })?;
+        refusal
+            .and_then(|head| program::refusal(&head))
+            .map_or(Ok(()), not_executable)
     }
+}
+
+/// The first bytes of the program; `None` where it may be executed but not read.
+fn read_head(tree: BorrowedFd<'_>) -> Result<Option<Vec<u8>>, Errno> {
+    let file = match beneath::open_file_inside(tree, Path::new(INIT)) {
+        Err(Errno::ACCESS) => return Ok(None),
+        file => file?,
+    };
+    let mut head = Vec::with_capacity(program::HEAD_BYTES);
+    while head.len() < program::HEAD_BYTES
+        && rustix::io::read(&file, spare_capacity(&mut head))? > 0
+    {}
+    Ok(Some(head))
 }
 
 /// Why the kernel did not execute what [`check`] had let pass.
@@ -83,7 +104,7 @@ pub(super) fn refused(tree: BorrowedFd<'_>, cid: &Cid) -> InitError {
         Err(_) => InitError::NotFound { cid: *cid },
         Ok(_) => InitError::NotExecutable {
             cid: *cid,
-            reason: "it is made for another machine, or its interpreter is missing",
+            reason: "its interpreter is missing",
         },
     }
 }

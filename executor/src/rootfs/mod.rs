@@ -18,6 +18,7 @@ mod evict;
 mod init;
 mod lock;
 mod mountpoints;
+mod program;
 mod seal;
 mod top;
 

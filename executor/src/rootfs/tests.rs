@@ -7,12 +7,12 @@ use std::thread;
 use std::time::Duration;
 
 use ipfs_exec_node::progress::Silent;
-use ipfs_exec_node::unixfs::{self, ImportOptions};
 use rustix::pipe::pipe;
 use tar::{Builder, EntryType, Header};
 use tempfile::TempDir;
 
 use super::*;
+use crate::testing::add_bytes;
 
 fn repository() -> (TempDir, Repository) {
     let directory = tempfile::tempdir().unwrap();
@@ -38,16 +38,6 @@ fn add(repository: &Repository, entries: &[(EntryType, &str, &str)]) -> Cid {
         }
     }
     add_bytes(repository, &archive.into_inner().unwrap())
-}
-
-fn add_bytes(repository: &Repository, mut bytes: &[u8]) -> Cid {
-    let session = repository.session().unwrap();
-    let options = ImportOptions::default();
-    let cid = unixfs::import_stream(&session, &mut bytes, &options, &Silent)
-        .unwrap()
-        .cid;
-    session.commit(&[]).unwrap();
-    cid
 }
 
 const FILE: EntryType = EntryType::Regular;
@@ -253,13 +243,16 @@ fn init_is_looked_up_as_the_sandbox_does() {
     let cases = [
         (&[INIT][..], ""),
         (
-            &[(LINK, "sbin", "/usr/sbin"), (FILE, "usr/sbin/init", "")],
+            &[
+                (LINK, "sbin", "/usr/sbin"),
+                (FILE, "usr/sbin/init", "#!/bin/sh\n"),
+            ],
             "",
         ),
         (
             &[
                 (LINK, "sbin/init", "../../../bin/busybox"),
-                (FILE, "bin/busybox", ""),
+                (FILE, "bin/busybox", "#!/bin/sh\n"),
             ],
             "",
         ),

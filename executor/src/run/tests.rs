@@ -14,6 +14,7 @@ use rustix::pipe::pipe;
 use tempfile::TempDir;
 
 use super::*;
+use crate::testing::add_bytes;
 
 /// A directory with `test` holding `blabla\n`.
 const BLABLA: &str = "QmeugpFaBp7aafV2uN7GC3E2GbAycnEU3c2Q3FS7mSLbo4";
@@ -34,7 +35,7 @@ impl Bench {
         let repository = Repository::open(&directory.path().join("repository")).unwrap();
         fs::create_dir(directory.path().join("empty")).unwrap();
         let archive = busybox_archive("#!/bin/busybox sh\nexec /bin/busybox \"$@\"\n");
-        let busybox = add_stream(&repository, &archive);
+        let busybox = add_bytes(&repository, &archive);
         let empty = add_path(
             &repository,
             directory.path(),
@@ -122,16 +123,6 @@ fn append(archive: &mut tar::Builder<Vec<u8>>, name: &str, content: &[u8]) {
     archive.append_data(&mut header, name, content).unwrap();
 }
 
-fn add_stream(repository: &Repository, mut bytes: &[u8]) -> Cid {
-    let session = repository.session().unwrap();
-    let options = ImportOptions::default();
-    let cid = unixfs::import_stream(&session, &mut bytes, &options, &Silent)
-        .unwrap()
-        .cid;
-    session.commit(&[]).unwrap();
-    cid
-}
-
 fn add_path(repository: &Repository, parent: &Path, name: &str, options: &ImportOptions) -> Cid {
     let session = repository.session().unwrap();
     let directory = beneath::open_root(parent).unwrap();
@@ -184,7 +175,7 @@ fn a_failed_program_has_output_too() {
 #[test]
 fn a_file_as_input() {
     let bench = Bench::new();
-    let input = add_stream(&bench.repository, b"hello");
+    let input = add_bytes(&bench.repository, b"hello");
     let outcome = bench
         .run(input, "busybox tr a-z A-Z < /input > /output/shout")
         .unwrap();
@@ -236,7 +227,7 @@ fn links_of_the_output_are_kept_and_not_followed() {
 fn exit_codes_of_runs_that_do_not_begin() {
     let bench = Bench::new();
     let exit_code = |archive: &[u8]| {
-        let rootfs = add_stream(&bench.repository, archive);
+        let rootfs = add_bytes(&bench.repository, archive);
         let job = bench.job(rootfs, bench.empty, "true");
         let options = RunOptions::default();
         let repository = &bench.repository;
@@ -266,7 +257,7 @@ fn the_program_may_come_from_the_input() {
         ..Default::default()
     };
     let input = add_path(&bench.repository, directory.path(), "input", &options);
-    let rootfs = add_stream(&bench.repository, &linked_archive("/input/program"));
+    let rootfs = add_bytes(&bench.repository, &linked_archive("/input/program"));
     let outcome = bench.run_job(&Job::new(rootfs, input, vec![], []).unwrap());
     assert_eq!(outcome.unwrap().output.cid.to_string(), BLABLA);
 }

@@ -3,9 +3,9 @@
 use std::ops::ControlFlow;
 
 use super::UnixfsError;
-use super::data::{self, Metadata};
+use super::data::{self, InvalidData, Metadata};
 use super::entries::EntryTable;
-use super::hamt::{self, ShardShape};
+use super::hamt::{self, ShardShape, Trail};
 use super::hamt_writer;
 use super::node::{Content, Node};
 use crate::block::{Block, Blocks, Cid, DAG_PB};
@@ -49,11 +49,7 @@ pub fn list(
     cid: &Cid,
     visit: &mut dyn FnMut(Entry) -> Result<ControlFlow<()>, UnixfsError>,
 ) -> Result<(), UnixfsError> {
-    let mut pending = vec![Pending {
-        cid: *cid,
-        level: 0,
-        fanout: None,
-    }];
+    let mut pending = vec![Pending::root(*cid)];
     while let Some(next) = pending.pop() {
         let node = Node::load(blocks, &next.cid)?;
         let (entries, shards) = expand(&node, &next)?;
@@ -71,9 +67,20 @@ pub fn list(
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pending {
     pub(super) cid: Cid,
-    pub(super) level: usize,
     /// That of the shard above.
-    pub(super) fanout: Option<ShardShape>,
+    fanout: Option<ShardShape>,
+    trail: Trail,
+}
+
+impl Pending {
+    /// The first node of the directory `cid`.
+    pub(super) fn root(cid: Cid) -> Pending {
+        Pending {
+            cid,
+            fanout: None,
+            trail: Trail::default(),
+        }
+    }
 }
 
 /// The entries in one node of a directory, and its shards below.
@@ -88,7 +95,7 @@ pub(super) fn expand(
             Ok((entries, Vec::new()))
         }
         Content::Shard(shape) if from.fanout.is_none_or(|above| above == *shape) => {
-            expand_shard(node, *shape, from.level)
+            expand_shard(node, *shape, from)
         }
         _ if from.fanout.is_some() => Err(UnixfsError::Invalid {
             cid: *node.cid(),
@@ -101,34 +108,42 @@ pub(super) fn expand(
     }
 }
 
+/// Refuses what a search by name would not find: links out of order, and names in a shard where
+/// their hash does not lead. A directory then lists what can be looked up, and nothing else.
 fn expand_shard(
     node: &Node,
     shape: ShardShape,
-    level: usize,
+    from: &Pending,
 ) -> Result<(Vec<Entry>, Vec<Pending>), UnixfsError> {
-    let width = shape.prefix_length();
+    let invalid = |InvalidData(reason)| UnixfsError::Invalid {
+        cid: *node.cid(),
+        reason,
+    };
     let mut entries = Vec::new();
     let mut shards = Vec::new();
+    let mut before = None;
     for link in &node.pb()?.links {
-        if link.name.len() < width {
-            return Err(UnixfsError::Invalid {
-                cid: *node.cid(),
-                reason: "a HAMT link lacks the prefix of its name",
-            });
+        let (position, name) = shape.split_name(link.name).map_err(invalid)?;
+        if before.replace(position) >= Some(position) {
+            return Err(invalid(InvalidData("its HAMT links are not in order")));
         }
-        if link.name.len() > width {
-            entries.push(entry(link, width));
-        } else if level + 1 >= limits::MAX_HAMT_DEPTH {
-            return Err(UnixfsError::TooDeep {
-                cid: link.cid,
-                limit: limits::MAX_HAMT_DEPTH,
-            });
-        } else {
+        let trail = from.trail.down(shape, position);
+        let trail = trail.ok_or(UnixfsError::TooDeep {
+            cid: link.cid,
+            limit: limits::MAX_HAMT_DEPTH,
+        })?;
+        if name.is_empty() {
             shards.push(Pending {
                 cid: link.cid,
-                level: level + 1,
                 fanout: Some(shape),
+                trail,
             });
+        } else if trail.leads_to(hamt::hash_name(name)) {
+            entries.push(entry(link, link.name.len() - name.len()));
+        } else {
+            return Err(invalid(InvalidData(
+                "a HAMT link is not where the hash of its name leads",
+            )));
         }
     }
     Ok((entries, shards))
@@ -153,40 +168,18 @@ pub fn lookup(blocks: &dyn Blocks, cid: &Cid, name: &EntryName) -> Result<Entry,
         directory: *cid,
         name: name.to_string(),
     };
-    let mut next = Pending {
-        cid: *cid,
-        level: 0,
-        fanout: None,
-    };
+    let mut next = Pending::root(*cid);
     loop {
         let node = Node::load(blocks, &next.cid)?;
-        let Content::Shard(shape) = node.content else {
-            let (entries, _) = expand(&node, &next)?;
-            let found = entries
-                .into_iter()
-                .find(|entry| *entry.name == *name.as_bytes());
-            return found.ok_or_else(not_found);
-        };
-        let prefix = shape
-            .prefix(hash, next.level as u32)
-            .ok_or_else(not_found)?;
-        // As when listing, and so with the same checks.
         let (entries, shards) = expand(&node, &next)?;
-        if let Some(found) = entries
+        let found = entries
             .into_iter()
-            .find(|entry| *entry.name == *name.as_bytes())
-        {
+            .find(|entry| *entry.name == *name.as_bytes());
+        if let Some(found) = found {
             return Ok(found);
         }
-        let below = node
-            .pb()?
-            .links
-            .iter()
-            .find(|link| link.name == prefix.as_bytes())
-            .map(|link| link.cid);
-        next = below
-            .and_then(|below| shards.into_iter().find(|shard| shard.cid == below))
-            .ok_or_else(not_found)?;
+        let below = shards.into_iter().find(|shard| shard.trail.leads_to(hash));
+        next = below.ok_or_else(not_found)?;
     }
 }
 

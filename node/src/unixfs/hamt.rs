@@ -48,19 +48,49 @@ impl ShardShape {
     }
 
     /// Bits of the hash that one level takes.
-    pub(super) fn bits(self) -> u32 {
+    fn bits(self) -> u32 {
         self.fanout.trailing_zeros()
     }
 
-    /// Length of the hexadecimal position before a name.
-    pub(super) fn prefix_length(self) -> usize {
-        prefix_length(self.fanout)
+    /// The position that the name of a link starts with, and what follows it.
+    pub(super) fn split_name(self, name: &[u8]) -> Result<(u64, &[u8]), InvalidData> {
+        let split = name.split_at_checked(prefix_length(self.fanout));
+        let (digits, rest) =
+            split.ok_or(InvalidData("a HAMT link lacks the prefix of its name"))?;
+        digits
+            .iter()
+            .try_fold(0, |position, digit| {
+                let value = match digit {
+                    b'0'..=b'9' => digit - b'0',
+                    b'A'..=b'F' => digit - b'A' + 10,
+                    _ => return None,
+                };
+                Some(position << 4 | u64::from(value))
+            })
+            .filter(|position| *position < self.fanout)
+            .map(|position| (position, rest))
+            .ok_or(InvalidData("a HAMT link has a prefix that is no position"))
+    }
+}
+
+/// The bits of a hash that lead from the root of a trie to a shard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Trail {
+    bits: u32,
+    value: u64,
+}
+
+impl Trail {
+    /// The trail one level further down; `None` below the last bit.
+    pub(super) fn down(self, shape: ShardShape, position: u64) -> Option<Trail> {
+        let bits = self.bits + shape.bits();
+        let value = self.value << shape.bits() | position;
+        (bits <= HASH_BITS).then_some(Trail { bits, value })
     }
 
-    /// The name prefix of where `hash` belongs at `level`; `None` below its last bit.
-    pub(super) fn prefix(self, hash: u64, level: u32) -> Option<String> {
-        let position = position(hash, level, self.bits())?;
-        Some(prefix(position, self.fanout))
+    /// Whether a search for `hash` comes along here. The root has no trail to leave.
+    pub(super) fn leads_to(self, hash: u64) -> bool {
+        hash >> (HASH_BITS - self.bits) == self.value
     }
 }
 
@@ -92,6 +122,31 @@ mod tests {
         assert_eq!(position(hash, 8, 8), None);
         assert_eq!(position(hash, 0, 3), Some(0b101));
         assert_eq!(position(hash, 21, 3), None);
+    }
+
+    #[test]
+    fn names_split_into_position_and_rest() {
+        let shape = ShardShape { fanout: 256 };
+        assert_eq!(shape.split_name(b"0Fname"), Ok((15, &b"name"[..])));
+        assert_eq!(shape.split_name(b"FF"), Ok((255, &b""[..])));
+        for name in [&b"F"[..], b"", b"0fname", b"G0name", b"-1"] {
+            assert!(shape.split_name(name).is_err(), "{name:?}");
+        }
+        let shape = ShardShape { fanout: 8 };
+        assert_eq!(shape.split_name(b"7a"), Ok((7, &b"a"[..])));
+        assert!(shape.split_name(b"8a").is_err());
+    }
+
+    #[test]
+    fn a_trail_leads_to_the_hashes_that_share_its_bits() {
+        let shape = ShardShape { fanout: 256 };
+        let first = Trail::default().down(shape, 0xab).unwrap();
+        let second = first.down(shape, 0xcd).unwrap();
+        assert!(first.leads_to(0xab_00 << 48) && second.leads_to(0xab_cd_ff << 40));
+        assert!(!first.leads_to(0xac_00 << 48) && !second.leads_to(0xab_ce << 48));
+        let whole = (0..8).try_fold(Trail::default(), |trail, byte| trail.down(shape, byte));
+        assert!(whole.unwrap().leads_to(0x00_01_02_03_04_05_06_07));
+        assert_eq!(whole.unwrap().down(shape, 0), None);
     }
 
     #[test]

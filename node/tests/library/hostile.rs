@@ -206,7 +206,8 @@ fn shards_that_make_no_sense() {
         &blocks,
         &node(&[(b"0name", &leaf, 1)], &shard(&[1], 16, 0x22)),
     );
-    let cases: [(&str, Block); 7] = [
+    let other = put(&blocks, &raw(b"y"));
+    let cases: [(&str, Block); 10] = [
         (
             "fanout 3",
             node(&[(b"0x", &leaf, 1)], &shard(&[1], 3, 0x22)),
@@ -223,6 +224,21 @@ fn shards_that_make_no_sense() {
         (
             "link without a prefix",
             node(&[(b"", &leaf, 1)], &shard(&[1], 8, 0x22)),
+        ),
+        (
+            "a prefix that is no position",
+            node(&[(b"8x", &leaf, 1)], &shard(&[1], 8, 0x22)),
+        ),
+        (
+            "a name where its hash does not lead",
+            node(&[(b"0x", &leaf, 1)], &shard(&[1], 8, 0x22)),
+        ),
+        (
+            "a position twice",
+            node(
+                &[(b"0", &leaf, 1), (b"0", &other, 1)],
+                &shard(&[3], 8, 0x22),
+            ),
         ),
         (
             "a plain directory as a shard",

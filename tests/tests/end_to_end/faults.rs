@@ -146,6 +146,54 @@ fn a_full_disk_loses_nothing() {
     assert_eq!(read("left"), "");
 }
 
+/// The run itself has room, the import of what it wrote has not.
+#[test]
+fn a_disk_that_fills_while_an_output_is_imported_loses_nothing() {
+    let machine = Machine::new();
+    let environment = &machine.environment;
+    requirement::tool("unshare", "util-linux");
+    environment.write("large", Random::new(35).bytes(24_000_000));
+    let disk = environment.directory("disk");
+    let script = r#"
+        set -e
+        mount -t tmpfs -o size=140m none "$DISK"
+        export IPFS_EXEC_PATH="$DISK/repository"
+        rootfs=$("$IPFS_EXEC" add -Q rootfs.tar)
+        input=$("$IPFS_EXEC" add -Q large)
+        "$IPFS_EXEC" run "$rootfs" "$input" true > /dev/null
+        copy() { "$IPFS_EXEC" run "$rootfs" "$input" sh -c 'cat /input /input > /output/copy'; }
+        free=$(stat -f -c '%a * %S' "$DISK")
+        # The input is unpacked as well: 24 and 48 MB, and not the next 24, fit in what is left.
+        head -c $(($free - 80000000)) /dev/zero > "$DISK/ballast"
+        if copy > full.out 2> full.err; then echo 0; else echo $?; fi > full.code
+        ls -A "$IPFS_EXEC_PATH/run" > left
+        "$IPFS_EXEC" cat "$input" | cmp - large
+        "$IPFS_EXEC" verify >&2
+        truncate -s 1000000 large
+        small=$("$IPFS_EXEC" add -Q large)
+        input=$small
+        copied=$(copy)
+        "$IPFS_EXEC" cat "$copied/copy" | cmp -n 1000000 - large
+        "$IPFS_EXEC" verify >&2
+        ls -A "$IPFS_EXEC_PATH/run" >> left
+    "#;
+    environment
+        .program("unshare")
+        .arguments(["--user", "--map-root-user", "--mount", "sh", "-c", script])
+        .variable("IPFS_EXEC", binary())
+        .variable("DISK", &disk)
+        .succeeds();
+    let read = |name: &str| fs::read_to_string(environment.file(name)).unwrap();
+    assert_eq!(read("full.code"), "125\n");
+    assert_eq!(read("full.out"), "");
+    let error = read("full.err");
+    assert!(
+        error.contains("error: ") && error.contains("No space left"),
+        "{error}"
+    );
+    assert_eq!(read("left"), "");
+}
+
 #[test]
 fn a_read_only_repository_can_be_read() {
     let environment = Environment::new();

@@ -302,7 +302,12 @@ fn death_by_a_signal_is_128_and_its_number() {
 
 #[test]
 fn a_missing_init_is_127_and_one_that_cannot_start_126() {
-    let cases: [(Archive, i32); 5] = [
+    let program = |content: &[u8]| {
+        Archive::busybox_without_init()
+            .directory("sbin", 0o755)
+            .file("sbin/init", 0o755, content.to_vec())
+    };
+    let cases: [(Archive, i32); 8] = [
         (Archive::busybox_without_init(), 127),
         (
             Archive::busybox_without_init().directory("sbin", 0o755),
@@ -314,15 +319,11 @@ fn a_missing_init_is_127_and_one_that_cannot_start_126() {
                 .file("sbin/init", 0o644, "#!/bin/busybox sh\n"),
             126,
         ),
-        (
-            // No shell either, which would take it for a script.
-            Archive::new().directory("sbin", 0o755).file(
-                "sbin/init",
-                0o755,
-                vec![0x7f, b'E', b'L', b'F', 0, 0, 0],
-            ),
-            126,
-        ),
+        // The image's shell would take these for scripts.
+        (program(b"\x7fELF\0\0\0"), 126),
+        (program(b"echo hello\n"), 126),
+        (program(b""), 126),
+        (program(b"#!/bin/none\n"), 126),
         (
             Archive::busybox_without_init()
                 .directory("sbin", 0o755)

@@ -280,12 +280,7 @@ impl Exporter<'_> {
             depth,
             finish,
         });
-        let root = Pending {
-            cid: *node.cid(),
-            level: 0,
-            fanout: None,
-        };
-        self.fill(&directory, node, &root, follow)?;
+        self.fill(&directory, node, &Pending::root(*node.cid()), follow)?;
         self.leave_directory(directory)
     }
 
