@@ -109,6 +109,27 @@ impl Block {
         Ok(Block { cid, data })
     }
 
+    /// The same bytes under `cid`; `None` where that names another hash.
+    pub fn renamed(&self, cid: Cid) -> Option<Block> {
+        (cid.hash() == self.cid.hash()).then(|| Block {
+            cid,
+            data: self.data.clone(),
+        })
+    }
+
+    /// Hashes `data` with the function `code` to a digest of `digest_length` bytes, and names it
+    /// with `version` and `codec`; `None` where that function or length is not supported.
+    #[cfg(feature = "network")]
+    pub(crate) fn hashed(
+        version: cid::Version,
+        codec: u64,
+        (code, digest_length): (u64, usize),
+        data: Bytes,
+    ) -> Option<Block> {
+        let cid = name(version, codec, hash(code, digest_length, &data)?);
+        Some(Block { cid, data })
+    }
+
     /// The name.
     pub fn cid(&self) -> &Cid {
         &self.cid
@@ -174,17 +195,43 @@ pub fn inline_data(cid: &Cid) -> Option<Bytes> {
     (cid.hash().code() == IDENTITY).then(|| Bytes::copy_from_slice(cid.hash().digest()))
 }
 
-/// BLAKE3 digests may have any length; below 20 bytes they no longer identify anything.
-fn blake3_matches(data: &[u8], digest: &[u8]) -> bool {
-    const SHORTEST_DIGEST: usize = 20;
-    let mut found = [0; 64];
-    if !(SHORTEST_DIGEST..=found.len()).contains(&digest.len()) {
-        return false;
+/// Whether [`verify`] can check digests of this function and length, the identity excepted.
+#[cfg(feature = "network")]
+pub(crate) fn is_verifiable(hash: &Multihash) -> bool {
+    match hash.code() {
+        SHA2_256 => hash.digest().len() == 32,
+        SHA2_512 => hash.digest().len() == 64,
+        BLAKE3 => BLAKE3_DIGESTS.contains(&hash.digest().len()),
+        _ => false,
     }
+}
+
+/// The multihash of `data`; `None` where [`verify`] could not check it.
+#[cfg(feature = "network")]
+fn hash(code: u64, digest_length: usize, data: &[u8]) -> Option<Multihash> {
+    match (code, digest_length) {
+        (SHA2_256, 32) => Some(wrap(SHA2_256, &Sha256::digest(data))),
+        (SHA2_512, 64) => Some(wrap(SHA2_512, &Sha512::digest(data))),
+        (BLAKE3, length) if BLAKE3_DIGESTS.contains(&length) => {
+            Some(wrap(BLAKE3, &blake3(data)[..length]))
+        }
+        _ => None,
+    }
+}
+
+/// BLAKE3 digests may have any length; below 20 bytes they no longer identify anything.
+const BLAKE3_DIGESTS: std::ops::RangeInclusive<usize> = 20..=64;
+
+fn blake3_matches(data: &[u8], digest: &[u8]) -> bool {
+    BLAKE3_DIGESTS.contains(&digest.len()) && blake3(data)[..digest.len()] == *digest
+}
+
+fn blake3(data: &[u8]) -> [u8; 64] {
+    let mut digest = [0; 64];
     let mut hasher = blake3::Hasher::new();
     hasher.update(data);
-    hasher.finalize_xof().fill(&mut found[..digest.len()]);
-    found[..digest.len()] == *digest
+    hasher.finalize_xof().fill(&mut digest);
+    digest
 }
 
 fn wrap(code: u64, digest: &[u8]) -> Multihash {
@@ -207,6 +254,19 @@ pub trait Blocks: Send + Sync {
     /// # Errors
     /// Only where the store itself fails.
     fn has(&self, cid: &Cid) -> Result<bool, BlockError>;
+
+    /// Bytes of the block `cid` if [`Blocks::has`] finds it. Stores that know sizes answer
+    /// without reading.
+    ///
+    /// # Errors
+    /// Only where the store itself fails.
+    fn size(&self, cid: &Cid) -> Result<Option<u64>, BlockError> {
+        match self.read(cid) {
+            Ok(data) => Ok(Some(data.len() as u64)),
+            Err(BlockError::Missing { .. } | BlockError::Damaged { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
 
     /// Keeps `batch`, whose blocks the caller has verified. Blocks that are here already are
     /// skipped.
@@ -235,6 +295,10 @@ impl<B: Blocks + ?Sized> Blocks for &B {
 
     fn has(&self, cid: &Cid) -> Result<bool, BlockError> {
         (**self).has(cid)
+    }
+
+    fn size(&self, cid: &Cid) -> Result<Option<u64>, BlockError> {
+        (**self).size(cid)
     }
 
     fn put(&self, batch: &[Block]) -> Result<(), BlockError> {
@@ -283,6 +347,11 @@ impl Blocks for MemoryBlocks {
     fn has(&self, cid: &Cid) -> Result<bool, BlockError> {
         let by_hash = self.by_hash.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(by_hash.contains_key(cid.hash()))
+    }
+
+    fn size(&self, cid: &Cid) -> Result<Option<u64>, BlockError> {
+        let by_hash = self.by_hash.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(by_hash.get(cid.hash()).map(|data| data.len() as u64))
     }
 
     fn put(&self, batch: &[Block]) -> Result<(), BlockError> {

@@ -54,6 +54,9 @@ pub mod unixfs;
 
 pub mod car;
 
+#[cfg(feature = "network")]
+pub mod network;
+
 pub use block::{Block, BlockError, Blocks, Cid};
 pub use path::{ContentPath, EntryName};
 pub use profile::Profile;

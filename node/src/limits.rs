@@ -55,3 +55,49 @@ pub const MAX_CHUNK_BYTES: usize = MAX_BLOCK_BYTES - 256;
 /// Most links of one file node: with CIDs of 36 bytes, 8 bytes of sizes each and the framing, the
 /// node stays within [`MAX_BLOCK_BYTES`].
 pub const MAX_FILE_LINKS: usize = 32 * 1024;
+
+/// Longest bitswap message, in bytes, without its length prefix: what Kubo accepts.
+pub const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+
+/// Most entries of one bitswap message, of each kind. A message of Kubo has at most 2 MiB, about
+/// 46,000 wants; one of [`MAX_MESSAGE_BYTES`] made of empty entries would have two million.
+pub const MAX_MESSAGE_ENTRIES: usize = 64 * 1024;
+
+/// Shortest digest, in bytes, that is accepted in a want: shorter ones identify nothing. The
+/// limit of `boxo/verifcid`.
+pub const MIN_DIGEST_BYTES: usize = 20;
+
+/// Bytes of bitswap messages that all peers together may have here, being received or waiting to
+/// be hashed. Reading stops above it.
+pub const MAX_UNVERIFIED_BYTES: usize = 32 * 1024 * 1024;
+
+/// Bytes of [`MAX_UNVERIFIED_BYTES`] that one connection may hold: one message of the largest
+/// size, and pipelining of ordinary ones.
+pub const MAX_UNVERIFIED_BYTES_PER_CONNECTION: usize = MAX_MESSAGE_BYTES;
+
+/// Inbound bitswap streams of one connection. Kubo sends from 8 workers, and its closed streams
+/// may arrive before we have read the ones before them.
+pub const MAX_INBOUND_STREAMS: usize = 64;
+
+/// Wants that one peer may have registered here. Kubo keeps 1,024 of ours; a peer of our own kind
+/// asks no more than that either.
+pub const MAX_WANTLIST_ENTRIES: usize = 16 * 1024;
+
+/// Wants that all peers together may have registered here; each takes about 400 bytes.
+pub const MAX_WANTLIST_ENTRIES_TOTAL: usize = 128 * 1024;
+
+/// Replies to one peer that are being written, in messages and in bytes. A second one keeps the
+/// connection busy while the first is confirmed.
+pub const MAX_REPLIES_PER_PEER: usize = 2;
+
+/// See [`MAX_REPLIES_PER_PEER`].
+pub const MAX_REPLY_BYTES_PER_PEER: usize = 4 * 1024 * 1024;
+
+/// Bytes of replies to all peers that are being read from disk or written to the network.
+pub const MAX_REPLY_BYTES_TOTAL: usize = 32 * 1024 * 1024;
+
+/// Broken messages, bad blocks and unasked blocks after which a peer is no longer spoken to.
+pub const MAX_PEER_FAULTS: u32 = 16;
+
+/// Peers whose faults are remembered after they have gone.
+pub const MAX_REMEMBERED_PEERS: usize = 1024;

@@ -281,6 +281,13 @@ impl Blocks for Repository {
             .is_some_and(|location| !location.damaged))
     }
 
+    fn size(&self, cid: &Cid) -> Result<Option<u64>, BlockError> {
+        let location = self.store.find(cid.hash())?;
+        Ok(location
+            .filter(|location| !location.damaged)
+            .map(|location| u64::from(location.length)))
+    }
+
     fn put(&self, batch: &[Block]) -> Result<(), BlockError> {
         let session = self.session()?;
         session.put(batch)?;

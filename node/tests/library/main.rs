@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[cfg(feature = "network")]
+mod bitswap;
 mod blocks;
 mod car;
 mod concurrency;

@@ -1,0 +1,78 @@
+//! Bitswap: the exchange of blocks with peers, as a behaviour of libp2p.
+//!
+//! [`Behaviour`] goes into a swarm; [`Client`] asks for blocks from any thread. Both sides of the
+//! protocol are here: wants of peers are answered from a [`Blocks`].
+//!
+//! ```text
+//! Client, Session ──commands──▶ Behaviour ──▶ wants (asking), server + ledger (serving): pure
+//!        ▲                       │     ▲
+//!        └───────events──────────┘     └──▶ handler of each connection ◀──▶ peers
+//!                                verify, read: threads
+//! ```
+//!
+//! The invariants: a block is hashed before anybody sees it; nothing that a peer sends makes
+//! memory grow beyond [`limits`](crate::limits); nothing blocks the swarm's task.
+
+mod behaviour;
+mod handler;
+mod inbound;
+mod ledger;
+mod message;
+mod outbound;
+mod protocol;
+mod remote;
+mod server;
+mod session;
+mod verify;
+mod wants;
+mod workers;
+
+pub use behaviour::{Behaviour, Event};
+pub use message::MessageError;
+pub use session::{Client, PeerCounters, Session, SessionError, SessionEvent};
+
+use crate::block::Cid;
+
+#[cfg(doc)]
+use crate::block::Blocks;
+
+/// How a node takes part.
+#[derive(Clone, Debug)]
+pub struct BitswapOptions {
+    /// Whether blocks are given to peers. Where not, they are told that nothing is here.
+    pub serve: bool,
+}
+
+impl Default for BitswapOptions {
+    fn default() -> BitswapOptions {
+        BitswapOptions { serve: true }
+    }
+}
+
+/// What a peer did wrong.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Fault {
+    /// It sent a block that nobody asked it for: also what wrong bytes for a wanted block are.
+    #[error("sent block {cid}, which nobody asked for")]
+    UnaskedBlock {
+        /// What the bytes hash to.
+        cid: Cid,
+    },
+    /// It sent a block under a hash function or digest length that cannot be checked.
+    #[error("sent a block with the unsupported hash function 0x{code:x}")]
+    UnsupportedHash {
+        /// The multihash code.
+        code: u64,
+    },
+    /// It sent what is no message.
+    #[error("sent a malformed message")]
+    Malformed {
+        /// What is wrong with it.
+        #[source]
+        source: MessageError,
+    },
+    /// It began a message and did not go on.
+    #[error("stopped within a message")]
+    Stalled,
+}

@@ -1,0 +1,219 @@
+//! The outbound stream of one connection: all messages to the peer, one after the other.
+//!
+//! The stream is opened for the first message and kept. When it breaks, the message that was
+//! being written is written again on another; when that breaks too, everything is given up.
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures::{AsyncRead, AsyncWrite};
+use libp2p::Stream;
+use tokio::time::{Sleep, sleep};
+
+use super::message::Message;
+use super::protocol::Version;
+
+/// Streams that one message may break before the peer counts as gone.
+const MAX_ATTEMPTS: u32 = 2;
+
+/// How long a write may make no progress: the least that Kubo waits, three times, since a peer may
+/// be busy hashing what it has.
+const WRITE_LIMIT: Duration = Duration::from_secs(30);
+
+/// A message to be written, known to the behaviour by its number.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    pub(crate) id: u64,
+    pub(crate) message: Message,
+    /// The peer did not react on the stream that is open.
+    pub(crate) on_new_stream: bool,
+}
+
+/// What happened to the messages.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// A stream is needed.
+    Open,
+    /// The message is with the transport.
+    Written { id: u64 },
+    /// Nothing more can be sent on this connection.
+    GivenUp,
+}
+
+enum State {
+    Closed,
+    Opening,
+    Open {
+        stream: Box<Stream>,
+        version: Version,
+    },
+    GivenUp,
+}
+
+pub(crate) struct Outbound {
+    state: State,
+    queue: VecDeque<Outgoing>,
+    /// The first of the queue, encoded, and how much of it was written.
+    writing: Option<(Vec<u8>, usize)>,
+    attempts: u32,
+    deadline: Pin<Box<Sleep>>,
+}
+
+impl Outbound {
+    pub(crate) fn new() -> Outbound {
+        Outbound {
+            state: State::Closed,
+            queue: VecDeque::new(),
+            writing: None,
+            attempts: 0,
+            deadline: Box::pin(sleep(WRITE_LIMIT)),
+        }
+    }
+
+    pub(crate) fn send(&mut self, outgoing: Outgoing) {
+        self.queue.push_back(outgoing);
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    pub(crate) fn opened(&mut self, stream: Stream, version: Version) {
+        self.state = State::Open {
+            stream: Box::new(stream),
+            version,
+        };
+    }
+
+    /// The stream that was asked for did not come.
+    pub(crate) fn open_failed(&mut self) {
+        self.failed();
+    }
+
+    /// The peer does not speak the protocol.
+    pub(crate) fn give_up(&mut self) {
+        self.state = State::GivenUp;
+    }
+
+    fn failed(&mut self) {
+        self.writing = None;
+        self.attempts += 1;
+        self.state = if self.attempts < MAX_ATTEMPTS {
+            State::Closed
+        } else {
+            State::GivenUp
+        };
+    }
+
+    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Progress> {
+        loop {
+            match &mut self.state {
+                State::GivenUp if self.queue.is_empty() => return Poll::Pending,
+                State::GivenUp => {
+                    self.queue.clear();
+                    self.writing = None;
+                    self.attempts = 0;
+                    self.state = State::Closed;
+                    return Poll::Ready(Progress::GivenUp);
+                }
+                State::Closed if self.queue.is_empty() => return Poll::Pending,
+                State::Closed => {
+                    self.state = State::Opening;
+                    return Poll::Ready(Progress::Open);
+                }
+                State::Opening => return Poll::Pending,
+                State::Open { .. } => match self.poll_open(context) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Some(progress)) => return Poll::Ready(progress),
+                    Poll::Ready(None) => {}
+                },
+            }
+        }
+    }
+
+    /// Works on an open stream; `None` when the state has changed.
+    fn poll_open(&mut self, context: &mut Context<'_>) -> Poll<Option<Progress>> {
+        if self.wants_new_stream() {
+            self.state = State::Closed;
+            return Poll::Ready(None);
+        }
+        if self.queue.is_empty() {
+            return self.poll_remote(context);
+        }
+        match ready!(self.poll_write(context)) {
+            Ok(progress) => {
+                self.attempts = 0;
+                Poll::Ready(Some(progress))
+            }
+            Err(error) => {
+                tracing::debug!(%error, "an outbound bitswap stream broke");
+                self.failed();
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn wants_new_stream(&mut self) -> bool {
+        let first = self.queue.front_mut();
+        self.writing.is_none()
+            && first.is_some_and(|first| std::mem::take(&mut first.on_new_stream))
+    }
+
+    /// The peer never writes on this stream: whatever can be read is its end.
+    fn poll_remote(&mut self, context: &mut Context<'_>) -> Poll<Option<Progress>> {
+        let State::Open { stream, .. } = &mut self.state else {
+            return Poll::Ready(None);
+        };
+        let read = ready!(Pin::new(stream.as_mut()).poll_read(context, &mut [0]));
+        tracing::debug!(?read, "the peer ended an outbound bitswap stream");
+        self.state = State::Closed;
+        Poll::Ready(None)
+    }
+
+    fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Progress>> {
+        let (State::Open { stream, version }, Some(first)) = (&mut self.state, self.queue.front())
+        else {
+            return Poll::Pending;
+        };
+        let deadline = self.deadline.as_mut();
+        if self.writing.is_none() {
+            restart(deadline);
+        }
+        let encoded = || (first.message.encode(*version), 0);
+        let (bytes, written) = self.writing.get_or_insert_with(encoded);
+        let mut stream = Pin::new(stream.as_mut());
+        while *written < bytes.len() {
+            match stream.as_mut().poll_write(context, &bytes[*written..]) {
+                Poll::Ready(Ok(0)) => {
+                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                }
+                Poll::Ready(Ok(count)) => {
+                    *written += count;
+                    restart(self.deadline.as_mut());
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return expire(self.deadline.as_mut(), context),
+            }
+        }
+        match stream.as_mut().poll_flush(context) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Pending => return expire(self.deadline.as_mut(), context),
+        }
+        self.writing = None;
+        let sent = self.queue.pop_front().expect("the first was written");
+        Poll::Ready(Ok(Progress::Written { id: sent.id }))
+    }
+}
+
+fn restart(deadline: Pin<&mut Sleep>) {
+    deadline.reset(tokio::time::Instant::now() + WRITE_LIMIT);
+}
+
+fn expire<T>(deadline: Pin<&mut Sleep>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
+    ready!(deadline.poll(context));
+    Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+}

@@ -1,0 +1,3 @@
+//! Peers: the only users of libp2p.
+
+pub mod bitswap;
