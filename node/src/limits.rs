@@ -101,3 +101,21 @@ pub const MAX_PEER_FAULTS: u32 = 16;
 
 /// Peers whose faults are remembered after they have gone.
 pub const MAX_REMEMBERED_PEERS: usize = 1024;
+
+/// Connections that are being made at a time, in each direction.
+pub const MAX_PENDING_CONNECTIONS: u32 = 64;
+
+/// Connections at a time: each takes about 100 KiB of buffers while it is used.
+pub const MAX_CONNECTIONS: u32 = 256;
+
+/// Connections with one peer: a few of several transports meet when both sides dial at once.
+pub const MAX_CONNECTIONS_PER_PEER: u32 = 4;
+
+/// Peers found on the local network that are connected without having been named.
+pub const MAX_DISCOVERED_PEERS: usize = 32;
+
+/// Addresses of one peer that are kept for the DHT; a well-connected one has about ten.
+pub const MAX_ADDRESSES_PER_PEER: usize = 32;
+
+/// Providers taken from one answer of the DHT.
+pub const MAX_PROVIDERS: usize = 64;

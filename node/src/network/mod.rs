@@ -1,3 +1,21 @@
-//! Peers: the only users of libp2p.
+//! The node among its peers: the only part that uses libp2p.
+//!
+//! ```text
+//! fetch ──▶ service ──▶ behaviour ──▶ bitswap
+//!              └──────▶ transport, identity
+//! ```
+//!
+//! Nothing here starts by itself. A [`Network`] is started when a block is missing or something
+//! is to be served, and a process without one opens no socket.
+
+mod behaviour;
+mod service;
+mod transport;
 
 pub mod bitswap;
+pub mod identity;
+
+pub use identity::{Identity, IdentityError};
+pub use libp2p::{Multiaddr, PeerId};
+pub use service::{Network, NetworkError, NetworkEvent, NetworkOptions};
+pub use transport::TransportError;
