@@ -44,6 +44,15 @@ pub enum BlockError {
         /// The block.
         cid: Cid,
     },
+    /// The block is not here, and was not to be had elsewhere.
+    #[error("block {cid} is not here")]
+    Unavailable {
+        /// The block.
+        cid: Cid,
+        /// Why nobody else gave it.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The block is recorded here, but what the disk gives back does not match its CID.
     #[error("block {cid} is damaged on disk")]
     Damaged {

@@ -13,8 +13,10 @@ mod service;
 mod transport;
 
 pub mod bitswap;
+pub mod fetch;
 pub mod identity;
 
+pub use fetch::{FetchError, FetchOptions, Fetched, Fetcher, LazyNetwork};
 pub use identity::{Identity, IdentityError};
 pub use libp2p::{Multiaddr, PeerId};
 pub use service::{Network, NetworkError, NetworkEvent, NetworkOptions};

@@ -143,6 +143,11 @@ pub enum NetworkEvent {
         /// After this time.
         round_trip: Duration,
     },
+    /// The DHTs are being asked who has this content.
+    Searching {
+        /// What is looked for.
+        cid: Cid,
+    },
     /// A peer says that it has, or that another has, this content.
     Provider {
         /// What was looked for.
@@ -609,12 +614,13 @@ impl Node {
                 behaviour.public_dht.add_address(&peer, address);
             }
         }
+        // First, so that nobody takes the search for ended.
+        self.search_again();
         self.tell(NetworkEvent::Identified {
             peer,
             agent: info.agent_version,
             protocols: info.protocols,
         });
-        self.search_again();
     }
 
     fn find_providers(&mut self, cid: Cid) {
@@ -640,6 +646,9 @@ impl Node {
                 let query = dht.get_providers(key.clone());
                 queries.open.insert((which, query));
             }
+        }
+        if !queries.open.is_empty() {
+            self.tell(NetworkEvent::Searching { cid: queries.cid });
         }
     }
 

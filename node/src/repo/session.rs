@@ -127,6 +127,16 @@ impl<'r> Session<'r> {
         Ok(())
     }
 
+    /// Makes what was put so far visible and durable, and goes on: for blocks that come slowly.
+    ///
+    /// # Errors
+    /// Where disk or database fail.
+    pub fn flush(&self) -> Result<(), RepoError> {
+        let mut state = self.lock();
+        self.start_committing(&mut state)?;
+        self.finish_committing(&mut state)
+    }
+
     fn commit_last_batch(&self, pins: &[Pin]) -> Result<(), RepoError> {
         let mut state = self.lock();
         self.finish_committing(&mut state)?;

@@ -273,7 +273,14 @@ impl Session {
         }
     }
 
-    fn taken(&self, event: SessionEvent) -> SessionEvent {
+    /// The channel of events, for those who wait for others as well; each event that is received
+    /// from it must go through [`Session::taken`].
+    pub(crate) fn events(&self) -> &Receiver<SessionEvent> {
+        &self.events
+    }
+
+    /// Notes that an event has left the channel.
+    pub(crate) fn taken(&self, event: SessionEvent) -> SessionEvent {
         if let SessionEvent::Block { block, .. } = &event {
             let size = block.data().len();
             let before = self.backlog.fetch_sub(size, Ordering::AcqRel);

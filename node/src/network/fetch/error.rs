@@ -1,0 +1,103 @@
+//! Why a block could not be fetched.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use libp2p::swarm::DialError;
+use libp2p::{Multiaddr, PeerId};
+
+use crate::block::{BlockError, Cid};
+use crate::dag::DagError;
+use crate::network::NetworkError;
+use crate::network::bitswap::Fault;
+
+/// Why a block could not be fetched. What had arrived before stays.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FetchError {
+    /// The node could not be started.
+    #[error("cannot fetch block {cid}")]
+    Network {
+        /// The block.
+        cid: Cid,
+        /// Why.
+        #[source]
+        source: Arc<NetworkError>,
+    },
+    /// No peer was named, and none was found.
+    #[error("cannot fetch block {cid}: no peer was named, and none was found")]
+    NoPeers {
+        /// The block.
+        cid: Cid,
+    },
+    /// The peers that were named cannot be reached.
+    #[error("cannot fetch block {cid}: cannot reach {address}")]
+    Unreachable {
+        /// The block.
+        cid: Cid,
+        /// A peer that was named.
+        address: Multiaddr,
+        /// Why it cannot be reached.
+        #[source]
+        source: Arc<DialError>,
+    },
+    /// Every peer said that it does not have the block.
+    #[error("cannot fetch block {cid}: {}", nobody(*.asked))]
+    NotFound {
+        /// The block.
+        cid: Cid,
+        /// How many peers were asked.
+        asked: usize,
+    },
+    /// The peers that had the content are gone.
+    #[error(
+        "cannot fetch block {cid}: the connection to {peer} was lost, and no other peer has it"
+    )]
+    ProviderLost {
+        /// The block.
+        cid: Cid,
+        /// The last peer that was lost.
+        peer: PeerId,
+    },
+    /// Peers are connected, and none of them sent anything.
+    #[error("cannot fetch block {cid}: nothing came for {} s", after.as_secs_f64())]
+    Idle {
+        /// A block that was waited for.
+        cid: Cid,
+        /// For how long.
+        after: Duration,
+    },
+    /// What a peer sent was wrong, and nobody sent what was right.
+    #[error("cannot fetch block {cid}: peer {peer} misbehaved")]
+    Faulty {
+        /// The block.
+        cid: Cid,
+        /// The peer.
+        peer: PeerId,
+        /// What it did.
+        #[source]
+        source: Fault,
+    },
+    /// A block is what its CID says, but its links cannot be followed.
+    #[error(transparent)]
+    Dag(#[from] DagError),
+    /// What was fetched cannot be kept.
+    #[error("cannot keep what was fetched")]
+    Store(#[source] BlockError),
+    /// The caller asked to stop.
+    #[error("the fetch was interrupted")]
+    Interrupted,
+    /// The node has ended.
+    #[error("cannot fetch block {cid}: the network node has ended")]
+    Ended {
+        /// The block.
+        cid: Cid,
+    },
+}
+
+fn nobody(asked: usize) -> String {
+    match asked {
+        1 => "the one peer that was asked does not have it".to_owned(),
+        asked => format!("none of the {asked} peers that were asked has it"),
+    }
+}
