@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::AsyncReadExt;
-use libp2p::Stream;
+use futures::{AsyncRead, AsyncReadExt};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -54,7 +53,7 @@ pub(crate) type Received = (Message, Share);
 
 /// Reads one message; `None` at the end of the stream. Bytes are lost when the future is dropped.
 pub(crate) async fn read_message(
-    stream: &mut Stream,
+    stream: &mut (impl AsyncRead + Unpin),
     verifier: &Verifier,
     connection: &Arc<Semaphore>,
 ) -> Result<Option<Received>, InboundError> {
@@ -69,7 +68,7 @@ pub(crate) async fn read_message(
     Ok(Some((Message::decode(&body)?, share)))
 }
 
-async fn read_length(stream: &mut Stream) -> Result<Option<usize>, InboundError> {
+async fn read_length(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<usize>, InboundError> {
     let mut byte = [0];
     let mut length = 0u64;
     for index in 0..MAX_LENGTH_BYTES {
@@ -99,7 +98,10 @@ async fn read_length(stream: &mut Stream) -> Result<Option<usize>, InboundError>
     Err(MessageError::InvalidLength.into())
 }
 
-async fn read_body(stream: &mut Stream, length: usize) -> Result<Bytes, InboundError> {
+async fn read_body(
+    stream: &mut (impl AsyncRead + Unpin),
+    length: usize,
+) -> Result<Bytes, InboundError> {
     let mut body = vec![0; length];
     let mut filled = 0;
     while filled < length {

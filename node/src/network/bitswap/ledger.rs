@@ -238,8 +238,8 @@ impl Ledger {
 
     /// Learns from a finished job how large blocks are.
     pub(crate) fn measure(&mut self, bytes: usize, lookups: usize) {
-        if lookups > 0 {
-            self.block_bytes = (self.block_bytes + bytes / lookups) / 2;
+        if let Some(mean) = bytes.checked_div(lookups) {
+            self.block_bytes = (self.block_bytes + mean) / 2;
         }
     }
 
