@@ -23,6 +23,7 @@ fn take_all(session: &Session, cids: &[Cid], window: usize) {
     }
 }
 
+#[expect(clippy::print_stdout, reason = "it prints what it measures")]
 fn measure(count: usize, size: usize, window: usize) {
     let blocks = some_blocks(count, size);
     let provider = Node::holding(&blocks);
