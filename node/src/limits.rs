@@ -75,9 +75,10 @@ pub const MAX_UNVERIFIED_BYTES: usize = 32 * 1024 * 1024;
 /// size, and pipelining of ordinary ones.
 pub const MAX_UNVERIFIED_BYTES_PER_CONNECTION: usize = MAX_MESSAGE_BYTES;
 
-/// Inbound bitswap streams of one connection. Kubo sends from 8 workers, and its closed streams
-/// may arrive before we have read the ones before them.
-pub const MAX_INBOUND_STREAMS: usize = 64;
+/// Inbound bitswap streams of one connection. Kubo sends each message on a stream of its own and
+/// opens up to this many before the first was accepted; a refused one is a lost message. The
+/// swarm has a bound of its own on streams that are still negotiating, which should be the same.
+pub const MAX_INBOUND_STREAMS: usize = 256;
 
 /// Wants that one peer may have registered here. Kubo keeps 1,024 of ours; a peer of our own kind
 /// asks no more than that either.

@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::AsyncReadExt;
-use libp2p::Stream;
+use futures::{AsyncRead, AsyncReadExt};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -54,7 +53,7 @@ pub(crate) type Received = (Message, Share);
 
 /// Reads one message; `None` at the end of the stream. Bytes are lost when the future is dropped.
 pub(crate) async fn read_message(
-    stream: &mut Stream,
+    stream: &mut (impl AsyncRead + Unpin),
     verifier: &Verifier,
     connection: &Arc<Semaphore>,
 ) -> Result<Option<Received>, InboundError> {
@@ -69,7 +68,7 @@ pub(crate) async fn read_message(
     Ok(Some((Message::decode(&body)?, share)))
 }
 
-async fn read_length(stream: &mut Stream) -> Result<Option<usize>, InboundError> {
+async fn read_length(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<usize>, InboundError> {
     let mut byte = [0];
     let mut length = 0u64;
     for index in 0..MAX_LENGTH_BYTES {
@@ -99,7 +98,10 @@ async fn read_length(stream: &mut Stream) -> Result<Option<usize>, InboundError>
     Err(MessageError::InvalidLength.into())
 }
 
-async fn read_body(stream: &mut Stream, length: usize) -> Result<Bytes, InboundError> {
+async fn read_body(
+    stream: &mut (impl AsyncRead + Unpin),
+    length: usize,
+) -> Result<Bytes, InboundError> {
     let mut body = vec![0; length];
     let mut filled = 0;
     while filled < length {
@@ -115,4 +117,69 @@ async fn stall<F: Future>(reading: F) -> Result<F::Output, InboundError> {
     timeout(STALL_LIMIT, reading)
         .await
         .map_err(|_| InboundError::Stalled)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::channel::mpsc::unbounded;
+    use futures::io::Cursor;
+    use futures::{StreamExt, TryStreamExt};
+
+    /// Reads one message from `bytes`, behind which the stream stays open and silent.
+    async fn read(bytes: &[u8]) -> Result<Option<Received>, InboundError> {
+        let verifier = Verifier::new(unbounded().0);
+        let budget = Arc::new(Semaphore::new(limits::MAX_MESSAGE_BYTES));
+        let silence = futures::stream::pending::<io::Result<Vec<u8>>>();
+        let bytes = futures::stream::iter([Ok(bytes.to_vec())]);
+        let mut stream = bytes.chain(silence).into_async_read();
+        let received = read_message(&mut stream, &verifier, &budget).await;
+        if received.is_err() {
+            assert_eq!(budget.available_permits(), limits::MAX_MESSAGE_BYTES);
+        }
+        received
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_ends_streams() {
+        let cases: [(&str, &[u8], bool); 3] = [
+            ("between messages", b"", false),
+            ("within a length", b"\x80", true),
+            ("within a message", b"\x05\x0a", true),
+        ];
+        for (name, bytes, is_fault) in cases {
+            assert_eq!(
+                read(bytes).await.unwrap_err().is_fault(),
+                is_fault,
+                "{name}"
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lengths_are_checked_before_memory_is_taken() {
+        let cases: [(&str, &[u8]); 3] = [
+            ("4 MiB and one byte", b"\x81\x80\x80\x02"),
+            ("a length over 64 bits", &[0xff; 11]),
+            ("an endless length", &[0x80; 11]),
+        ];
+        for (name, bytes) in cases {
+            let error = read(bytes).await.unwrap_err();
+            assert!(matches!(error, InboundError::Message(_)), "{name}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_end_is_clean_only_between_messages() {
+        let verifier = Verifier::new(unbounded().0);
+        let budget = Arc::new(Semaphore::new(limits::MAX_MESSAGE_BYTES));
+        let mut stream = Cursor::new(b"\x00".to_vec());
+        let empty = read_message(&mut stream, &verifier, &budget).await.unwrap();
+        assert!(empty.unwrap().0.is_empty());
+        let end = read_message(&mut stream, &verifier, &budget).await.unwrap();
+        assert!(end.is_none());
+        let mut stream = Cursor::new(b"\x05\x0a".to_vec());
+        let broken = read_message(&mut stream, &verifier, &budget).await;
+        assert!(matches!(broken, Err(InboundError::Io(_))));
+    }
 }

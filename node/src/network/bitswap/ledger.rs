@@ -238,8 +238,8 @@ impl Ledger {
 
     /// Learns from a finished job how large blocks are.
     pub(crate) fn measure(&mut self, bytes: usize, lookups: usize) {
-        if lookups > 0 {
-            self.block_bytes = (self.block_bytes + bytes / lookups) / 2;
+        if let Some(mean) = bytes.checked_div(lookups) {
+            self.block_bytes = (self.block_bytes + mean) / 2;
         }
     }
 
@@ -312,4 +312,107 @@ impl Ledger {
 fn retain_once(cids: &mut VecDeque<Cid>, wants: &HashMap<Cid, Want>, state: State) {
     let mut seen = HashSet::new();
     cids.retain(|cid| wants.get(cid).is_some_and(|want| want.state == state) && seen.insert(*cid));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::{self, RAW};
+
+    fn some_cid(seed: u64) -> Cid {
+        Cid::new_v1(RAW, block::sha2_256(&[&seed.to_le_bytes()]))
+    }
+
+    fn want(seed: u64, kind: WantKind) -> WantEntry {
+        WantEntry {
+            cid: some_cid(seed),
+            priority: 1,
+            cancel: false,
+            kind,
+            send_dont_have: true,
+        }
+    }
+
+    fn cancel(seed: u64) -> WantEntry {
+        WantEntry {
+            cancel: true,
+            ..want(seed, WantKind::Block)
+        }
+    }
+
+    #[test]
+    fn what_is_over_the_limit_is_refused_and_that_is_bounded_too() {
+        let mut ledger = Ledger::new(0);
+        let limit = limits::MAX_WANTLIST_ENTRIES as u64;
+        for seed in 0..3 * limit {
+            ledger.apply(&want(seed, WantKind::Block), usize::MAX);
+        }
+        assert_eq!(ledger.len() as u64, limit);
+        assert_eq!(ledger.refusals.len() as u64, limit);
+        assert_eq!(ledger.take_refusals()[0], some_cid(limit));
+    }
+
+    #[test]
+    fn wants_and_cancels_in_turn_do_not_grow_the_queue() {
+        let mut ledger = Ledger::new(0);
+        for seed in 0..5 * limits::MAX_WANTLIST_ENTRIES as u64 {
+            ledger.apply(&want(seed % 3, WantKind::Block), usize::MAX);
+            ledger.apply(&cancel(seed % 3), usize::MAX);
+        }
+        assert_eq!(ledger.len(), 0);
+        assert!(ledger.queue.len() <= 2 * limits::MAX_WANTLIST_ENTRIES);
+        assert!(ledger.take_lookups().is_empty());
+    }
+
+    #[test]
+    fn cancelled_while_read_is_not_sent() {
+        let mut ledger = Ledger::new(0);
+        ledger.apply(&want(1, WantKind::Block), usize::MAX);
+        assert_eq!(ledger.take_lookups().len(), 1);
+        ledger.apply(&cancel(1), usize::MAX);
+        assert!(!ledger.strike(&some_cid(1)));
+        assert!(!ledger.missing(&some_cid(1)));
+    }
+
+    #[test]
+    fn a_want_for_the_block_outlives_the_answer_to_its_want_have() {
+        let mut ledger = Ledger::new(0);
+        ledger.apply(&want(1, WantKind::Have), usize::MAX);
+        assert_eq!(ledger.take_lookups().len(), 1);
+        ledger.apply(&want(1, WantKind::Block), usize::MAX);
+        assert!(!ledger.strike_have(&some_cid(1)));
+        let lookups = ledger.take_lookups();
+        assert_eq!(lookups[0].kind, WantKind::Block);
+    }
+
+    #[test]
+    fn waiting_wants_are_looked_for_until_they_come() {
+        let mut ledger = Ledger::new(0);
+        ledger.apply(&want(1, WantKind::Block), usize::MAX);
+        ledger.take_lookups();
+        assert!(ledger.missing(&some_cid(1)));
+        for is_here in [false, true] {
+            assert_eq!(ledger.take_waiting(10), [some_cid(1)]);
+            ledger.rechecked(vec![(some_cid(1), is_here)]);
+        }
+        assert_eq!(ledger.waiting(), 0);
+        assert_eq!(ledger.take_lookups().len(), 1);
+    }
+
+    #[test]
+    fn replies_in_flight_are_bounded_and_wanted_again_after_a_break() {
+        let mut ledger = Ledger::new(0);
+        for seed in 0..10 {
+            ledger.apply(&want(seed, WantKind::Block), usize::MAX);
+        }
+        let first = ledger.take_lookups()[0].cid;
+        ledger.strike(&first);
+        ledger.sent(1, vec![first], limits::MAX_REPLY_BYTES_PER_PEER);
+        ledger.put_back(vec![some_cid(5)]);
+        assert!(ledger.has_work() && !ledger.is_ready());
+        ledger.restart();
+        assert!(ledger.is_ready());
+        assert_eq!(ledger.len(), 10);
+        assert_eq!(ledger.written(1), None);
+    }
 }

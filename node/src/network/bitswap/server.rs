@@ -82,8 +82,8 @@ pub(crate) struct Server {
     next_number: u64,
     /// Counts what may have added blocks: a block that was looked for before may be here after.
     generation: u64,
-    /// Waiting wants that are still to be looked for in this round.
-    to_recheck: usize,
+    /// Peers whose waiting wants are looked for in this round, each with how many are left.
+    to_recheck: VecDeque<(PeerId, usize)>,
     is_rechecking: bool,
 }
 
@@ -104,7 +104,7 @@ impl Server {
             bytes_in_flight: 0,
             next_number: 1,
             generation: 0,
-            to_recheck: 0,
+            to_recheck: VecDeque::new(),
             is_rechecking: false,
         }
     }
@@ -181,23 +181,31 @@ impl Server {
 
     /// Whether a periodic check is needed.
     pub(crate) fn is_waiting(&self) -> bool {
-        self.waiting() > 0
-    }
-
-    fn waiting(&self) -> usize {
-        self.ledgers.values().map(Ledger::waiting).sum()
+        self.ledgers.values().any(|ledger| ledger.waiting() > 0)
     }
 
     /// Blocks were added by this process: all that peers wait for is looked for.
     pub(crate) fn blocks_added(&mut self) {
         self.generation += 1;
-        self.to_recheck = self.waiting();
+        self.plan_recheck(usize::MAX);
     }
 
-    /// Blocks may have been added by others.
+    /// Blocks may have been added by others. Does nothing while an earlier round goes on.
     pub(crate) fn tick(&mut self) {
-        let round = self.waiting().min(RECHECK_WANTS_PER_ROUND);
-        self.to_recheck = self.to_recheck.max(round);
+        if self.to_recheck.is_empty() {
+            let peers = self.ledgers.len().max(1);
+            self.plan_recheck((RECHECK_WANTS_PER_ROUND / peers).max(1));
+        }
+    }
+
+    /// Plans to look for at most `most` waiting wants of each peer.
+    fn plan_recheck(&mut self, most: usize) {
+        self.to_recheck = self
+            .ledgers
+            .iter()
+            .map(|(peer, ledger)| (*peer, ledger.waiting().min(most)))
+            .filter(|(_, count)| *count > 0)
+            .collect();
     }
 
     /// Starts what there is room for, and gives the messages that are to be sent.
@@ -283,13 +291,16 @@ impl Server {
                 if let Some(ledger) = self.ledger(&peer, epoch) {
                     ledger.rechecked(checked);
                 }
+                if generation != self.generation {
+                    self.plan_recheck(usize::MAX);
+                }
             }
             Found::Reply(lookups) => {
                 self.bytes_in_flight -= RESERVED_BYTES;
                 let is_late = generation != self.generation && !lookups.missing.is_empty();
                 self.looked_up(peer, epoch, lookups);
                 if is_late {
-                    self.to_recheck = self.waiting();
+                    self.plan_recheck(usize::MAX);
                 }
             }
         }
@@ -332,17 +343,19 @@ impl Server {
         self.reply(peer, message, cids);
     }
 
-    /// Looks for waiting wants, one job at a time.
+    /// Looks for waiting wants, one job at a time, the peers in turn.
     fn recheck(&mut self) {
-        while self.to_recheck > 0 && !self.is_rechecking {
-            let waiting = |(_, ledger): &(&PeerId, &mut Ledger)| ledger.waiting() > 0;
-            let Some((peer, ledger)) = self.ledgers.iter_mut().find(waiting) else {
-                self.to_recheck = 0;
-                return;
+        while !self.is_rechecking
+            && let Some((peer, left)) = self.to_recheck.pop_front()
+        {
+            let Some(ledger) = self.ledgers.get_mut(&peer) else {
+                continue;
             };
-            let count = self.to_recheck.min(RECHECK_WANTS).min(ledger.waiting());
-            let (peer, epoch, cids) = (*peer, ledger.epoch, ledger.take_waiting(count));
-            self.to_recheck -= count;
+            let count = left.min(RECHECK_WANTS);
+            let (epoch, cids) = (ledger.epoch, ledger.take_waiting(count));
+            if left > count {
+                self.to_recheck.push_back((peer, left - count));
+            }
             if cids.is_empty() {
                 continue;
             }

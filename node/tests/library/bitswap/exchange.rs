@@ -155,9 +155,7 @@ fn a_connected_peer_that_has_the_root_becomes_a_provider() {
 #[test]
 fn who_does_not_serve_says_so() {
     let block = some_blocks(1, 2000).remove(0);
-    let mut options = BitswapOptions::default();
-    options.serve = false;
-    let provider = Node::with_options(options);
+    let provider = Node::with_options(BitswapOptions { serve: false });
     provider.blocks.put(std::slice::from_ref(&block)).unwrap();
     let asker = Node::new();
     let session = asker.session(&[&provider]);

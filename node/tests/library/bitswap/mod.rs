@@ -3,4 +3,6 @@
 mod exchange;
 mod hostile;
 mod peers;
+mod raw;
 mod throughput;
+mod wire;

@@ -14,14 +14,14 @@ use ipfs_exec_node::block::{MemoryBlocks, RAW};
 use ipfs_exec_node::network::bitswap::{
     Behaviour, BitswapOptions, Client, Event, Session, SessionEvent,
 };
-use ipfs_exec_node::{Block, Blocks, Cid};
+use ipfs_exec_node::{Block, Blocks, Cid, limits};
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, SwarmBuilder, noise, tcp, yamux};
 
 /// Long enough for a busy machine; no test waits for it to pass.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Runs `make` and the swarm that it gives on a thread.
+/// A swarm on TCP, as a node would make it.
 pub(super) fn build<B: NetworkBehaviour>(behaviour: B) -> Swarm<B> {
     SwarmBuilder::with_new_identity()
         .with_tokio()
@@ -33,6 +33,9 @@ pub(super) fn build<B: NetworkBehaviour>(behaviour: B) -> Swarm<B> {
         .unwrap()
         .with_behaviour(|_| behaviour)
         .unwrap()
+        .with_swarm_config(|config| {
+            config.with_max_negotiating_inbound_streams(limits::MAX_INBOUND_STREAMS)
+        })
         .build()
 }
 
