@@ -3,9 +3,16 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
+use ipfs_exec_node::block::NoBlocks;
+use ipfs_exec_node::network::{
+    FetchOptions, Fetcher, Identity, LazyNetwork, Multiaddr, Network, NetworkOptions,
+};
 use ipfs_exec_node::path::{ContentPath, EntryName};
+use ipfs_exec_node::progress::Reporter;
 use ipfs_exec_node::repo::Repository;
 use ipfs_exec_node::{Blocks, Cid, unixfs};
 
@@ -23,12 +30,61 @@ pub(crate) struct GlobalArgs {
     /// Use only what the repository holds
     #[arg(long, global = true)]
     offline: bool,
+
+    /// Fetch what is missing from the peer at this address; may be repeated
+    #[arg(long = "peer", value_name = "MULTIADDR", global = true)]
+    peers: Vec<Multiaddr>,
+
+    /// Look for peers on the local network, too, when something is missing
+    #[arg(long, global = true)]
+    mdns: bool,
+
+    /// Give up when nothing has come from any peer for this many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, global = true,
+          value_parser = clap::value_parser!(u64).range(1..))]
+    idle_timeout: u64,
 }
 
 /// The surroundings of one command.
 pub(crate) struct Context {
     path: Option<PathBuf>,
     pub(crate) interrupt: Interrupt,
+    /// Started when the first block is missing; `None` where there is nobody to ask.
+    network: Option<LazyNetwork>,
+    idle_timeout: Duration,
+    pub(crate) peers: Vec<Multiaddr>,
+    pub(crate) mdns: bool,
+}
+
+/// How much is fetched of what is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Depth {
+    /// The blocks that are read.
+    Blocks,
+    /// All that they lead to as well, since it will be read next.
+    Everything,
+}
+
+/// Where a command reads blocks.
+pub(crate) enum Source<'s, 'r> {
+    Local(&'s Repository),
+    Fetching(&'s Fetcher<'r>),
+}
+
+impl Source<'_, '_> {
+    pub(crate) fn blocks(&self) -> &dyn Blocks {
+        match self {
+            Source::Local(repository) => *repository,
+            Source::Fetching(fetcher) => *fetcher,
+        }
+    }
+
+    /// Says that all below `cid` will be read.
+    pub(crate) fn expect(&self, cid: &Cid) {
+        if let Source::Fetching(fetcher) = self {
+            fetcher.expect(cid);
+        }
+    }
 }
 
 impl Context {
@@ -38,7 +94,39 @@ impl Context {
         Ok(Context {
             path: arguments.repo.clone().or_else(default_path),
             interrupt,
+            network: lazy_network(arguments),
+            idle_timeout: Duration::from_secs(arguments.idle_timeout),
+            peers: arguments.peers.clone(),
+            mdns: arguments.mdns,
         })
+    }
+
+    /// Does `work` with the blocks of the repository and, unless offline, those of peers. What came
+    /// from them stays, also where the work fails.
+    pub(crate) fn with_blocks<T>(
+        &self,
+        repository: &Repository,
+        depth: Depth,
+        reporter: &dyn Reporter,
+        work: impl FnOnce(&Source<'_, '_>) -> Result<T, CommandError>,
+    ) -> Result<T, CommandError> {
+        let Some(network) = &self.network else {
+            return work(&Source::Local(repository));
+        };
+        let mut options = FetchOptions::default();
+        options.idle_timeout = self.idle_timeout;
+        options.deep = depth == Depth::Everything;
+        let fetcher = Fetcher::new(repository, network, options, reporter);
+        let result = work(&Source::Fetching(&fetcher));
+        let kept = fetcher.finish();
+        let result = result?;
+        kept?;
+        Ok(result)
+    }
+
+    /// Opens the repository for a node that serves it.
+    pub(crate) fn shared_repository(&self) -> Result<Arc<Repository>, CommandError> {
+        Ok(Arc::new(self.repository()?))
     }
 
     /// Opens the repository; the first use creates it.
@@ -53,6 +141,21 @@ impl Context {
     pub(crate) fn progress(&self) -> Progress {
         Progress::new(&self.interrupt)
     }
+}
+
+fn lazy_network(arguments: &GlobalArgs) -> Option<LazyNetwork> {
+    let somebody = arguments.mdns || !arguments.peers.is_empty();
+    if arguments.offline || !somebody {
+        return None;
+    }
+    let (peers, mdns) = (arguments.peers.clone(), arguments.mdns);
+    let named = peers.len();
+    Some(LazyNetwork::new(named, mdns, move || {
+        let mut options = NetworkOptions::new(Identity::passing());
+        options.peers = peers;
+        options.mdns = mdns;
+        Network::start(Arc::new(NoBlocks), options)
+    }))
 }
 
 fn default_path() -> Option<PathBuf> {

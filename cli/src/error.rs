@@ -5,10 +5,12 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use ipfs_exec_node::block::BlockError;
 use ipfs_exec_node::car::CarError;
 use ipfs_exec_node::dag::DagError;
+use ipfs_exec_node::network::{FetchError, IdentityError, NetworkError};
 use ipfs_exec_node::path::{PathError, escape};
 use ipfs_exec_node::repo::RepoError;
 use ipfs_exec_node::unixfs::UnixfsError;
@@ -141,6 +143,10 @@ fn classify(error: &(dyn Error + 'static), failed: &mut CommandError) {
         classify_unixfs(error, failed);
     } else if let Some(error) = error.downcast_ref::<RepoError>() {
         failed.hint = repo_hint(error).or(failed.hint);
+    } else if let Some(error) = fetch_error(error) {
+        classify_fetch(error, failed);
+    } else if let Some(IdentityError::InUse { .. }) = error.downcast_ref() {
+        failed.hint = Some("end that process, or serve another repository with `--repo`");
     } else if let Some(CarError::Interrupted) = error.downcast_ref() {
         *failed = CommandError::interrupted();
     } else if let Some(PathError::InvalidCid { .. }) = error.downcast_ref() {
@@ -176,11 +182,36 @@ fn block_error<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e BlockError> {
     error.downcast_ref()
 }
 
+/// The fetch error that an error is or shares with others.
+fn fetch_error<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e FetchError> {
+    match error.downcast_ref::<Arc<FetchError>>() {
+        Some(shared) => Some(shared),
+        None => error.downcast_ref(),
+    }
+}
+
+fn classify_fetch(error: &FetchError, failed: &mut CommandError) {
+    failed.hint = match error {
+        FetchError::Interrupted => return *failed = CommandError::interrupted(),
+        FetchError::NoPeers { .. } | FetchError::NotFound { .. } => {
+            Some("name a peer that has it with `--peer MULTIADDR`")
+        }
+        FetchError::Unreachable { .. } => {
+            Some("see that the peer runs, and that the address ends in its own id")
+        }
+        FetchError::ProviderLost { .. } | FetchError::Idle { .. } => {
+            Some("try again, with another `--peer` if there is one: what came is kept")
+        }
+        _ => failed.hint,
+    };
+}
+
 fn block_hint(error: &BlockError) -> Option<&'static str> {
     match error {
-        BlockError::Missing { .. } => {
-            Some("import it (`ipfs-exec import FILE.car`) or add the original files again")
-        }
+        BlockError::Missing { .. } => Some(
+            "name a peer that has it with `--peer`, import it (`ipfs-exec import FILE.car`), or \
+             add the original files again",
+        ),
         BlockError::Damaged { .. } => Some(
             "add or import the content again to replace it; `ipfs-exec verify` lists all damage",
         ),
@@ -224,6 +255,9 @@ macro_rules! from_library {
 
 from_library!(
     BlockError,
+    IdentityError,
+    NetworkError,
+    Arc<FetchError>,
     DagError,
     CarError,
     PathError,

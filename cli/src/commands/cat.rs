@@ -3,9 +3,10 @@
 use std::io::Write;
 
 use clap::Args;
+use ipfs_exec_node::progress::{Event, Reporter};
 use ipfs_exec_node::unixfs::FileReader;
 
-use crate::context::{Context, content_paths, resolve};
+use crate::context::{Context, Depth, Source, content_paths, resolve};
 use crate::error::CommandError;
 
 /// Write the content of files to stdout
@@ -34,14 +35,41 @@ pub(crate) struct CatArgs {
 }
 
 pub(crate) fn cat(context: &Context, arguments: CatArgs) -> Result<(), CommandError> {
-    use std::io::Seek;
     let repository = context.repository()?;
+    // A part of a file does not need all of it.
+    let depth = if arguments.offset > 0 || arguments.length.is_some() {
+        Depth::Blocks
+    } else {
+        Depth::Everything
+    };
+    context.with_blocks(&repository, depth, &Quiet(context), |source| {
+        write(context, &arguments, source)
+    })
+}
+
+/// Progress would mix with the content on a terminal.
+struct Quiet<'c>(&'c Context);
+
+impl Reporter for Quiet<'_> {
+    fn report(&self, _event: Event) {}
+
+    fn interrupted(&self) -> bool {
+        self.0.interrupt.asked()
+    }
+}
+
+fn write(
+    context: &Context,
+    arguments: &CatArgs,
+    source: &Source<'_, '_>,
+) -> Result<(), CommandError> {
+    use std::io::Seek;
     let mut offset = arguments.offset;
     let mut left = arguments.length.unwrap_or(u64::MAX);
     let mut stdout = std::io::stdout().lock();
     for path in &content_paths(&arguments.paths)? {
-        let cid = resolve(&repository, path)?;
-        let mut file = FileReader::open(&repository, &cid)?;
+        let cid = resolve(source.blocks(), path)?;
+        let mut file = FileReader::open(source.blocks(), &cid)?;
         let skipped = offset.min(file.size());
         offset -= skipped;
         if skipped > 0 {

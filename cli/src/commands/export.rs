@@ -7,10 +7,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use ipfs_exec_node::path::ContentPath;
 use ipfs_exec_node::progress::Reporter;
-use ipfs_exec_node::repo::Repository;
-use ipfs_exec_node::{Cid, car};
+use ipfs_exec_node::{Blocks, Cid, car};
 
-use crate::context::{Context, resolve};
+use crate::context::{Context, Depth, Source, resolve};
 use crate::error::{CommandError, LocalError};
 
 /// Write a DAG as a CAR file (version 1)
@@ -28,22 +27,35 @@ pub(crate) struct ExportArgs {
 pub(crate) fn export(context: &Context, arguments: ExportArgs) -> Result<(), CommandError> {
     let path: ContentPath = arguments.path.parse()?;
     let repository = context.repository()?;
-    let cid = resolve(&repository, &path)?;
     let progress = context.progress();
-    if let Some(path) = &arguments.output {
-        return export_to_file(&repository, &cid, path, &progress);
+    context.with_blocks(&repository, Depth::Everything, &progress, |source| {
+        write(source, &path, arguments.output.as_deref(), &progress)
+    })
+}
+
+fn write(
+    source: &Source<'_, '_>,
+    path: &ContentPath,
+    output: Option<&Path>,
+    reporter: &dyn Reporter,
+) -> Result<(), CommandError> {
+    let cid = resolve(source.blocks(), path)?;
+    source.expect(&cid);
+    if let Some(path) = output {
+        return export_to_file(source.blocks(), &cid, path, reporter);
     }
     if std::io::stdout().is_terminal() {
         return Err(CommandError::usage("a CAR file is not for the terminal")
             .with_hint("name a file with `-o FILE`, or redirect stdout"));
     }
-    car::export(&repository, &cid, &mut crate::output::stdout(), &progress)?;
+    let mut stdout = crate::output::stdout();
+    car::export(source.blocks(), &cid, &mut stdout, reporter)?;
     Ok(())
 }
 
 /// The file appears complete or not at all.
 fn export_to_file(
-    repository: &Repository,
+    blocks: &dyn Blocks,
     cid: &Cid,
     path: &Path,
     reporter: &dyn Reporter,
@@ -66,7 +78,7 @@ fn export_to_file(
     let write = || {
         let file = File::create_new(&unfinished).map_err(failed("create"))?;
         let mut out = BufWriter::with_capacity(1 << 20, file);
-        car::export(repository, cid, &mut out, reporter)?;
+        car::export(blocks, cid, &mut out, reporter)?;
         out.flush().map_err(failed("write"))?;
         std::fs::hard_link(&unfinished, path).map_err(failed("create"))
     };

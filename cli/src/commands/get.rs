@@ -1,6 +1,6 @@
 //! `get`: content becomes local files.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use ipfs_exec_node::path::{ContentPath, EntryName};
@@ -8,8 +8,9 @@ use ipfs_exec_node::tree::remove_tree;
 use ipfs_exec_node::unixfs::{self, ExportOptions};
 use rustix::fs::RenameFlags;
 
-use crate::context::{Context, destination, resolve};
+use crate::context::{Context, Depth, Source, destination, resolve};
 use crate::error::{CommandError, LocalError};
+use crate::progress::Progress;
 
 /// Write a file or directory to disk
 ///
@@ -30,14 +31,27 @@ pub(crate) struct GetArgs {
 pub(crate) fn get(context: &Context, arguments: GetArgs) -> Result<(), CommandError> {
     let path: ContentPath = arguments.path.parse()?;
     let repository = context.repository()?;
-    let cid = resolve(&repository, &path)?;
+    let progress = context.progress();
     let output = arguments.output.unwrap_or_else(|| default_name(&path));
-    let (directory, name) = destination(&output)?;
+    context.with_blocks(&repository, Depth::Everything, &progress, |source| {
+        write(source, &path, &output, &progress)
+    })
+}
+
+fn write(
+    source: &Source<'_, '_>,
+    path: &ContentPath,
+    output: &Path,
+    progress: &Progress,
+) -> Result<(), CommandError> {
+    let cid = resolve(source.blocks(), path)?;
+    source.expect(&cid);
+    let (directory, name) = destination(output)?;
     let failed = |errno: rustix::io::Errno| {
         let source = errno.into();
         let failed = CommandError::from(LocalError {
             action: "create",
-            path: output.clone(),
+            path: output.to_owned(),
             source,
         });
         if errno == rustix::io::Errno::EXIST {
@@ -56,15 +70,14 @@ pub(crate) fn get(context: &Context, arguments: GetArgs) -> Result<(), CommandEr
         return Err(failed(rustix::io::Errno::EXIST));
     }
     let unfinished = EntryName::new(format!(".ipfs-exec-{}", std::process::id()).as_bytes())?;
-    let progress = context.progress();
     let options = ExportOptions::default();
     unixfs::export(
-        &repository,
+        source.blocks(),
         &cid,
         rustix::fd::AsFd::as_fd(&directory),
         &unfinished,
         &options,
-        &progress,
+        progress,
     )?;
     let (from, to) = (unfinished.as_bytes(), name.as_bytes());
     rustix::fs::renameat_with(&directory, from, &directory, to, RenameFlags::NOREPLACE).map_err(

@@ -9,7 +9,7 @@ use ipfs_exec_node::unixfs::{self, Entry, Node, UnixfsError};
 use ipfs_exec_node::{Blocks, Cid, limits};
 use serde_json::{Map, Value, json};
 
-use crate::context::{Context, content_paths, resolve};
+use crate::context::{Context, Depth, content_paths, resolve};
 use crate::error::CommandError;
 use crate::output::{self, put_metadata};
 
@@ -34,17 +34,24 @@ pub(crate) struct LsArgs {
 
 pub(crate) fn ls(context: &Context, arguments: LsArgs) -> Result<(), CommandError> {
     let repository = context.repository()?;
+    let progress = context.progress();
+    context.with_blocks(&repository, Depth::Blocks, &progress, |source| {
+        list(context, &arguments, source.blocks())
+    })
+}
+
+fn list(context: &Context, arguments: &LsArgs, blocks: &dyn Blocks) -> Result<(), CommandError> {
     let mut lister = Lister {
         context,
-        blocks: &repository,
+        blocks,
         recursive: arguments.recursive,
         json: arguments.json,
         out: output::stdout(),
         failures: 0,
     };
     for path in &content_paths(&arguments.paths)? {
-        let cid = resolve(&repository, path)?;
-        let node = Node::load(&repository, &cid)?;
+        let cid = resolve(blocks, path)?;
+        let node = Node::load(blocks, &cid)?;
         if node.kind().is_directory() {
             lister.list(cid)?;
         } else {

@@ -3,14 +3,17 @@
 mod add;
 mod cat;
 mod export;
+mod fetch;
 mod gc;
 mod get;
+mod id;
 mod import;
 mod ls;
 mod mkdir;
 mod pin;
 mod repo;
 mod run;
+mod serve;
 mod stat;
 mod verify;
 
@@ -60,6 +63,9 @@ enum Command {
     Pin(pin::PinArgs),
     Import(import::ImportArgs),
     Export(export::ExportArgs),
+    Fetch(fetch::FetchArgs),
+    Serve(serve::ServeArgs),
+    Id(id::IdArgs),
     Gc(gc::GcArgs),
     Verify(verify::VerifyArgs),
     Repo(repo::RepoArgs),
@@ -80,6 +86,9 @@ impl Cli {
             Command::Pin(arguments) => pin::pin(&context, arguments).map(done),
             Command::Import(arguments) => import::import(&context, arguments).map(done),
             Command::Export(arguments) => export::export(&context, arguments).map(done),
+            Command::Fetch(arguments) => fetch::fetch(&context, arguments).map(done),
+            Command::Serve(arguments) => serve::serve(&context, arguments).map(done),
+            Command::Id(arguments) => id::id(&context, arguments).map(done),
             Command::Gc(arguments) => gc::gc(&context, arguments).map(done),
             Command::Verify(arguments) => verify::verify(&context, arguments).map(done),
             Command::Repo(arguments) => repo::repo(&context, arguments).map(done),

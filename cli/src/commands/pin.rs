@@ -5,12 +5,13 @@ use std::io::Write;
 use std::ops::ControlFlow;
 
 use clap::{Args, Subcommand, ValueEnum};
+use ipfs_exec_node::network::Fetched;
 use ipfs_exec_node::path::{ContentPath, escape};
 use ipfs_exec_node::repo::{PinKind, Repository};
 use ipfs_exec_node::{Blocks, Cid, Pin, dag};
 use serde_json::json;
 
-use crate::context::{Context, content_paths, resolve};
+use crate::context::{Context, Depth, Source, content_paths, resolve};
 use crate::error::CommandError;
 use crate::output;
 
@@ -23,7 +24,7 @@ pub(crate) struct PinArgs {
 
 #[derive(Debug, Subcommand)]
 enum PinCommand {
-    /// Pin content that is here completely, and print its CID
+    /// Pin content, fetching what is missing of it, and print its CID
     Add {
         /// Content paths
         #[arg(required = true, value_name = "PATH")]
@@ -81,7 +82,13 @@ pub(crate) fn pin(context: &Context, arguments: PinArgs) -> Result<(), CommandEr
             paths,
             recursive,
             name,
-        } => add(&repository, &content_paths(&paths)?, recursive, &name),
+        } => add(
+            context,
+            &repository,
+            &content_paths(&paths)?,
+            recursive,
+            &name,
+        ),
         PinCommand::Rm { paths } => remove(&repository, &content_paths(&paths)?),
         PinCommand::Ls {
             paths,
@@ -96,7 +103,9 @@ pub(crate) fn pin(context: &Context, arguments: PinArgs) -> Result<(), CommandEr
     }
 }
 
-fn add(
+/// Pins content, fetching what is missing of it.
+pub(super) fn add(
+    context: &Context,
     repository: &Repository,
     paths: &[ContentPath],
     recursive: bool,
@@ -104,9 +113,23 @@ fn add(
 ) -> Result<(), CommandError> {
     let session = repository.session()?;
     let mut pins = Vec::with_capacity(paths.len());
+    let progress = context.progress();
     for path in paths {
-        let cid = resolve(&session, path)?;
-        session.protect(&[cid])?;
+        let depth = if recursive {
+            Depth::Everything
+        } else {
+            Depth::Blocks
+        };
+        let cid = context.with_blocks(repository, depth, &progress, |source| {
+            let cid = resolve(source.blocks(), path)?;
+            session.protect(&[cid])?;
+            match source {
+                Source::Fetching(fetcher) if recursive => tell(&fetcher.complete(&cid)?),
+                Source::Fetching(fetcher) => drop(fetcher.get(&cid)?),
+                Source::Local(_) => {}
+            }
+            Ok(cid)
+        })?;
         let pin = if recursive {
             Pin::recursive(cid)
         } else {
@@ -130,6 +153,19 @@ fn add(
         output::line(pin.cid)?;
     }
     Ok(())
+}
+
+/// Says how much came and how much was here, where anything was fetched.
+#[expect(clippy::print_stderr, reason = "this is for people")]
+fn tell(fetched: &Fetched) {
+    if fetched.blocks > 0 {
+        eprintln!(
+            "fetched {} blocks, {}; {} were here already",
+            fetched.blocks,
+            indicatif::BinaryBytes(fetched.bytes),
+            fetched.local_blocks
+        );
+    }
 }
 
 fn remove(repository: &Repository, paths: &[ContentPath]) -> Result<(), CommandError> {

@@ -8,17 +8,18 @@ use std::process::ExitCode;
 use clap::Args;
 use ipfs_exec_executor::run::EXIT_FAILED;
 use ipfs_exec_executor::{Job, Outcome, RunError, RunOptions};
-use ipfs_exec_node::Cid;
 use ipfs_exec_node::path::{ContentPath, escape};
 use ipfs_exec_node::repo::{Repository, Session};
 use ipfs_exec_node::unixfs::{self, ImportOptions};
+use ipfs_exec_node::{Blocks, Cid};
 use rustix::fs::CWD;
 use serde_json::json;
 
-use crate::context::{Context, resolve};
+use crate::context::{Context, Depth, Source, resolve};
 use crate::error::CommandError;
 use crate::output;
 use crate::profile::ProfileArgs;
+use crate::progress::Progress;
 use crate::size;
 
 /// Run a program in a sandbox, and print the CID of its output
@@ -96,18 +97,33 @@ fn compute(
     context: &Context,
     arguments: &RunArgs,
 ) -> Result<Result<Outcome, RunError>, CommandError> {
+    let repository = context.repository()?;
+    let progress = context.progress();
+    context.with_blocks(&repository, Depth::Everything, &progress, |source| {
+        compute_from(context, arguments, &repository, source, &progress)
+    })
+}
+
+fn compute_from(
+    context: &Context,
+    arguments: &RunArgs,
+    repository: &Repository,
+    source: &Source<'_, '_>,
+    progress: &Progress,
+) -> Result<Result<Outcome, RunError>, CommandError> {
     let [rootfs, input, program @ ..] = &arguments.command[..] else {
         return Err(CommandError::usage("ROOTFS and INPUT are missing"));
     };
+    let blocks = source.blocks();
     let output = ImportOptions {
         profile: arguments.profile.profile()?,
         preserve_mode: arguments.preserve_mode,
         ..ImportOptions::default()
     };
-    let repository = context.repository()?;
     // Live as long as the run: what is imported for it must not be collected meanwhile.
-    let (rootfs, _rootfs_lease) = content(context, &repository, rootfs)?;
-    let (input, _input_lease) = content(context, &repository, input)?;
+    let (rootfs, _rootfs_lease) = content(context, repository, blocks, rootfs)?;
+    let (input, _input_lease) = content(context, repository, blocks, input)?;
+    source.expect(&input);
     let job = Job::new(
         rootfs,
         input,
@@ -120,15 +136,9 @@ fn compute(
     options.input.max_bytes = arguments.max_input_size;
     options.output = output;
     options.pin = arguments.pin.then(String::new);
-    let progress = context.progress();
     let cancel = Some(context.interrupt.descriptor());
     Ok(ipfs_exec_executor::run(
-        &repository,
-        &repository,
-        &job,
-        &options,
-        cancel,
-        &progress,
+        repository, blocks, &job, &options, cancel, progress,
     ))
 }
 
@@ -137,12 +147,13 @@ fn compute(
 fn content<'r>(
     context: &Context,
     repository: &'r Repository,
+    blocks: &dyn Blocks,
     argument: &OsStr,
 ) -> Result<(Cid, Option<Session<'r>>), CommandError> {
     let parsed = argument.to_str().map(str::parse::<ContentPath>);
     let local = Path::new(argument);
     match parsed {
-        Some(Ok(path)) => Ok((resolve(repository, &path)?, None)),
+        Some(Ok(path)) => Ok((resolve(blocks, &path)?, None)),
         _ if local.symlink_metadata().is_ok() => {
             let (cid, lease) = import(context, repository, local)?;
             Ok((cid, Some(lease)))

@@ -5,7 +5,7 @@ use ipfs_exec_node::path::{ContentPath, escape};
 use ipfs_exec_node::unixfs::{Node, NodeKind};
 use serde_json::{Map, Value, json};
 
-use crate::context::{Context, resolve};
+use crate::context::{Context, Depth, resolve};
 use crate::error::CommandError;
 use crate::output::{self, put_metadata};
 
@@ -34,8 +34,12 @@ pub(super) fn kind_word(kind: NodeKind) -> &'static str {
 pub(crate) fn stat(context: &Context, arguments: StatArgs) -> Result<(), CommandError> {
     let path: ContentPath = arguments.path.parse()?;
     let repository = context.repository()?;
-    let cid = resolve(&repository, &path)?;
-    let node = Node::load(&repository, &cid)?;
+    let progress = context.progress();
+    let node = context.with_blocks(&repository, Depth::Blocks, &progress, |source| {
+        let cid = resolve(source.blocks(), &path)?;
+        Ok(Node::load(source.blocks(), &cid)?)
+    })?;
+    let cid = *node.cid();
     let mut object = Map::new();
     object.insert("cid".to_owned(), json!(cid.to_string()));
     object.insert("type".to_owned(), json!(kind_word(node.kind())));

@@ -350,6 +350,7 @@ impl Node {
         let (behaviour, client) = behaviour::build(keypair, parts).map_err(NetworkError::Start)?;
         let config = swarm::Config::with_tokio_executor()
             .with_idle_connection_timeout(IDLE_CONNECTION)
+            .with_max_negotiating_inbound_streams(limits::MAX_INBOUND_STREAMS)
             .with_smart_dial();
         let swarm = Swarm::new(connections, behaviour, options.identity.peer_id(), config);
         let mut node = Node {
