@@ -58,11 +58,12 @@ fn refuse(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
     ExitCode::from(if run { EXIT_FAILED } else { error::USAGE })
 }
 
-/// Logs go to stderr, warnings and worse by default; `IPFS_EXEC_LOG` takes a filter such as
+/// Logs go to stderr, warnings and worse by default, except that a DHT without peers is nothing to
+/// warn of; `IPFS_EXEC_LOG` takes a filter such as
 /// `debug`.
 fn start_logging() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("IPFS_EXEC_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,libp2p_kad=error"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

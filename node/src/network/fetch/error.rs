@@ -1,5 +1,7 @@
 //! Why a block could not be fetched.
 
+use std::error::Error;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +12,41 @@ use crate::block::{BlockError, Cid};
 use crate::dag::DagError;
 use crate::network::NetworkError;
 use crate::network::bitswap::Fault;
+
+/// Why a peer could not be dialled, on one line: the causes alone, without the addresses that were
+/// tried.
+#[derive(Clone, Debug)]
+pub struct DialProblem(pub Arc<DialError>);
+
+impl fmt::Display for DialProblem {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut causes: Vec<String> = match &*self.0 {
+            DialError::Transport(errors) => errors.iter().map(|(_, error)| root(error)).collect(),
+            error => vec![root(error)],
+        };
+        causes.dedup();
+        formatter.write_str(&causes.join(", "))
+    }
+}
+
+impl Error for DialProblem {}
+
+/// The last cause of an error. Where several addresses were tried each has a line; the first one
+/// says what they are.
+fn root(error: &(dyn Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    let text = cause.to_string();
+    let line = text.lines().last().unwrap_or_default();
+    let line = line.trim_start_matches([' ', '-']);
+    // `cause: cause` where an error repeats its source.
+    match line.split_once(": ") {
+        Some((first, rest)) if first == rest => first.to_owned(),
+        _ => line.to_owned(),
+    }
+}
 
 /// Why a block could not be fetched. What had arrived before stays.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +76,7 @@ pub enum FetchError {
         address: Multiaddr,
         /// Why it cannot be reached.
         #[source]
-        source: Arc<DialError>,
+        source: DialProblem,
     },
     /// Every peer said that it does not have the block.
     #[error("cannot fetch block {cid}: {}", nobody(*.asked))]
@@ -76,7 +113,7 @@ pub enum FetchError {
         peer: PeerId,
         /// What it did.
         #[source]
-        source: Fault,
+        source: Box<Fault>,
     },
     /// A block is what its CID says, but its links cannot be followed.
     #[error(transparent)]

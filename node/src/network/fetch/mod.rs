@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, select};
 
-pub use self::error::FetchError;
+pub use self::error::{DialProblem, FetchError};
 pub use self::starter::LazyNetwork;
 
 use self::queue::{Queue, Task};

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use libp2p::swarm::DialError;
 use libp2p::{Multiaddr, PeerId};
 
-use super::FetchError;
+use super::error::{DialProblem, FetchError};
 use crate::block::Cid;
 use crate::network::NetworkEvent;
 use crate::network::bitswap::{Fault, SessionEvent};
@@ -153,7 +153,7 @@ impl Sources {
             Some((peer, fault)) => FetchError::Faulty {
                 cid,
                 peer: *peer,
-                source: fault.clone(),
+                source: Box::new(fault.clone()),
             },
             None => FetchError::NotFound { cid, asked },
         })
@@ -177,7 +177,7 @@ impl Sources {
             Some((address, error)) => FetchError::Unreachable {
                 cid,
                 address: address.clone(),
-                source: Arc::clone(error),
+                source: DialProblem(Arc::clone(error)),
             },
             None => FetchError::NoPeers { cid },
         }
@@ -188,7 +188,7 @@ impl Sources {
             (Some((peer, fault)), _) => FetchError::Faulty {
                 cid,
                 peer: *peer,
-                source: fault.clone(),
+                source: Box::new(fault.clone()),
             },
             (None, Some(peer)) if self.connected.is_empty() => {
                 FetchError::ProviderLost { cid, peer }
