@@ -23,6 +23,7 @@ skip() {
 }
 
 ./examples/require.sh bwrap:bubblewrap busybox:busybox-static cc:gcc cc:libc6-dev make:make \
+    strace:strace \
     unshare:util-linux runuser:util-linux useradd:passwd python3:python3
 [ ! -d "${CARGO_HOME:-${HOME:-/}/.cargo}/bin" ] || PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
 command -v cargo >/dev/null 2>&1 || fail 'cargo is missing; install a Rust toolchain from https://rustup.rs'

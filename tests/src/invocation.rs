@@ -256,13 +256,37 @@ impl Running {
     /// If it ends, or a minute passes, without.
     #[track_caller]
     pub fn wait_for(&mut self, text: &str) {
+        self.wait_until(text, |running| {
+            let so_far = running.stderr.so_far();
+            String::from_utf8_lossy(&so_far)
+                .contains(text)
+                .then_some(())
+        });
+    }
+
+    /// Waits for a line of standard output that starts with `prefix`; gives the rest of it.
+    ///
+    /// # Panics
+    /// If it ends, or a minute passes, without.
+    #[track_caller]
+    pub fn wait_for_line(&mut self, prefix: &str) -> String {
+        self.wait_until(prefix, |running| {
+            let so_far = String::from_utf8_lossy(&running.stdout.so_far()).into_owned();
+            let complete = so_far.rsplit_once('\n')?.0;
+            let mut lines = complete.lines();
+            lines.find_map(|line| Some(line.strip_prefix(prefix)?.to_owned()))
+        })
+    }
+
+    #[track_caller]
+    fn wait_until<T>(&mut self, text: &str, found: impl Fn(&Running) -> Option<T>) -> T {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
-            let so_far = String::from_utf8_lossy(&self.stderr.so_far()).into_owned();
-            if so_far.contains(text) {
-                return;
+            if let Some(found) = found(self) {
+                return found;
             }
             let ended = self.poll();
+            let so_far = String::from_utf8_lossy(&self.stderr.so_far()).into_owned();
             assert!(
                 !ended,
                 "{} ended without writing `{text}`:\n{so_far}",

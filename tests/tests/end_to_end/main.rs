@@ -25,6 +25,8 @@ mod run;
 mod sandbox;
 mod signals;
 
+mod network;
+
 mod bad_input;
 mod concurrency;
 mod faults;

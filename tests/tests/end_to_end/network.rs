@@ -1,0 +1,232 @@
+//! Two processes that know each other by address, on loopback.
+
+use std::fs;
+
+use ipfs_exec_tests::random::Random;
+use ipfs_exec_tests::{Environment, Running, tree};
+use rustix::process::Signal;
+
+use crate::machine::{EMPTY, Machine};
+
+/// A directory with `test` holding `blabla\n`.
+const BLABLA: &str = "QmeugpFaBp7aafV2uN7GC3E2GbAycnEU3c2Q3FS7mSLbo4";
+
+/// A process that serves a repository, and its addresses.
+struct Served {
+    running: Running,
+    tcp: String,
+    quic: String,
+}
+
+fn serve(environment: &Environment) -> Served {
+    let listen = |address| ["--listen".to_owned(), format!("/ip4/127.0.0.1/{address}")];
+    let mut running = environment
+        .ipfs_exec(["serve"])
+        .arguments(listen("tcp/0"))
+        .arguments(listen("udp/0/quic-v1"))
+        .start();
+    let tcp = running.wait_for_line("listening on /ip4/127.0.0.1/tcp/");
+    let quic = running.wait_for_line("listening on /ip4/127.0.0.1/udp/");
+    Served {
+        running,
+        tcp: format!("/ip4/127.0.0.1/tcp/{tcp}"),
+        quic: format!("/ip4/127.0.0.1/udp/{quic}"),
+    }
+}
+
+impl Served {
+    fn end(self) {
+        self.running.signal(Signal::TERM);
+        let outcome = self.running.wait();
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        assert!(outcome.stderr.is_empty(), "{outcome:?}");
+    }
+}
+
+/// A file of several levels, small files, and a HAMT.
+fn fill(environment: &Environment) -> String {
+    environment.write("tree/large", Random::new(40).bytes(50 << 20));
+    for number in 0..300 {
+        environment.write(format!("tree/small/{number}"), number.to_string());
+    }
+    let added = environment.ipfs_exec(["add", "-Q", "--hamt-threshold=1000", "tree"]);
+    added.succeeds().line()
+}
+
+#[test]
+fn content_goes_from_one_repository_to_another() {
+    let giver = Environment::new();
+    let cid = fill(&giver);
+    let served = serve(&giver);
+    for address in [&served.tcp, &served.quic] {
+        let taker = Environment::new();
+        let fetched = taker.ipfs_exec(["fetch", "--peer", address, &cid]);
+        assert_eq!(fetched.succeeds().line(), cid);
+        taker
+            .ipfs_exec(["get", "--offline", &cid, "-o", "out"])
+            .succeeds();
+        assert!(tree::snapshot(&taker.file("out")) == tree::snapshot(&giver.file("tree")));
+        let pins = taker.ipfs_exec(["pin", "ls", "--type=recursive"]);
+        assert_eq!(pins.succeeds().line(), format!("{cid} recursive"));
+        taker.assert_clean();
+    }
+    served.end();
+}
+
+#[test]
+fn commands_fetch_what_they_read_and_no_more() {
+    let giver = Environment::new();
+    let cid = fill(&giver);
+    let served = serve(&giver);
+    let taker = Environment::new();
+    let with_peer = |arguments: &[&str]| {
+        taker
+            .ipfs_exec(["--peer", &served.tcp])
+            .arguments(arguments)
+            .succeeds()
+    };
+    let part = format!("{cid}/large");
+    let range = with_peer(&["cat", "-o", "20000000", "-l", "1000", &part]);
+    let large = fs::read(giver.file("tree/large")).unwrap();
+    assert!(range.stdout == large[20_000_000..20_001_000]);
+    let blocks = taker.statistic("blocks");
+    assert!(blocks < 10, "{blocks} blocks for a kilobyte");
+    let listed = with_peer(&["ls", &format!("{cid}/small")]);
+    assert_eq!(listed.lines().len(), 300);
+    with_peer(&["get", &cid, "-o", "out"]);
+    assert!(tree::snapshot(&taker.file("out")) == tree::snapshot(&giver.file("tree")));
+    with_peer(&["export", &cid, "-o", "out.car"]);
+    with_peer(&["pin", "add", &cid]);
+    taker.assert_clean();
+    served.end();
+}
+
+#[test]
+fn what_another_process_adds_is_served_too() {
+    let giver = Environment::new();
+    let served = serve(&giver);
+    giver.write("late", "added while it is served");
+    let cid = giver.add("late");
+    let taker = Environment::new();
+    let read = taker.ipfs_exec(["cat", "--peer", &served.tcp, &cid]);
+    assert_eq!(read.succeeds().stdout, b"added while it is served");
+    served.end();
+}
+
+#[test]
+fn a_run_takes_its_image_and_input_from_a_peer() {
+    let giver = Machine::new();
+    giver.environment.write("input/word", "blabla\n");
+    let input = giver.environment.add("input");
+    let served = serve(&giver.environment);
+    let taker = Environment::new();
+    let run = taker.ipfs_exec(["run", "--peer", &served.tcp, &giver.rootfs, &input]);
+    let outcome = run
+        .arguments(["sh", "-c", "cp /input/word /output/test"])
+        .succeeds();
+    assert_eq!(outcome.line(), BLABLA);
+    taker.assert_clean();
+    served.end();
+}
+
+#[test]
+fn what_nobody_has_is_told_with_the_cause() {
+    let giver = Environment::new();
+    let served = serve(&giver);
+    let taker = Environment::new();
+    let missing = |address: &str| {
+        let fetch = taker.ipfs_exec(["fetch", "--peer", address, BLABLA]);
+        fetch.fails(1, &[BLABLA])
+    };
+    let refused = missing(&served.tcp);
+    assert!(refused.stderr.contains("does not have it"), "{refused:?}");
+    let address = served.tcp.clone();
+    served.end();
+    let gone = missing(&address);
+    assert!(gone.stderr.contains("Connection refused"), "{gone:?}");
+    taker
+        .ipfs_exec(["cat", "--offline", "--peer", &address, BLABLA])
+        .fails(1, &[BLABLA, "is not here"]);
+    taker.assert_nothing_left();
+}
+
+/// What arrived before the peer died is kept, and a second call fetches the rest alone.
+#[test]
+fn a_fetch_goes_on_where_it_was_when_its_peer_died() {
+    let giver = Environment::new();
+    giver.write("file", Random::new(41).bytes(300 << 20));
+    let cid = giver.add("file");
+    let served = serve(&giver);
+    let taker = Environment::new();
+    let arguments = ["fetch", "--idle-timeout=2", "--peer", &served.tcp, &cid];
+    let fetch = taker.ipfs_exec(arguments).start();
+    let blocks = taker.repository().join("blocks");
+    // The first batch is on disk.
+    while fs::read_dir(&blocks).map_or(0, |found| {
+        found
+            .map(|entry| entry.unwrap().metadata().unwrap().len())
+            .sum()
+    }) < 20 << 20
+    {
+        std::thread::yield_now();
+    }
+    served.running.signal(Signal::KILL);
+    let outcome = fetch.wait();
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    assert!(outcome.stderr.contains("lost"), "{outcome:?}");
+    let before = taker.statistic("blocks");
+    assert!(before > 50, "{before} blocks were kept");
+
+    let again = serve(&giver);
+    let outcome = taker
+        .ipfs_exec(["fetch", "--peer", &again.tcp, &cid])
+        .succeeds();
+    let fetched = outcome
+        .stderr
+        .split(' ')
+        .nth(1)
+        .unwrap()
+        .parse::<u64>()
+        .unwrap();
+    assert_eq!(fetched + before, taker.statistic("blocks"), "{outcome:?}");
+    taker.assert_clean();
+    again.end();
+}
+
+#[test]
+fn one_process_at_a_time_serves_a_repository() {
+    let giver = Environment::new();
+    let served = serve(&giver);
+    let id = giver.ipfs_exec(["id"]).succeeds().line();
+    assert!(served.tcp.ends_with(&id), "{id}");
+    giver.ipfs_exec(["serve"]).fails(1, &[&id]);
+    served.end();
+    assert_eq!(giver.ipfs_exec(["id"]).succeeds().line(), id);
+}
+
+/// With peers named, too: nothing is missing.
+#[test]
+fn local_work_opens_no_socket() {
+    let machine = Machine::new();
+    let environment = &machine.environment;
+    let trace = environment.file("trace");
+    let address = "/ip4/127.0.0.1/tcp/1/p2p/12D3KooWPbfB128mL3TkHzL5RZdVXCBoti9azoiQiV5LGoe3xD8N";
+    environment
+        .program("strace")
+        .arguments(["-f", "-e", "trace=socket", "-o"])
+        .argument(&trace)
+        .argument(ipfs_exec_tests::environment::binary())
+        .arguments(["run", "--peer", address, &machine.rootfs, EMPTY, "true"])
+        .succeeds();
+    let trace = fs::read_to_string(trace).unwrap();
+    // bubblewrap brings the loopback interface of the sandbox up, by netlink and a local socket.
+    let sockets: Vec<_> = trace
+        .lines()
+        .filter(|line| line.contains("AF_INET"))
+        .collect();
+    assert!(
+        trace.contains("socket("),
+        "bubblewrap is traced as well\n{trace}"
+    );
+    assert!(sockets.is_empty(), "{sockets:?}");
+}
