@@ -5,6 +5,7 @@
 //! [`limits::MAX_BLOCK_BYTES`].
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -186,11 +187,11 @@ pub fn verify(cid: &Cid, data: &[u8]) -> Result<(), BlockError> {
     }
     let wanted = cid.hash();
     let matches = match wanted.code() {
-        SHA2_256 => Sha256::digest(data)[..] == *wanted.digest(),
-        SHA2_512 => Sha512::digest(data)[..] == *wanted.digest(),
-        BLAKE3 => blake3_matches(data, wanted.digest()),
         IDENTITY => wanted.digest() == data,
-        code => return Err(BlockError::UnsupportedHash { cid: *cid, code }),
+        code if digest_lengths(code).is_none() => {
+            return Err(BlockError::UnsupportedHash { cid: *cid, code });
+        }
+        code => hash(code, wanted.digest().len(), data).as_ref() == Some(wanted),
     };
     if matches {
         Ok(())
@@ -207,32 +208,30 @@ pub fn inline_data(cid: &Cid) -> Option<Bytes> {
 /// Whether [`verify`] can check digests of this function and length, the identity excepted.
 #[cfg(feature = "network")]
 pub(crate) fn is_verifiable(hash: &Multihash) -> bool {
-    match hash.code() {
-        SHA2_256 => hash.digest().len() == 32,
-        SHA2_512 => hash.digest().len() == 64,
-        BLAKE3 => BLAKE3_DIGESTS.contains(&hash.digest().len()),
-        _ => false,
-    }
+    digest_lengths(hash.code()).is_some_and(|lengths| lengths.contains(&hash.digest().len()))
 }
 
-/// The multihash of `data`; `None` where [`verify`] could not check it.
-#[cfg(feature = "network")]
-fn hash(code: u64, digest_length: usize, data: &[u8]) -> Option<Multihash> {
-    match (code, digest_length) {
-        (SHA2_256, 32) => Some(wrap(SHA2_256, &Sha256::digest(data))),
-        (SHA2_512, 64) => Some(wrap(SHA2_512, &Sha512::digest(data))),
-        (BLAKE3, length) if BLAKE3_DIGESTS.contains(&length) => {
-            Some(wrap(BLAKE3, &blake3(data)[..length]))
-        }
+/// Bytes that digests of the function `code` may have; `None` where it is not supported. BLAKE3
+/// digests may have any length; below 20 bytes they no longer identify anything.
+fn digest_lengths(code: u64) -> Option<RangeInclusive<usize>> {
+    match code {
+        SHA2_256 => Some(32..=32),
+        SHA2_512 => Some(64..=64),
+        BLAKE3 => Some(20..=64),
         _ => None,
     }
 }
 
-/// BLAKE3 digests may have any length; below 20 bytes they no longer identify anything.
-const BLAKE3_DIGESTS: std::ops::RangeInclusive<usize> = 20..=64;
-
-fn blake3_matches(data: &[u8], digest: &[u8]) -> bool {
-    BLAKE3_DIGESTS.contains(&digest.len()) && blake3(data)[..digest.len()] == *digest
+/// The multihash of `data`; `None` where [`verify`] could not check it.
+fn hash(code: u64, digest_length: usize, data: &[u8]) -> Option<Multihash> {
+    if !digest_lengths(code)?.contains(&digest_length) {
+        return None;
+    }
+    Some(match code {
+        SHA2_256 => wrap(code, &Sha256::digest(data)),
+        SHA2_512 => wrap(code, &Sha512::digest(data)),
+        _ => wrap(code, &blake3(data)[..digest_length]),
+    })
 }
 
 fn blake3(data: &[u8]) -> [u8; 64] {
@@ -284,6 +283,12 @@ pub trait Blocks: Send + Sync {
     /// Where the store fails; some blocks of the batch may then have been kept.
     fn put(&self, batch: &[Block]) -> Result<(), BlockError>;
 
+    /// Says that these blocks will be read soon, so that what has to come from afar can come
+    /// together. Does nothing where all is at hand.
+    fn expect(&self, cids: &[Cid]) {
+        let _ = cids;
+    }
+
     /// Gives the data of `cid`: from the CID itself where that holds it, else by
     /// [`Blocks::read`].
     ///
@@ -312,6 +317,10 @@ impl<B: Blocks + ?Sized> Blocks for &B {
 
     fn put(&self, batch: &[Block]) -> Result<(), BlockError> {
         (**self).put(batch)
+    }
+
+    fn expect(&self, cids: &[Cid]) {
+        (**self).expect(cids);
     }
 }
 

@@ -1,23 +1,33 @@
 //! The node among its peers: the only part that uses libp2p.
 //!
 //! ```text
-//! fetch ──▶ service ──▶ behaviour ──▶ bitswap
-//!              └──────▶ transport, identity
+//! fetch ──▶ service ──▶ swarm ──▶ bitswap, and the protocols of libp2p
+//!   │          │          └────▶ transport, http::routing
+//!   └──────────┴──▶ http::gateway
 //! ```
 //!
 //! Nothing here starts by itself. A [`Network`] is started when a block is missing or something
 //! is to be served, and a process without one opens no socket.
 
-mod behaviour;
+mod event;
+mod options;
 mod service;
+mod swarm;
+mod takers;
 mod transport;
 
 pub mod bitswap;
 pub mod fetch;
+pub mod http;
 pub mod identity;
+pub mod private;
+pub mod provide;
 
+pub use event::{NetworkEvent, Role};
 pub use fetch::{FetchError, FetchOptions, Fetched, Fetcher, LazyNetwork};
 pub use identity::{Identity, IdentityError};
 pub use libp2p::{Multiaddr, PeerId};
-pub use service::{Network, NetworkError, NetworkEvent, NetworkOptions};
+pub use options::{Mdns, NetworkError, NetworkOptions, PUBLIC_BOOTSTRAP};
+pub use service::Network;
+pub use takers::Takers;
 pub use transport::TransportError;

@@ -20,6 +20,7 @@ mod holes;
 mod layout;
 mod leases;
 mod pins;
+mod provides;
 mod scratch;
 mod segment;
 mod session;
@@ -28,6 +29,7 @@ mod verify;
 
 pub use gc::Collected;
 pub use pins::{Pin, PinKind};
+pub use provides::Provide;
 pub use session::Session;
 pub use store::Statistics;
 pub use verify::{Damage, Verified};
@@ -36,7 +38,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::block::{Block, BlockError, Blocks, Cid};
+use crate::block::{Block, BlockError, Blocks, Cid, Multihash};
 use crate::dag::DagError;
 use store::Store;
 
@@ -212,6 +214,65 @@ impl Repository {
         } else {
             Err(RepoError::NotPinned { cid: *cid })
         }
+    }
+
+    /// Asks for `cid` to be provided: the process that serves the repository tells the DHT.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub fn ask_to_provide(&self, cid: &Cid) -> Result<(), RepoError> {
+        self.store
+            .database()
+            .write(|transaction| provides::ask(transaction, cid))
+    }
+
+    /// Notes that the DHT was told of `cid` just now.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub fn note_provided(&self, cid: &Cid) -> Result<(), RepoError> {
+        self.store
+            .database()
+            .write(|transaction| provides::announced(transaction, cid, SystemTime::now()))
+    }
+
+    /// Takes back what [`Repository::ask_to_provide`] asked for.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub fn stop_providing(&self, cid: &Cid) -> Result<(), RepoError> {
+        self.store
+            .database()
+            .write(|transaction| provides::remove(transaction, cid))
+    }
+
+    /// What was asked to be provided, ordered by CID.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub fn provides(&self) -> Result<Vec<Provide>, RepoError> {
+        self.store.database().with(provides::list)
+    }
+
+    /// A number that grows whenever blocks are added.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub fn committed_bytes(&self) -> Result<u64, RepoError> {
+        self.store.committed_bytes()
+    }
+
+    /// Up to `count` blocks that come after the multihash `after`, as raw CIDs in the order of
+    /// their multihashes: all blocks, page by page.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub fn blocks_after(
+        &self,
+        after: Option<&Multihash>,
+        count: usize,
+    ) -> Result<Vec<Cid>, RepoError> {
+        self.store.blocks_after(after, count)
     }
 
     /// Removes every block that neither a pin nor a living lease reaches, and gives the space

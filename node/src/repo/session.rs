@@ -452,6 +452,17 @@ impl Blocks for Session<'_> {
             .is_some_and(|location| !location.damaged))
     }
 
+    fn size(&self, cid: &Cid) -> Result<Option<u64>, BlockError> {
+        let pending = self.pending(&self.lock(), cid.hash());
+        let location = match pending {
+            Some(location) => Some(location),
+            None => self.store.find(cid.hash())?,
+        };
+        Ok(location
+            .filter(|location| !location.damaged)
+            .map(|location| u64::from(location.length)))
+    }
+
     fn put(&self, batch: &[Block]) -> Result<(), BlockError> {
         let mut state = self.lock();
         self.append(&mut state, batch)?;

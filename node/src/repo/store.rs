@@ -71,6 +71,32 @@ impl Store {
         self.database.with(|connection| find(connection, hash))
     }
 
+    /// Bytes that were ever appended and committed, of segments that are still there.
+    pub(super) fn committed_bytes(&self) -> Result<u64, RepoError> {
+        self.database.with(|connection| {
+            let sum = "SELECT coalesce(sum(committed), 0) FROM segments";
+            connection.query_row(sum, [], |row| Ok(row.get::<_, i64>(0)? as u64))
+        })
+    }
+
+    /// Up to `count` blocks after the multihash `after`, in the order of the index.
+    pub(super) fn blocks_after(
+        &self,
+        after: Option<&Multihash>,
+        count: usize,
+    ) -> Result<Vec<Cid>, RepoError> {
+        let after = after.map_or_else(Vec::new, Multihash::to_bytes);
+        self.database.with(|connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT hash FROM blocks WHERE hash > ?1 AND damaged = 0 ORDER BY hash LIMIT ?2",
+            )?;
+            let rows =
+                statement.query_map(params![after, count as i64], |row| hash_column(row, 0))?;
+            rows.map(|hash| Ok(Cid::new_v1(block::RAW, hash?)))
+                .collect()
+        })
+    }
+
     /// Reads and verifies a committed block.
     ///
     /// A block may move while it is read (garbage collection rewrites segments), so what does not
@@ -254,6 +280,18 @@ pub(super) fn location(row: &Row<'_>, column: usize) -> rusqlite::Result<Locatio
         length: row.get(column + 2)?,
         header: row.get(column + 3)?,
         damaged: row.get(column + 4)?,
+    })
+}
+
+/// Reads a multihash from a column.
+pub(super) fn hash_column(row: &Row<'_>, column: usize) -> rusqlite::Result<Multihash> {
+    let bytes: Vec<u8> = row.get(column)?;
+    Multihash::from_bytes(&bytes).map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(
+            column,
+            rusqlite::types::Type::Blob,
+            Box::new(error),
+        )
     })
 }
 

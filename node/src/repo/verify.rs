@@ -108,14 +108,7 @@ fn send_rows(store: &Store, rows_in: &Sender<(Multihash, Location)>) -> Result<(
         ))?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
-            let bytes: Vec<u8> = row.get(0)?;
-            let hash = Multihash::from_bytes(&bytes).map_err(|error| {
-                rusqlite::Error::FromSqlConversionFailure(
-                    0,
-                    rusqlite::types::Type::Blob,
-                    Box::new(error),
-                )
-            })?;
+            let hash = store::hash_column(row, 0)?;
             if rows_in.send((hash, store::location(row, 1)?)).is_err() {
                 break;
             }

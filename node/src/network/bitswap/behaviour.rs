@@ -111,6 +111,12 @@ impl Behaviour {
         (behaviour, client)
     }
 
+    /// Lets connections with `peer` stay though nothing is asked of it. Otherwise one that nothing
+    /// uses ends after the idle time of the swarm.
+    pub fn keep_connected(&mut self, peer: PeerId) {
+        self.wants.keep(peer);
+    }
+
     fn handler(&self, peer: PeerId) -> Result<Handler, ConnectionDenied> {
         if self.wants.is_banned(&peer) {
             return Err(ConnectionDenied::new(Banned));
@@ -141,7 +147,9 @@ impl Behaviour {
         for code in verified.unsupported {
             self.wants.fault(peer, Fault::UnsupportedHash { code });
         }
+        let received = verified.blocks.len();
         let (blocks, bytes) = self.wants.blocks(peer, verified.blocks, Instant::now());
+        tracing::trace!(%peer, received, wanted = blocks, bytes, "blocks came");
         if blocks > 0 {
             count(&self.counters, peer, |counters| {
                 counters.blocks_received += blocks;
@@ -264,6 +272,7 @@ impl Behaviour {
                 wants,
                 on_new_stream,
             } => {
+                tracing::trace!(%peer, wants = wants.len(), "asking");
                 let message = Message {
                     wants,
                     ..Message::default()

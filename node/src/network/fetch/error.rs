@@ -12,6 +12,7 @@ use crate::block::{BlockError, Cid};
 use crate::dag::DagError;
 use crate::network::NetworkError;
 use crate::network::bitswap::Fault;
+use crate::network::http::gateway::GatewayError;
 
 /// Why a peer could not be dialled, on one line: the causes alone, without the addresses that were
 /// tried.
@@ -86,6 +87,15 @@ pub enum FetchError {
         /// How many peers were asked.
         asked: usize,
     },
+    /// No peer has the block, and no gateway gave it.
+    #[error("cannot fetch block {cid}: no peer has it, and no gateway gave it")]
+    Gateway {
+        /// The block.
+        cid: Cid,
+        /// Why the last gateway did not.
+        #[source]
+        source: Arc<GatewayError>,
+    },
     /// The peers that had the content are gone.
     #[error(
         "cannot fetch block {cid}: the connection to {peer} was lost, and no other peer has it"
@@ -134,6 +144,7 @@ pub enum FetchError {
 
 fn nobody(asked: usize) -> String {
     match asked {
+        0 => "no peer that is connected gives blocks".to_owned(),
         1 => "the one peer that was asked does not have it".to_owned(),
         asked => format!("none of the {asked} peers that were asked has it"),
     }

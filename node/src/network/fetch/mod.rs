@@ -8,12 +8,13 @@
 //!
 //! ```text
 //! read(cid) ─ here ─▶ data
-//!     └─ missing ─▶ queue ──wants──▶ bitswap ──blocks──▶ session of the repository
-//!                     ▲                                          │
-//!                     └────────────────links─────────────────────┘
+//!     └─ missing ─▶ queue ──wants──▶ exchange ──blocks──▶ session of the repository
+//!                     ▲            (bitswap, HTTP)                │
+//!                     └────────────────links──────────────────────┘
 //! ```
 
 mod error;
+mod exchange;
 mod queue;
 mod sources;
 mod starter;
@@ -23,15 +24,16 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, select};
 
 pub use self::error::{DialProblem, FetchError};
 pub use self::starter::LazyNetwork;
 
+use self::exchange::{Arrived, Exchange, Routes};
 use self::queue::{Queue, Task};
-use self::sources::Sources;
-use super::bitswap::{self, SessionEvent};
-use super::{Network, NetworkEvent};
+use self::sources::{Prospects, Sources, Verdict};
+use super::event::{NetworkEvent, Role};
+use super::http::gateway::GatewayEvent;
+use super::options::Mdns;
 use crate::block::{self, Block, BlockError, Blocks, Cid, Multihash};
 use crate::dag::{self, DagError, pb};
 use crate::limits;
@@ -40,10 +42,6 @@ use crate::repo::{RepoError, Repository, Session};
 
 /// How often a wait looks whether it was interrupted or has lasted too long.
 const TICK: Duration = Duration::from_millis(100);
-
-/// Blocks taken in at a time, and their bytes, before others get their turn.
-const MAX_BATCH_BLOCKS: usize = 512;
-const MAX_BATCH_BYTES: usize = 4 << 20;
 
 /// What has arrived becomes durable after this time at the latest, however slowly it comes.
 const FLUSH_AFTER: Duration = Duration::from_secs(5);
@@ -96,11 +94,14 @@ pub struct Fetcher<'r> {
 
 #[derive(Default)]
 struct State {
-    link: Option<Arc<Link>>,
+    exchange: Option<Arc<Exchange>>,
     sources: Option<Sources>,
+    routes: Routes,
     queue: Queue,
     /// Roots whose DAGs are fetched as soon as anything is missing.
     roots: Vec<Cid>,
+    /// Whether blocks that are here are read even where nothing is below them.
+    verify: bool,
     /// Blocks that readers wait for, how many of them, and the data once it is there.
     awaited: HashMap<Multihash, Awaited>,
     /// Whether some thread takes in what comes.
@@ -114,24 +115,6 @@ struct State {
 struct Awaited {
     readers: usize,
     data: Option<Bytes>,
-}
-
-/// The connection to a running node.
-struct Link {
-    session: bitswap::Session,
-    events: Receiver<NetworkEvent>,
-    /// Kept running for as long as something is fetched.
-    _network: Arc<Network>,
-}
-
-/// What came in one go.
-#[derive(Default)]
-struct Arrived {
-    blocks: Vec<Block>,
-    bytes: usize,
-    session: Vec<SessionEvent>,
-    network: Vec<NetworkEvent>,
-    ended: bool,
 }
 
 impl<'r> Fetcher<'r> {
@@ -155,9 +138,9 @@ impl<'r> Fetcher<'r> {
 
     /// Says that all below `root` will be read: once a block is missing, everything that is
     /// missing there is fetched, in the order of the DAG.
-    pub fn expect(&self, root: &Cid) {
+    pub fn expect_all(&self, root: &Cid) {
         let mut state = self.lock();
-        if state.link.is_some() {
+        if state.exchange.is_some() {
             state.queue.push([root_task(*root)].into_iter());
         } else {
             state.roots.push(*root);
@@ -167,16 +150,14 @@ impl<'r> Fetcher<'r> {
     /// Fetches whatever of the DAG below `root` is missing.
     ///
     /// # Errors
-    /// [`FetchError`]. On success nothing is missing.
+    /// [`FetchError`]. On success nothing is missing: every block was read here and verified, or
+    /// came and was verified.
     pub fn complete(&self, root: &Cid) -> Result<Fetched, Arc<FetchError>> {
-        match dag::first_missing(self.blocks(), root) {
-            Ok(None) => return Ok(Fetched::default()),
-            Ok(Some(_))
-            | Err(DagError::Block(BlockError::Missing { .. } | BlockError::Damaged { .. })) => {}
-            Err(error) => return Err(Arc::new(error.into())),
-        }
         let mut state = self.lock();
-        self.connect(&mut state, root)?;
+        state.verify = true;
+        if state.exchange.is_none() {
+            state.roots.push(*root);
+        }
         state.queue.push([root_task(*root)].into_iter());
         loop {
             if let Some(error) = &state.failed {
@@ -219,9 +200,9 @@ impl<'r> Fetcher<'r> {
     }
 
     /// Starts the node, if this has not been done, for the sake of block `cid`.
-    fn connect(&self, state: &mut State, cid: &Cid) -> Result<Arc<Link>, Arc<FetchError>> {
-        if let Some(link) = &state.link {
-            return Ok(Arc::clone(link));
+    fn connect(&self, state: &mut State, cid: &Cid) -> Result<Arc<Exchange>, Arc<FetchError>> {
+        if let Some(exchange) = &state.exchange {
+            return Ok(Arc::clone(exchange));
         }
         let network = self.network.get().map_err(|source| {
             let cid = *cid;
@@ -235,23 +216,28 @@ impl<'r> Fetcher<'r> {
         if self.kept.set(session).is_err() {
             tracing::debug!("the session was opened twice");
         }
-        let link = Arc::new(Link {
-            session: network.bitswap().session(),
-            events: network.subscribe(),
-            _network: Arc::clone(&network),
-        });
-        let now = Instant::now();
-        state.sources = Some(Sources::new(
-            self.options.idle_timeout,
-            self.network.named(),
-            self.network.discovery(),
-            now,
-        ));
+        let exchange = Arc::new(Exchange::new(Arc::clone(&network)));
+        let mut sources = Sources::new(
+            Prospects {
+                idle_timeout: self.options.idle_timeout,
+                has_standing: self.network.has_standing(),
+                may_discover: self.network.mdns() != Mdns::Off,
+                has_gateways: exchange.has_gateways(),
+            },
+            Instant::now(),
+        );
+        if !self.network.has_standing() {
+            exchange.discover();
+            sources.discovering(Instant::now());
+        }
         let roots = std::mem::take(&mut state.roots);
-        network.find_providers(roots.first().unwrap_or(cid));
+        let searched = *roots.first().unwrap_or(cid);
+        network.find_providers(&searched);
+        sources.searching(searched);
+        state.sources = Some(sources);
         state.queue.push(roots.into_iter().map(root_task));
-        state.link = Some(Arc::clone(&link));
-        Ok(link)
+        state.exchange = Some(Arc::clone(&exchange));
+        Ok(exchange)
     }
 
     /// Gets the block `cid`, which is not here.
@@ -261,7 +247,7 @@ impl<'r> Fetcher<'r> {
         if let Some(error) = &state.failed {
             return Err(Arc::clone(error));
         }
-        let link = self.connect(&mut state, cid)?;
+        let exchange = self.connect(&mut state, cid)?;
         if state.queue.is_under_way(hash) {
             state.awaited.entry(*hash).or_default().readers += 1;
         } else {
@@ -280,7 +266,7 @@ impl<'r> Fetcher<'r> {
                 if let Some(sources) = state.sources.as_mut().filter(|_| !working) {
                     sources.resumed(Instant::now());
                 }
-                link.session.want(&[*cid]);
+                exchange.want(&mut state.routes, &[task]);
             }
         }
         loop {
@@ -306,21 +292,23 @@ impl<'r> Fetcher<'r> {
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
         }
-        let Some(link) = state.link.clone() else {
-            return state;
-        };
         state.working = true;
-        if let Err(error) = self.ask(&mut state, &link) {
-            state.failed.get_or_insert_with(|| Arc::new(error));
+        if let Err(error) = self.ask(&mut state) {
+            state.failed.get_or_insert(error);
         }
-        if state.failed.is_none() && !state.queue.is_done() {
+        let busy = state.failed.is_none() && !state.queue.is_done();
+        if let Some(exchange) = state.exchange.clone().filter(|_| busy) {
             drop(state);
-            let arrived = receive(&link);
-            let kept = self.keep(&arrived.blocks);
+            let arrived = exchange.receive(TICK);
             state = self.lock();
-            let taken = kept.and_then(|()| self.take_in(&mut state, &link, arrived));
-            if let Err(error) = taken {
-                state.failed.get_or_insert_with(|| Arc::new(error));
+            let mut accepted = Vec::new();
+            let taken = self.take_in(&mut state, &exchange, arrived, &mut accepted);
+            drop(state);
+            // Also where the fetch has failed: what came is kept.
+            let kept = self.keep(&accepted);
+            state = self.lock();
+            if let Err(error) = taken.and(kept.map_err(Arc::new)) {
+                state.failed.get_or_insert(error);
             }
         }
         state.working = false;
@@ -329,35 +317,36 @@ impl<'r> Fetcher<'r> {
     }
 
     /// Asks for the next blocks that are missing, as many as there is room for.
-    fn ask(&self, state: &mut State, link: &Link) -> Result<(), FetchError> {
+    fn ask(&self, state: &mut State) -> Result<(), Arc<FetchError>> {
         let mut wants = Vec::new();
         while let Some(task) = state.queue.pop() {
-            match self.find_here(&task)? {
+            match self.find_here(&task, state.verify)? {
                 Here::Leaf => state.fetched.local_blocks += 1,
                 Here::Node(data) => {
                     state.fetched.local_blocks += 1;
-                    state.queue.push(below(&task, &data)?.into_iter());
+                    let tasks = below(&task, &data).map_err(FetchError::from)?;
+                    state.queue.push(tasks.into_iter());
                 }
-                Here::Missing if state.queue.begin(task) => wants.push(task.cid),
+                Here::Missing if state.queue.begin(task) => wants.push(task),
                 Here::Missing => {}
             }
         }
-        if !wants.is_empty() {
-            link.session.want(&wants);
+        if let Some(first) = wants.first() {
+            let exchange = self.connect(state, &first.cid)?;
+            exchange.want(&mut state.routes, &wants);
         }
         Ok(())
     }
 
-    fn find_here(&self, task: &Task) -> Result<Here, FetchError> {
+    fn find_here(&self, task: &Task, verify: bool) -> Result<Here, FetchError> {
         let blocks = self.blocks();
         if let Some(data) = block::inline_data(&task.cid) {
             return Ok(Here::Node(data));
         }
-        if !blocks.has(&task.cid).map_err(FetchError::Store)? {
-            return Ok(Here::Missing);
-        }
-        if task.cid.codec() == block::RAW || !task.deep {
-            return Ok(Here::Leaf);
+        let is_leaf = task.cid.codec() == block::RAW || !task.deep;
+        if is_leaf && !verify {
+            let found = blocks.has(&task.cid).map_err(FetchError::Store)?;
+            return Ok(if found { Here::Leaf } else { Here::Missing });
         }
         match blocks.read(&task.cid) {
             Ok(data) => Ok(Here::Node(data)),
@@ -366,82 +355,144 @@ impl<'r> Fetcher<'r> {
         }
     }
 
+    /// Keeps blocks; makes them and those before durable, if the oldest of them has waited long
+    /// enough.
     fn keep(&self, blocks: &[Block]) -> Result<(), FetchError> {
-        match self.kept.get() {
-            Some(session) if !blocks.is_empty() => session.put(blocks).map_err(FetchError::Store),
-            _ => Ok(()),
+        let Some(session) = self.kept.get() else {
+            return Ok(());
+        };
+        if !blocks.is_empty() {
+            session.put(blocks).map_err(FetchError::Store)?;
         }
+        let now = Instant::now();
+        let mut state = self.lock();
+        let since = &mut state.unflushed_since;
+        if since.is_none() && !blocks.is_empty() {
+            *since = Some(now);
+        }
+        if since.is_none_or(|since| now.saturating_duration_since(since) < FLUSH_AFTER) {
+            return Ok(());
+        }
+        *since = None;
+        drop(state);
+        session
+            .flush()
+            .map_err(|error| FetchError::Store(error.into()))
     }
 
-    /// Takes note of what came, which is kept already.
-    fn take_in(&self, state: &mut State, link: &Link, arrived: Arrived) -> Result<(), FetchError> {
+    /// Takes note of what came; blocks that were asked for are `accepted`.
+    fn take_in(
+        &self,
+        state: &mut State,
+        exchange: &Exchange,
+        arrived: Arrived,
+        accepted: &mut Vec<Block>,
+    ) -> Result<(), Arc<FetchError>> {
         let now = Instant::now();
-        let state = &mut *state;
-        let sources = state.sources.as_mut().expect("it came with the link");
         if arrived.ended {
             let cid = state.queue.any_under_way().unwrap_or_default();
-            return Err(FetchError::Ended { cid });
+            return Err(FetchError::Ended { cid }.into());
         }
+        let sources = state.sources.as_mut().expect("it came with the exchange");
         for event in &arrived.network {
             sources.network_event(event, now);
             match event {
                 NetworkEvent::Connected {
-                    peer, named: true, ..
+                    peer,
+                    role: Role::Named,
+                    ..
                 }
-                | NetworkEvent::Provider { peer, .. } => link.session.add_provider(*peer),
+                | NetworkEvent::Provider { peer, .. } => exchange.bitswap.add_provider(*peer),
                 _ => {}
             }
         }
         for event in &arrived.session {
-            sources.session_event(event);
-        }
-        if !arrived.blocks.is_empty() {
-            sources.progressed(now);
-            if state.unflushed_since.is_none() {
-                state.unflushed_since = Some(now);
-            }
+            sources.session_event(event, now);
         }
         for block in arrived.blocks {
-            let hash = block.cid().hash();
-            if let Some(awaited) = state.awaited.get_mut(hash) {
-                awaited.data = Some(block.data().clone());
-            }
-            state.fetched.blocks += 1;
-            state.fetched.bytes += block.data().len() as u64;
-            self.reporter.report(Event::Advanced {
-                bytes: block.data().len() as u64,
-            });
-            for task in state.queue.end(hash) {
-                let tasks = below(&task, block.data())?;
-                if task.depth == 0 {
-                    let bytes = tasks.iter().map(|task| task.size).sum();
-                    self.reporter.report(Event::Total { bytes });
-                }
-                state.queue.push(tasks.into_iter());
+            self.take_block(state, exchange, block, accepted)?;
+        }
+        // After the blocks: the end of a stream comes behind what it brought.
+        let sources = state.sources.as_mut().expect("it came with the exchange");
+        for event in arrived.gateway {
+            match event {
+                GatewayEvent::Failed { cid, error } => sources.refused(cid, error),
+                GatewayEvent::Ended { root } => exchange.stream_ended(&mut state.routes, &root),
+                GatewayEvent::Block { .. } => {}
             }
         }
-        self.flush(&mut state.unflushed_since, now)?;
         if self.reporter.interrupted() {
-            return Err(FetchError::Interrupted);
+            return Err(FetchError::Interrupted.into());
         }
-        let sources = state.sources.as_ref().expect("it came with the link");
-        let verdict = state
-            .queue
-            .any_under_way()
-            .and_then(|cid| sources.verdict(cid, |cid| state.queue.is_under_way(cid.hash()), now));
-        verdict.map_or(Ok(()), Err)
+        self.judge(state, exchange, now)
     }
 
-    /// Makes what has arrived durable, if the oldest of it has waited long enough.
-    fn flush(&self, since: &mut Option<Instant>, now: Instant) -> Result<(), FetchError> {
-        let due = since.is_some_and(|since| now.saturating_duration_since(since) >= FLUSH_AFTER);
-        if let Some(session) = self.kept.get().filter(|_| due) {
-            *since = None;
-            session
-                .flush()
-                .map_err(|error| FetchError::Store(error.into()))?;
+    /// Takes a block in, if it is one that is missing.
+    fn take_block(
+        &self,
+        state: &mut State,
+        exchange: &Exchange,
+        block: Block,
+        accepted: &mut Vec<Block>,
+    ) -> Result<(), Arc<FetchError>> {
+        let hash = block.cid().hash();
+        // A stream brings blocks before their turn to be asked for has come.
+        if !state.queue.is_under_way(hash) && exchange.has_gateways() {
+            self.ask(state)?;
+        }
+        if !state.queue.is_under_way(hash) {
+            tracing::debug!(cid = %block.cid(), "a block came that is not missing");
+            return Ok(());
+        }
+        exchange.settled(&mut state.routes, block.cid());
+        if let Some(sources) = &mut state.sources {
+            sources.progressed(block.cid(), Instant::now());
+        }
+        if let Some(awaited) = state.awaited.get_mut(hash) {
+            awaited.data = Some(block.data().clone());
+        }
+        let bytes = block.data().len() as u64;
+        state.fetched.blocks += 1;
+        state.fetched.bytes += bytes;
+        self.reporter.report(Event::Advanced { bytes });
+        accepted.push(block.clone());
+        for task in state.queue.end(hash) {
+            let tasks = below(&task, block.data()).map_err(FetchError::from)?;
+            if task.depth == 0 {
+                let bytes = tasks.iter().map(|task| task.size).sum();
+                self.reporter.report(Event::Total { bytes });
+            }
+            state.queue.push(tasks.into_iter());
         }
         Ok(())
+    }
+
+    /// Goes on, tries further sources, or gives up.
+    fn judge(
+        &self,
+        state: &mut State,
+        exchange: &Exchange,
+        now: Instant,
+    ) -> Result<(), Arc<FetchError>> {
+        let sources = state.sources.as_mut().expect("it came with the exchange");
+        for cid in sources.take_unanswered(now) {
+            if state.queue.is_under_way(cid.hash()) {
+                exchange.ask_gateways(&mut state.routes, &cid);
+            }
+        }
+        let Some(cid) = state.queue.any_under_way() else {
+            return Ok(());
+        };
+        let is_wanted = |cid: &Cid| state.queue.is_under_way(cid.hash());
+        match sources.verdict(cid, is_wanted, now) {
+            Verdict::Wait => Ok(()),
+            Verdict::Discover => {
+                exchange.discover();
+                sources.discovering(now);
+                Ok(())
+            }
+            Verdict::Fail(error) => Err(error.into()),
+        }
     }
 }
 
@@ -480,6 +531,20 @@ impl Blocks for Fetcher<'_> {
 
     fn put(&self, batch: &[Block]) -> Result<(), BlockError> {
         self.blocks().put(batch)
+    }
+
+    fn expect(&self, cids: &[Cid]) {
+        let is_missing = |cid: &&Cid| {
+            block::inline_data(cid).is_none() && matches!(self.blocks().has(cid), Ok(false))
+        };
+        let missing = cids.iter().filter(is_missing).map(|cid| Task {
+            cid: *cid,
+            depth: 1,
+            size: 0,
+            deep: self.options.deep,
+        });
+        let missing: Vec<_> = missing.collect();
+        self.lock().queue.push(missing.into_iter());
     }
 }
 
@@ -528,43 +593,5 @@ fn below(task: &Task, data: &[u8]) -> Result<Vec<Task>, DagError> {
     } else {
         let links = dag::links(&task.cid, data)?;
         Ok(links.into_iter().map(|cid| make(cid, 0)).collect())
-    }
-}
-
-/// Waits for something to come, for [`TICK`] at most, and takes what else is there.
-fn receive(link: &Link) -> Arrived {
-    let mut arrived = Arrived::default();
-    select! {
-        recv(link.session.events()) -> event => match event {
-            Ok(event) => arrived.add(link.session.taken(event)),
-            Err(_) => arrived.ended = true,
-        },
-        recv(link.events) -> event => match event {
-            Ok(event) => arrived.network.push(event),
-            Err(_) => arrived.ended = true,
-        },
-        default(TICK) => {}
-    }
-    while arrived.blocks.len() < MAX_BATCH_BLOCKS && arrived.bytes < MAX_BATCH_BYTES {
-        match link.session.try_recv() {
-            Ok(event) => arrived.add(event),
-            Err(_) => break,
-        }
-    }
-    arrived
-        .network
-        .extend(link.events.try_iter().take(MAX_BATCH_BLOCKS));
-    arrived
-}
-
-impl Arrived {
-    fn add(&mut self, event: SessionEvent) {
-        match event {
-            SessionEvent::Block { block, .. } => {
-                self.bytes += block.data().len();
-                self.blocks.push(block);
-            }
-            event => self.session.push(event),
-        }
     }
 }

@@ -11,63 +11,110 @@ use super::error::{DialProblem, FetchError};
 use crate::block::Cid;
 use crate::network::NetworkEvent;
 use crate::network::bitswap::{Fault, SessionEvent};
+use crate::network::http::gateway::GatewayError;
 
-/// How long multicast DNS is given to find somebody, where nobody else has the block.
-const LOCAL_DISCOVERY: Duration = Duration::from_secs(3);
+/// How long multicast DNS is given to find somebody, where nobody else has the block: peers answer
+/// within half a second, and have to be dialled.
+const LOCAL_DISCOVERY: Duration = Duration::from_secs(2);
 
 /// How long a new peer is given to say what it is, and so whether it keeps a DHT.
 const INTRODUCTION: Duration = Duration::from_secs(2);
 
+/// What a fetch can hope for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Prospects {
+    pub(super) idle_timeout: Duration,
+    /// Whether there are peers that are dialled at once.
+    pub(super) has_standing: bool,
+    /// Whether peers may be looked for on the local network.
+    pub(super) may_discover: bool,
+    pub(super) has_gateways: bool,
+}
+
+/// What is to be done now.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    Wait,
+    /// To look for peers on the local network.
+    Discover,
+    Fail(FetchError),
+}
+
+/// That nobody who is connected has a block.
+#[derive(Clone, Copy, Debug)]
+struct NotFound {
+    /// How many peers were asked. Where there was none, that may have been before those that are
+    /// connected now were.
+    asked: usize,
+    /// Whether the block was asked for elsewhere.
+    is_passed_on: bool,
+}
+
 /// What is known of the peers that were and will be asked.
 #[derive(Debug)]
 pub(super) struct Sources {
-    idle_timeout: Duration,
+    prospects: Prospects,
     last_block: Instant,
     /// Until then somebody may turn up by himself.
     discovering_until: Option<Instant>,
-    /// Peers that were named and are being dialled for the first time.
-    named_untried: usize,
+    /// Standing peers are being dialled for the first time.
+    is_dialling: bool,
     connected: HashSet<PeerId>,
     /// Connected peers that have not said yet what they are.
     strangers: HashMap<PeerId, Instant>,
     /// Providers that are being dialled.
     awaited: HashSet<PeerId>,
-    /// Whether a DHT is being asked.
-    searching: bool,
+    /// Contents that DHTs and routers are being asked for.
+    searching: HashSet<Cid>,
     unreachable: Option<(Multiaddr, Arc<DialError>)>,
     lost: Option<PeerId>,
     fault: Option<(PeerId, Fault)>,
-    /// Blocks that nobody who is connected has, and how many were asked.
-    not_found: HashMap<Cid, usize>,
+    /// When the newest peer was connected.
+    last_connected: Option<Instant>,
+    /// Blocks that nobody who is connected has.
+    not_found: HashMap<Cid, NotFound>,
+    /// Blocks that no gateway gave.
+    refused: HashMap<Cid, Arc<GatewayError>>,
 }
 
 impl Sources {
-    pub(super) fn new(
-        idle_timeout: Duration,
-        named: usize,
-        discovery: bool,
-        now: Instant,
-    ) -> Sources {
+    pub(super) fn new(prospects: Prospects, now: Instant) -> Sources {
         Sources {
-            idle_timeout,
+            prospects,
             last_block: now,
-            discovering_until: discovery.then(|| now + LOCAL_DISCOVERY),
-            named_untried: named,
+            discovering_until: None,
+            is_dialling: prospects.has_standing,
             connected: HashSet::new(),
             strangers: HashMap::new(),
             awaited: HashSet::new(),
-            searching: false,
+            searching: HashSet::new(),
             unreachable: None,
             lost: None,
             fault: None,
+            last_connected: None,
             not_found: HashMap::new(),
+            refused: HashMap::new(),
+        }
+    }
+
+    /// The node was told to look for those who have `cid`, and will say when it has.
+    pub(super) fn searching(&mut self, cid: Cid) {
+        self.searching.insert(cid);
+    }
+
+    /// Somebody may turn up on the local network from now on.
+    pub(super) fn discovering(&mut self, now: Instant) {
+        if self.prospects.may_discover {
+            self.discovering_until = Some(now + LOCAL_DISCOVERY);
         }
     }
 
     /// A block came.
-    pub(super) fn progressed(&mut self, now: Instant) {
+    pub(super) fn progressed(&mut self, cid: &Cid, now: Instant) {
         self.last_block = now;
         self.fault = None;
+        self.not_found.remove(cid);
+        self.refused.remove(cid);
     }
 
     /// Time in which nothing was asked for does not count.
@@ -75,14 +122,42 @@ impl Sources {
         self.last_block = now;
     }
 
+    /// No gateway gave the block.
+    pub(super) fn refused(&mut self, cid: Cid, error: GatewayError) {
+        self.refused.insert(cid, Arc::new(error));
+    }
+
+    /// Blocks that no peer has, each once: to be asked for elsewhere. None while peers that were
+    /// named are being dialled.
+    pub(super) fn take_unanswered(&mut self, now: Instant) -> Vec<Cid> {
+        if self.is_dialling || !self.prospects.has_gateways {
+            return Vec::new();
+        }
+        let is_settled = self.is_settled(now);
+        let unanswered = self
+            .not_found
+            .iter_mut()
+            .filter(|(_, found)| !found.is_passed_on && (found.asked > 0 || is_settled));
+        unanswered
+            .map(|(cid, found)| {
+                found.is_passed_on = true;
+                *cid
+            })
+            .collect()
+    }
+
+    /// Whether all who are connected could have been asked.
+    fn is_settled(&self, now: Instant) -> bool {
+        self.last_connected
+            .is_none_or(|connected| now.saturating_duration_since(connected) >= INTRODUCTION)
+    }
+
     pub(super) fn network_event(&mut self, event: &NetworkEvent, now: Instant) {
         match event {
-            NetworkEvent::Connected { peer, named, .. } => {
-                if *named && !self.connected.contains(peer) {
-                    self.named_untried = self.named_untried.saturating_sub(1);
-                }
+            NetworkEvent::Connected { peer, .. } => {
                 self.connected.insert(*peer);
                 self.strangers.insert(*peer, now);
+                self.last_connected = Some(now);
                 self.not_found.clear();
             }
             NetworkEvent::Disconnected { peer } => {
@@ -91,14 +166,18 @@ impl Sources {
                 self.lost = Some(*peer);
             }
             NetworkEvent::Unreachable { address, error } => {
-                self.named_untried = self.named_untried.saturating_sub(1);
                 self.unreachable = Some((address.clone(), Arc::clone(error)));
             }
+            NetworkEvent::AllTried => self.is_dialling = false,
             NetworkEvent::Identified { peer, .. } => {
                 self.strangers.remove(peer);
             }
-            NetworkEvent::Searching { .. } => self.searching = true,
-            NetworkEvent::ProvidersSearched { .. } => self.searching = false,
+            NetworkEvent::Searching { cid } => {
+                self.searching.insert(*cid);
+            }
+            NetworkEvent::ProvidersSearched { cid } => {
+                self.searching.remove(cid);
+            }
             NetworkEvent::Provider { peer, .. } if !self.connected.contains(peer) => {
                 self.awaited.insert(*peer);
             }
@@ -106,12 +185,19 @@ impl Sources {
         }
     }
 
-    pub(super) fn session_event(&mut self, event: &SessionEvent) {
+    pub(super) fn session_event(&mut self, event: &SessionEvent, now: Instant) {
         match event {
             SessionEvent::NotFound { cid, asked } => {
-                self.not_found.insert(*cid, *asked);
+                let not_found = NotFound {
+                    asked: *asked,
+                    is_passed_on: false,
+                };
+                self.not_found.insert(*cid, not_found);
             }
             SessionEvent::PeerConnected { peer } => {
+                // The network tells it as well, but maybe later.
+                self.connected.insert(*peer);
+                self.last_connected = Some(now);
                 self.awaited.remove(peer);
                 self.not_found.clear();
             }
@@ -126,36 +212,68 @@ impl Sources {
         }
     }
 
-    /// Why `cid` and with it the fetch has failed; `None` while there is hope. `is_wanted` tells
+    /// What to do about `cid`, which does not come, and so about the whole fetch. `is_wanted` tells
     /// whether a block is still being asked for.
     pub(super) fn verdict(
         &self,
         cid: Cid,
         is_wanted: impl Fn(&Cid) -> bool,
         now: Instant,
-    ) -> Option<FetchError> {
-        if now.saturating_duration_since(self.last_block) >= self.idle_timeout {
-            return Some(self.idle(cid));
+    ) -> Verdict {
+        if now.saturating_duration_since(self.last_block) >= self.prospects.idle_timeout {
+            return Verdict::Fail(self.idle(cid));
         }
         if self.somebody_may_come(now) {
-            return None;
+            return Verdict::Wait;
+        }
+        match self.hopeless(cid, is_wanted, now) {
+            None => Verdict::Wait,
+            Some(_) if self.prospects.may_discover && self.discovering_until.is_none() => {
+                Verdict::Discover
+            }
+            Some(error) => Verdict::Fail(error),
+        }
+    }
+
+    /// Why nobody will give `cid` or another block that is wanted, if that is so.
+    fn hopeless(
+        &self,
+        cid: Cid,
+        is_wanted: impl Fn(&Cid) -> bool,
+        now: Instant,
+    ) -> Option<FetchError> {
+        if self.prospects.has_gateways {
+            let mut refused = self.refused.iter().filter(|(cid, _)| is_wanted(cid));
+            let has_no_peer =
+                |cid: &Cid| self.connected.is_empty() || self.not_found.contains_key(cid);
+            let (cid, error) = refused.find(|(cid, _)| has_no_peer(cid))?;
+            return Some(self.faulty(*cid).unwrap_or_else(|| FetchError::Gateway {
+                cid: *cid,
+                source: Arc::clone(error),
+            }));
         }
         if self.connected.is_empty() {
             // A peer that was there is dialled again until the time is over.
             return self.lost.is_none().then(|| self.nobody(cid));
         }
-        let missing = |(cid, asked): (&Cid, &usize)| {
-            let (cid, asked) = (*cid, *asked);
-            (asked > 0 && is_wanted(&cid)).then_some((cid, asked))
-        };
-        let (cid, asked) = self.not_found.iter().find_map(missing)?;
-        Some(match &self.fault {
-            Some((peer, fault)) => FetchError::Faulty {
-                cid,
-                peer: *peer,
-                source: Box::new(fault.clone()),
-            },
-            None => FetchError::NotFound { cid, asked },
+        let is_settled = self.is_settled(now);
+        let mut not_found = self
+            .not_found
+            .iter()
+            .filter(|(cid, found)| is_wanted(cid) && (found.asked > 0 || is_settled));
+        let (cid, found) = not_found.next()?;
+        Some(self.faulty(*cid).unwrap_or(FetchError::NotFound {
+            cid: *cid,
+            asked: found.asked,
+        }))
+    }
+
+    fn faulty(&self, cid: Cid) -> Option<FetchError> {
+        let (peer, fault) = self.fault.as_ref()?;
+        Some(FetchError::Faulty {
+            cid,
+            peer: *peer,
+            source: Box::new(fault.clone()),
         })
     }
 
@@ -167,8 +285,8 @@ impl Sources {
             .any(|since| now.saturating_duration_since(*since) < INTRODUCTION);
         discovering
             || introducing
-            || self.named_untried > 0
-            || self.searching
+            || self.is_dialling
+            || !self.searching.is_empty()
             || !self.awaited.is_empty()
     }
 
@@ -184,19 +302,15 @@ impl Sources {
     }
 
     fn idle(&self, cid: Cid) -> FetchError {
-        match (&self.fault, self.lost) {
-            (Some((peer, fault)), _) => FetchError::Faulty {
-                cid,
-                peer: *peer,
-                source: Box::new(fault.clone()),
-            },
-            (None, Some(peer)) if self.connected.is_empty() => {
-                FetchError::ProviderLost { cid, peer }
-            }
-            (None, None) if self.connected.is_empty() => self.nobody(cid),
+        if let Some(error) = self.faulty(cid) {
+            return error;
+        }
+        match self.lost {
+            Some(peer) if self.connected.is_empty() => FetchError::ProviderLost { cid, peer },
+            None if self.connected.is_empty() && !self.prospects.has_gateways => self.nobody(cid),
             _ => FetchError::Idle {
                 cid,
-                after: self.idle_timeout,
+                after: self.prospects.idle_timeout,
             },
         }
     }

@@ -3,15 +3,15 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::network::{Network, NetworkError};
+use crate::network::{Mdns, Network, NetworkError};
 
 type Start = Box<dyn FnOnce() -> Result<Network, NetworkError> + Send>;
 
 /// A node that starts when it is first needed, and lives as long as this.
 pub struct LazyNetwork {
     state: Mutex<State>,
-    named: usize,
-    discovery: bool,
+    has_standing: bool,
+    mdns: Mdns,
 }
 
 enum State {
@@ -29,17 +29,17 @@ impl fmt::Debug for LazyNetwork {
 }
 
 impl LazyNetwork {
-    /// `start` is called at most once. `named` tells how many peers it will dial, and `discovery`
-    /// whether peers may turn up by themselves.
+    /// `start` is called at most once. `has_standing` tells whether it will dial peers, and `mdns`
+    /// whether others may turn up by themselves.
     pub fn new(
-        named: usize,
-        discovery: bool,
+        has_standing: bool,
+        mdns: Mdns,
         start: impl FnOnce() -> Result<Network, NetworkError> + Send + 'static,
     ) -> LazyNetwork {
         LazyNetwork {
             state: Mutex::new(State::Unstarted(Some(Box::new(start)))),
-            named,
-            discovery,
+            has_standing,
+            mdns,
         }
     }
 
@@ -63,11 +63,11 @@ impl LazyNetwork {
         }
     }
 
-    pub(super) fn named(&self) -> usize {
-        self.named
+    pub(super) fn has_standing(&self) -> bool {
+        self.has_standing
     }
 
-    pub(super) fn discovery(&self) -> bool {
-        self.discovery
+    pub(super) fn mdns(&self) -> Mdns {
+        self.mdns
     }
 }

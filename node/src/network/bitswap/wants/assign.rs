@@ -209,7 +209,8 @@ impl Wants {
         let Some(remote) = self.remotes.get_mut(&peer) else {
             return;
         };
-        let keep_alive = remote.providing > 0 || !remote.told.is_empty();
+        let keep_alive =
+            remote.providing > 0 || !remote.told.is_empty() || self.kept.contains(&peer);
         if remote.kept_alive != keep_alive {
             remote.kept_alive = keep_alive;
             self.actions.push(Action::KeepAlive(peer, keep_alive));

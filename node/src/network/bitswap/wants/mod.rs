@@ -94,6 +94,8 @@ pub(crate) struct Wants {
     sessions: HashMap<SessionId, SessionState>,
     remotes: HashMap<PeerId, Remote>,
     faults: HashMap<PeerId, u32>,
+    /// Peers that stay connected whether or not anything is asked of them.
+    kept: HashSet<PeerId>,
     /// Peers whose messages or keep-alive may have changed.
     touched: HashSet<PeerId>,
     /// Wants that may be known not to be found.
@@ -264,6 +266,12 @@ impl Wants {
         state.unpark();
         state.outlet.send(SessionEvent::PeerConnected { peer });
         remote.providing += 1;
+        self.touched.insert(peer);
+    }
+
+    /// Lets the connection to a peer stay though nothing is asked of it.
+    pub(crate) fn keep(&mut self, peer: PeerId) {
+        self.kept.insert(peer);
         self.touched.insert(peer);
     }
 

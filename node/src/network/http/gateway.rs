@@ -1,0 +1,455 @@
+//! Trustless gateways: blocks over HTTP, each verified here.
+//!
+//! A block comes by `?format=raw`, a whole DAG by `?format=car`, as the [Trustless Gateway]
+//! specification has it. A [`GatewaySession`] is to HTTP what a bitswap session is to peers: it
+//! takes wants from any thread and gives events.
+//!
+//! ```text
+//! want ──▶ pending ──a few at a time──▶ gateway ──▶ verify (thread) ──▶ Block
+//!                                          └─ refused ─▶ next gateway ─▶ Failed
+//! want_all ──▶ one CAR stream ──▶ verify, block by block (thread) ──▶ Block..., then Ended
+//! ```
+//!
+//! [Trustless Gateway]: https://specs.ipfs.tech/http-gateways/trustless-gateway/
+
+use std::collections::{HashSet, VecDeque};
+use std::io::{self, Read};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::{Buf, Bytes};
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded as commands};
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
+use reqwest::Client;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{HttpError, Url, root_cause};
+use crate::block::{Block, BlockError, Cid};
+use crate::car::{CarError, CarReader};
+use crate::limits;
+
+const RAW: &str = "application/vnd.ipld.raw";
+/// Depth first, as blocks are needed, and none twice.
+const CAR: &str = "application/vnd.ipld.car; version=1; order=dfs; dups=n";
+
+/// Requests under way at a time: the round trips of a distant server overlap.
+const MAX_REQUESTS: usize = 16;
+
+/// Bytes of blocks that wait for the session's owner. Above it nothing more is read.
+const MAX_BACKLOG_BYTES: usize = 16 << 20;
+
+/// Wrong answers in a row after which a gateway is not asked any more.
+const MAX_FAULTS: u32 = 3;
+
+/// Pieces of a CAR stream between the connection and the thread that verifies.
+const CAR_PIECES: usize = 16;
+
+/// Why a gateway did not give a block.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GatewayError {
+    /// No usable answer.
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    /// The answer is another block.
+    #[error("{url} answered with wrong bytes")]
+    Block {
+        /// What was asked.
+        url: Url,
+        /// What is wrong with them.
+        #[source]
+        source: BlockError,
+    },
+    /// The answer is no CAR, or one that is cut short or holds wrong blocks.
+    #[error("{url} answered with a bad CAR")]
+    Car {
+        /// What was asked.
+        url: Url,
+        /// What is wrong with it.
+        #[source]
+        source: CarError,
+    },
+    /// All gateways have answered wrongly too often.
+    #[error("no gateway is left that answers rightly")]
+    NoneLeft,
+}
+
+impl GatewayError {
+    /// Whether the gateway did something wrong, where others only lack the block.
+    pub fn is_fault(&self) -> bool {
+        match self {
+            GatewayError::Http(error) => error.is_fault(),
+            _ => true,
+        }
+    }
+}
+
+/// What a session tells its owner.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum GatewayEvent {
+    /// A block, verified.
+    Block {
+        /// The block.
+        block: Block,
+        #[doc(hidden)]
+        _share: Share,
+    },
+    /// No gateway gave the block.
+    Failed {
+        /// The block.
+        cid: Cid,
+        /// Why the last one did not.
+        error: GatewayError,
+    },
+    /// What [`GatewaySession::want_all`] began has ended; blocks may be missing.
+    Ended {
+        /// The root.
+        root: Cid,
+    },
+}
+
+/// The share of the backlog that a block holds until its event is dropped.
+#[derive(Debug)]
+pub struct Share {
+    _of_backlog: OwnedSemaphorePermit,
+}
+
+enum Command {
+    Want(Vec<Cid>),
+    WantAll(Cid),
+    Cancel(Vec<Cid>),
+}
+
+/// Wants that go to gateways. Dropping it ends its requests.
+#[derive(Debug)]
+pub struct GatewaySession {
+    commands: UnboundedSender<Command>,
+    events: Receiver<GatewayEvent>,
+}
+
+impl GatewaySession {
+    /// Begins a session with `gateways`, which are asked in this order, on the runtime `runtime`.
+    pub(in crate::network) fn start(
+        client: Client,
+        gateways: Vec<Url>,
+        runtime: &tokio::runtime::Handle,
+    ) -> GatewaySession {
+        let (sender, receiver) = commands();
+        let (events, taken) = unbounded();
+        let worker = Worker {
+            gateways: Gateways::new(client, gateways),
+            backlog: Arc::new(Semaphore::new(MAX_BACKLOG_BYTES)),
+            events,
+            pending: VecDeque::new(),
+            cancelled: HashSet::new(),
+            running: FuturesUnordered::new(),
+        };
+        runtime.spawn(worker.work(receiver));
+        GatewaySession {
+            commands: sender,
+            events: taken,
+        }
+    }
+
+    /// Asks for blocks; returns at once.
+    pub fn want(&self, cids: &[Cid]) {
+        self.command(Command::Want(cids.to_vec()));
+    }
+
+    /// Asks for the DAG below `root` as one stream. Its blocks come depth first.
+    pub fn want_all(&self, root: &Cid) {
+        self.command(Command::WantAll(*root));
+    }
+
+    /// No longer asks for blocks; those on their way may still come.
+    pub fn cancel(&self, cids: &[Cid]) {
+        self.command(Command::Cancel(cids.to_vec()));
+    }
+
+    /// The channel of events.
+    pub fn events(&self) -> &Receiver<GatewayEvent> {
+        &self.events
+    }
+
+    /// Where the runtime has ended, the closed channel of events says so.
+    fn command(&self, command: Command) {
+        if self.commands.unbounded_send(command).is_err() {
+            tracing::debug!("the network node has ended");
+        }
+    }
+}
+
+/// The servers, and which of them are still worth asking.
+#[derive(Clone)]
+struct Gateways {
+    client: Client,
+    /// Each with its wrong answers in a row.
+    servers: Arc<Mutex<Vec<(Url, u32)>>>,
+}
+
+impl Gateways {
+    fn new(client: Client, servers: Vec<Url>) -> Gateways {
+        Gateways {
+            client,
+            servers: Arc::new(Mutex::new(
+                servers.into_iter().map(|url| (url, 0)).collect(),
+            )),
+        }
+    }
+
+    fn left(&self) -> Vec<Url> {
+        let servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_left = |(_, faults): &&(Url, u32)| *faults < MAX_FAULTS;
+        let left = servers.iter().filter(is_left);
+        left.map(|(url, _)| url.clone()).collect()
+    }
+
+    fn answered(&self, server: &Url, is_fault: bool) {
+        let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        for (url, faults) in servers.iter_mut().filter(|(url, _)| url == server) {
+            *faults = if is_fault { *faults + 1 } else { 0 };
+            if *faults == MAX_FAULTS {
+                tracing::warn!(%url, "the gateway is not asked any more: its answers are wrong");
+            }
+        }
+    }
+
+    /// Tries `ask` at one gateway after the other.
+    async fn try_each<T, F>(&self, ask: impl Fn(Url) -> F) -> Result<T, GatewayError>
+    where
+        F: Future<Output = Result<T, GatewayError>>,
+    {
+        let mut last = GatewayError::NoneLeft;
+        for server in self.left() {
+            match ask(server.clone()).await {
+                Ok(answer) => {
+                    self.answered(&server, false);
+                    return Ok(answer);
+                }
+                Err(error) => {
+                    let reason = root_cause(&error);
+                    tracing::debug!(%server, %error, reason, "a gateway did not help");
+                    self.answered(&server, error.is_fault());
+                    last = error;
+                }
+            }
+        }
+        Err(last)
+    }
+
+    async fn block(&self, cid: Cid) -> Result<Block, GatewayError> {
+        self.try_each(|server| async move {
+            let url = content_url(&server, &cid, "raw")?;
+            let response = super::request(&self.client, url.clone(), RAW, &[]).await?;
+            let data = super::body(response, limits::MAX_BLOCK_BYTES).await?;
+            off_thread(move || Block::verified(cid, data))
+                .await
+                .map_err(|source| GatewayError::Block { url, source })
+        })
+        .await
+    }
+
+    /// Streams the DAG below `root`, giving each block to `take`, until it says false.
+    async fn dag(
+        &self,
+        root: Cid,
+        take: impl Fn(Block) -> bool + Clone + Send + 'static,
+    ) -> Result<(), GatewayError> {
+        self.try_each(|server| {
+            let take = take.clone();
+            async move {
+                let url = content_url(&server, &root, "car")?;
+                let mut response = super::request(&self.client, url.clone(), CAR, &[]).await?;
+                let (pieces, receiver) = tokio::sync::mpsc::channel(CAR_PIECES);
+                let reading = tokio::task::spawn_blocking(move || read_car(receiver, &take));
+                let streamed = loop {
+                    match response.chunk().await {
+                        Ok(Some(piece)) => {
+                            // The reader has had enough, and says why.
+                            if pieces.send(piece).await.is_err() {
+                                break Ok(());
+                            }
+                        }
+                        Ok(None) => break Ok(()),
+                        Err(error) => break Err(super::failed(&url)(error)),
+                    }
+                };
+                drop(pieces);
+                let read = reading.await.expect("reading a CAR does not panic");
+                streamed?;
+                read.map_err(|source| GatewayError::Car { url, source })
+            }
+        })
+        .await
+    }
+}
+
+fn content_url(server: &Url, cid: &Cid, format: &str) -> Result<Url, HttpError> {
+    let invalid = |_| HttpError::Url {
+        text: server.to_string(),
+    };
+    let mut url = server.join(&format!("ipfs/{cid}")).map_err(invalid)?;
+    url.set_query(Some(&format!("format={format}")));
+    Ok(url)
+}
+
+/// Hashing would hold up everything else on the one thread of the runtime.
+async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work)
+        .await
+        .expect("verifying a block does not panic")
+}
+
+fn read_car(
+    pieces: tokio::sync::mpsc::Receiver<Bytes>,
+    take: &impl Fn(Block) -> bool,
+) -> Result<(), CarError> {
+    let mut car = CarReader::new(Pieces {
+        pieces,
+        current: Bytes::new(),
+    })?;
+    while let Some(block) = car.next_block()? {
+        if !take(block) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Pieces of a stream, read as one.
+struct Pieces {
+    pieces: tokio::sync::mpsc::Receiver<Bytes>,
+    current: Bytes,
+}
+
+impl Read for Pieces {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.current.is_empty() {
+            match self.pieces.blocking_recv() {
+                Some(piece) => self.current = piece,
+                None => return Ok(0),
+            }
+        }
+        let count = self.current.len().min(buffer.len());
+        self.current.copy_to_slice(&mut buffer[..count]);
+        Ok(count)
+    }
+}
+
+/// What a request came to.
+enum Done {
+    Block(Cid, Result<Block, GatewayError>),
+    Dag(Cid, Result<(), GatewayError>),
+}
+
+/// The session at work.
+struct Worker {
+    gateways: Gateways,
+    backlog: Arc<Semaphore>,
+    events: Sender<GatewayEvent>,
+    pending: VecDeque<Cid>,
+    /// Of the pending ones.
+    cancelled: HashSet<Cid>,
+    running: FuturesUnordered<BoxFuture<'static, Done>>,
+}
+
+impl Worker {
+    async fn work(mut self, mut commands: UnboundedReceiver<Command>) {
+        loop {
+            self.start();
+            let has_running = !self.running.is_empty();
+            tokio::select! {
+                command = commands.next() => match command {
+                    Some(command) => self.obey(command),
+                    None => return,
+                },
+                Some(done) = self.running.next(), if has_running => self.finish(done).await,
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Want(cids) => {
+                for cid in &cids {
+                    self.cancelled.remove(cid);
+                }
+                self.pending.extend(cids);
+            }
+            Command::WantAll(root) => {
+                let (gateways, events) = (self.gateways.clone(), self.events.clone());
+                let backlog = Arc::clone(&self.backlog);
+                let take = move |block: Block| tell_block(&events, &backlog, block);
+                let streaming = async move { Done::Dag(root, gateways.dag(root, take).await) };
+                self.running.push(streaming.boxed());
+            }
+            Command::Cancel(cids) => self.cancelled.extend(cids),
+        }
+    }
+
+    fn start(&mut self) {
+        while self.running.len() < MAX_REQUESTS
+            && let Some(cid) = self.pending.pop_front()
+        {
+            if self.cancelled.remove(&cid) {
+                continue;
+            }
+            let gateways = self.gateways.clone();
+            let asking = async move { Done::Block(cid, gateways.block(cid).await) };
+            self.running.push(asking.boxed());
+        }
+        if self.pending.is_empty() {
+            self.cancelled.clear();
+        }
+    }
+
+    async fn finish(&mut self, done: Done) {
+        let event = match done {
+            Done::Block(_, Ok(block)) => {
+                let size = permits(&block);
+                let share = Arc::clone(&self.backlog).acquire_many_owned(size).await;
+                GatewayEvent::Block {
+                    block,
+                    _share: Share {
+                        _of_backlog: share.expect("the backlog is never closed"),
+                    },
+                }
+            }
+            Done::Block(cid, Err(error)) => GatewayEvent::Failed { cid, error },
+            Done::Dag(root, outcome) => {
+                if let Err(error) = outcome {
+                    tracing::debug!(%root, %error, "a stream of a gateway ended early");
+                }
+                GatewayEvent::Ended { root }
+            }
+        };
+        tell(&self.events, event);
+    }
+}
+
+/// Hands a block of a stream over, on the thread that reads it; false where nobody takes it.
+fn tell_block(events: &Sender<GatewayEvent>, backlog: &Arc<Semaphore>, block: Block) -> bool {
+    let waiting = Arc::clone(backlog).acquire_many_owned(permits(&block));
+    match tokio::runtime::Handle::current().block_on(waiting) {
+        Ok(share) => tell(
+            events,
+            GatewayEvent::Block {
+                block,
+                _share: Share { _of_backlog: share },
+            },
+        ),
+        Err(_) => false,
+    }
+}
+
+/// Blocks of no bytes take a place as well.
+fn permits(block: &Block) -> u32 {
+    u32::try_from(block.data().len()).unwrap_or(u32::MAX).max(1)
+}
+
+fn tell(events: &Sender<GatewayEvent>, event: GatewayEvent) -> bool {
+    events.send(event).is_ok()
+}

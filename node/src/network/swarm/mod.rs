@@ -1,0 +1,612 @@
+//! The node at work: one task that carries events between the protocols, the handle and everybody
+//! who listens.
+
+pub(super) mod behaviour;
+mod queries;
+mod standing;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
+use libp2p::core::transport::ListenerId;
+use libp2p::kad::store::MemoryStore;
+use libp2p::kad::{self, GetProvidersOk, InboundRequest, QueryResult};
+use libp2p::swarm::dial_opts::DialOpts;
+use libp2p::swarm::{self, ConnectionId, DialError, Swarm, SwarmEvent};
+use libp2p::{Multiaddr, PeerId, autonat, identify, mdns, ping};
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::sleep_until;
+
+use self::behaviour::{Behaviour, BehaviourEvent, LAN_DHT, PUBLIC_DHT};
+use self::queries::{Dht, Queries, Query};
+use self::standing::StandingPeers;
+use super::event::{NetworkEvent, Role};
+use super::http::{HttpError, Url, root_cause, routing};
+use super::identity::Identity;
+use super::options::{Mdns, NetworkError, NetworkOptions};
+use super::{bitswap, transport};
+use crate::block::{Blocks, Cid};
+use crate::limits;
+
+/// A connection that nothing uses is kept this long: the next want may come soon.
+const IDLE_CONNECTION: Duration = Duration::from_secs(10);
+
+/// How long closing waits for peers to be told. One that is not told waits for its own time-out.
+const CLOSING: Duration = Duration::from_millis(300);
+
+/// What a handle asks of the node.
+pub(super) enum Command {
+    Subscribe(Sender<NetworkEvent>),
+    Discover,
+    FindProviders(Cid),
+    Provide(Cid),
+    Close,
+}
+
+/// A router's answer, and the number of the question.
+type RouterAnswer = (u64, Result<Vec<routing::Provider>, HttpError>);
+
+pub(super) struct Node {
+    swarm: Swarm<Behaviour>,
+    standing: StandingPeers,
+    all_tried: bool,
+    listeners: HashMap<ListenerId, Multiaddr>,
+    /// Each peer with the address of its newest connection.
+    connected: HashMap<PeerId, Multiaddr>,
+    subscribers: Vec<Sender<NetworkEvent>>,
+    /// What is looked for, whether or not somebody is being asked at this moment.
+    wanted: Vec<Cid>,
+    searches: Queries,
+    announcements: Queries,
+    has_joined: bool,
+    http: Option<reqwest::Client>,
+    routers: Vec<Url>,
+    router_answers: FuturesUnordered<BoxFuture<'static, RouterAnswer>>,
+    router_questions: u64,
+    mdns: Mdns,
+    serve: bool,
+    /// Locked for as long as the node may speak as the repository's peer.
+    _identity: Identity,
+}
+
+impl Node {
+    /// Must be called within a tokio runtime.
+    pub(super) fn start(
+        blocks: Arc<dyn Blocks>,
+        options: NetworkOptions,
+        http: Option<reqwest::Client>,
+    ) -> Result<(Node, bitswap::Client), NetworkError> {
+        let keypair = options.identity.keypair();
+        let (connections, relay_client) = transport::build(keypair, options.swarm_key)?;
+        let (behaviour, client) =
+            behaviour::build(blocks, relay_client, &options).map_err(NetworkError::Start)?;
+        let config = swarm::Config::with_tokio_executor()
+            .with_idle_connection_timeout(IDLE_CONNECTION)
+            .with_max_negotiating_inbound_streams(limits::MAX_INBOUND_STREAMS)
+            .with_smart_dial();
+        let swarm = Swarm::new(connections, behaviour, options.peer_id(), config);
+        let mut node = Node {
+            swarm,
+            standing: StandingPeers::default(),
+            all_tried: false,
+            listeners: HashMap::new(),
+            connected: HashMap::new(),
+            subscribers: Vec::new(),
+            wanted: Vec::new(),
+            searches: Queries::default(),
+            announcements: Queries::default(),
+            has_joined: false,
+            http,
+            routers: options.routers,
+            router_answers: FuturesUnordered::new(),
+            router_questions: 0,
+            mdns: options.mdns,
+            serve: options.serve,
+            _identity: options.identity,
+        };
+        for address in options.listen {
+            node.listen(address)?;
+        }
+        for address in options.announce {
+            node.is_public(address);
+        }
+        let now = Instant::now();
+        for address in options.peers {
+            node.standing.add(address, Role::Named, now);
+        }
+        for address in options.bootstrap {
+            node.standing.add(address, Role::Bootstrap, now);
+        }
+        Ok((node, client))
+    }
+
+    fn listen(&mut self, address: Multiaddr) -> Result<(), NetworkError> {
+        let listening = self.swarm.listen_on(address.clone());
+        let listener = listening.map_err(|source| NetworkError::Listen {
+            address: address.clone(),
+            source,
+        })?;
+        self.listeners.insert(listener, address);
+        Ok(())
+    }
+
+    pub(super) fn peer_id(&self) -> PeerId {
+        *self.swarm.local_peer_id()
+    }
+
+    pub(super) async fn work(mut self, mut commands: UnboundedReceiver<Command>) {
+        self.dial_standing();
+        loop {
+            let dial = self.standing.next();
+            let has_questions = !self.router_answers.is_empty();
+            tokio::select! {
+                event = self.swarm.select_next_some() => self.handle(event),
+                command = commands.recv() => match command {
+                    Some(command) => if !self.obey(command) { break },
+                    None => break,
+                },
+                Some(answer) = self.router_answers.next(), if has_questions => {
+                    self.router_answered(answer);
+                }
+                () = sleep_until(dial.unwrap_or_else(Instant::now).into()), if dial.is_some() => {
+                    self.dial_standing();
+                }
+            }
+        }
+        self.close().await;
+    }
+
+    /// False where the node is to end.
+    fn obey(&mut self, command: Command) -> bool {
+        match command {
+            Command::Subscribe(subscriber) => self.subscribe(subscriber),
+            Command::Discover => self.discover(),
+            Command::FindProviders(cid) => self.find_providers(cid),
+            Command::Provide(cid) => self.provide(cid),
+            Command::Close => return false,
+        }
+        true
+    }
+
+    fn subscribe(&mut self, subscriber: Sender<NetworkEvent>) {
+        let listening = self.swarm.listeners().cloned().collect::<Vec<_>>();
+        let mut events: Vec<_> = listening
+            .into_iter()
+            .map(|address| self.listening(address))
+            .collect();
+        for (peer, address) in &self.connected {
+            events.push(NetworkEvent::Connected {
+                peer: *peer,
+                address: address.clone(),
+                role: self.standing.role(peer),
+            });
+        }
+        for (address, error) in self.standing.unreachable() {
+            events.push(NetworkEvent::Unreachable {
+                address: address.clone(),
+                error: Arc::clone(error),
+            });
+        }
+        if self.all_tried {
+            events.push(NetworkEvent::AllTried);
+        }
+        if self.has_joined {
+            events.push(NetworkEvent::Joined);
+        }
+        if events
+            .into_iter()
+            .all(|event| subscriber.send(event).is_ok())
+        {
+            self.subscribers.push(subscriber);
+        }
+    }
+
+    fn tell(&mut self, event: NetworkEvent) {
+        self.subscribers
+            .retain(|subscriber| subscriber.send(event.clone()).is_ok());
+    }
+
+    /// The address with this node's id.
+    fn listening(&self, address: Multiaddr) -> NetworkEvent {
+        let address = address
+            .with_p2p(self.peer_id())
+            .unwrap_or_else(|address| address);
+        NetworkEvent::Listening { address }
+    }
+
+    fn dial_standing(&mut self) {
+        for options in self.standing.due(Instant::now()) {
+            let connection = options.connection_id();
+            if let Err(error) = self.swarm.dial(options) {
+                self.dial_failed(connection, error);
+            }
+        }
+        self.tell_all_tried();
+    }
+
+    fn dial_failed(&mut self, connection: ConnectionId, error: DialError) {
+        if matches!(error, DialError::DialPeerConditionFalse(_)) {
+            return self.standing.needless(connection);
+        }
+        let error = Arc::new(error);
+        let failed = self
+            .standing
+            .failed(connection, Arc::clone(&error), Instant::now());
+        match failed {
+            Some(address) => self.tell(NetworkEvent::Unreachable { address, error }),
+            None => tracing::debug!(%error, "a peer cannot be reached"),
+        }
+    }
+
+    /// Says so where every peer that was named has been tried. After the events of the last of
+    /// them.
+    fn tell_all_tried(&mut self) {
+        if !self.all_tried && self.standing.all_tried() {
+            self.all_tried = true;
+            self.tell(NetworkEvent::AllTried);
+        }
+    }
+
+    fn handle(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        match event {
+            SwarmEvent::NewListenAddr { address, .. } => self.new_address(address),
+            SwarmEvent::ConnectionEstablished {
+                peer_id: peer,
+                connection_id,
+                endpoint,
+                ..
+            } => {
+                let role = self.standing.connected(peer, connection_id);
+                if role != Role::Other {
+                    self.swarm.behaviour_mut().bitswap.keep_connected(peer);
+                }
+                let address = endpoint.get_remote_address().clone();
+                self.connected.insert(peer, address.clone());
+                self.tell(NetworkEvent::Connected {
+                    peer,
+                    address,
+                    role,
+                });
+                self.tell_all_tried();
+            }
+            SwarmEvent::ConnectionClosed {
+                peer_id: peer,
+                num_established: 0,
+                ..
+            } => {
+                self.standing.disconnected(peer, Instant::now());
+                self.connected.remove(&peer);
+                self.tell(NetworkEvent::Disconnected { peer });
+            }
+            SwarmEvent::OutgoingConnectionError {
+                connection_id,
+                error,
+                ..
+            } => {
+                self.dial_failed(connection_id, error);
+                self.tell_all_tried();
+            }
+            SwarmEvent::ListenerClosed {
+                listener_id,
+                reason: Err(error),
+                ..
+            } => {
+                let address = self.listeners.remove(&listener_id);
+                let address = address.map(|address| address.to_string());
+                tracing::warn!(address, %error, "no longer listening");
+            }
+            SwarmEvent::Behaviour(event) => self.handle_behaviour(event),
+            event => tracing::trace!(?event, "swarm"),
+        }
+    }
+
+    /// Listening there, which others are told where it could be of use to them.
+    fn new_address(&mut self, address: Multiaddr) {
+        if self.serve {
+            self.swarm.add_external_address(address.clone());
+        }
+        let event = self.listening(address);
+        self.tell(event);
+    }
+
+    /// Anybody can reach the node there, so it can keep a part of the public DHT.
+    fn is_public(&mut self, address: Multiaddr) {
+        self.swarm.add_external_address(address);
+        if self.serve {
+            let dht = &mut self.swarm.behaviour_mut().public_dht;
+            dht.set_mode(Some(kad::Mode::Server));
+        }
+    }
+
+    fn handle_behaviour(&mut self, event: BehaviourEvent) {
+        match event {
+            BehaviourEvent::Bitswap(bitswap::Event::Sent { peer, cids, .. }) => {
+                let cids = cids.into();
+                self.tell(NetworkEvent::Sent { peer, cids });
+            }
+            BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
+                self.identified(peer_id, info);
+            }
+            BehaviourEvent::Ping(ping::Event {
+                peer,
+                result: Ok(round_trip),
+                ..
+            }) => self.tell(NetworkEvent::Pinged { peer, round_trip }),
+            BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => self.discovered(found),
+            BehaviourEvent::Autonat(autonat::Event::StatusChanged {
+                new: autonat::NatStatus::Public(address),
+                ..
+            }) => {
+                tracing::info!(%address, "others can reach this node");
+                self.is_public(address);
+            }
+            BehaviourEvent::PublicDht(event) => self.handle_dht(Dht::Public, event),
+            BehaviourEvent::LanDht(event) => self.handle_dht(Dht::Lan, event),
+            event => tracing::trace!(?event, "behaviour"),
+        }
+    }
+
+    /// Starts to look for peers on the local network, if that has not begun.
+    fn discover(&mut self) {
+        let peer_id = self.peer_id();
+        let mdns = &mut self.swarm.behaviour_mut().mdns;
+        if mdns.is_enabled() || self.mdns != Mdns::OnDemand {
+            return;
+        }
+        match behaviour::mdns(peer_id) {
+            Ok(started) => *mdns = Some(started).into(),
+            Err(error) => tracing::debug!(%error, "cannot look for peers on the local network"),
+        }
+    }
+
+    /// Peers on the local network: what is looked for may be there. Anybody there can claim to be
+    /// any number of peers, each with any number of addresses.
+    fn discovered(&mut self, found: Vec<(PeerId, Multiaddr)>) {
+        let mut by_peer: HashMap<PeerId, Vec<Multiaddr>> = HashMap::new();
+        for (peer, address) in found {
+            let addresses = by_peer.entry(peer).or_default();
+            if addresses.len() < limits::MAX_ADDRESSES_PER_PEER {
+                addresses.push(address);
+            }
+        }
+        let connected = self.swarm.network_info().num_peers();
+        let room = limits::MAX_DISCOVERED_PEERS.saturating_sub(connected);
+        for (peer, addresses) in by_peer.into_iter().take(room) {
+            self.dial(peer, addresses);
+        }
+    }
+
+    fn dial(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
+        let options = DialOpts::peer_id(peer).addresses(addresses).build();
+        match self.swarm.dial(options) {
+            Ok(()) | Err(DialError::DialPeerConditionFalse(_)) => {}
+            Err(error) => tracing::debug!(%peer, %error, "a peer cannot be dialled"),
+        }
+    }
+
+    /// Peers that keep a DHT become part of it here.
+    fn identified(&mut self, peer: PeerId, info: identify::Info) {
+        let addresses = info.listen_addrs.into_iter();
+        for address in addresses.take(limits::MAX_ADDRESSES_PER_PEER) {
+            let behaviour = self.swarm.behaviour_mut();
+            if info.protocols.contains(&LAN_DHT) {
+                behaviour.lan_dht.add_address(&peer, address.clone());
+            }
+            if info.protocols.contains(&PUBLIC_DHT) {
+                behaviour.public_dht.add_address(&peer, address);
+            }
+        }
+        // First, so that nobody takes the search for ended.
+        self.join();
+        self.tell(NetworkEvent::Identified {
+            peer,
+            agent: info.agent_version,
+            protocols: info.protocols,
+        });
+    }
+
+    /// A DHT that was empty may have its first peers: searches that came too early begin now.
+    fn join(&mut self) {
+        let is_in = !self.joined_dhts().is_empty();
+        if !is_in || self.has_joined {
+            return;
+        }
+        self.has_joined = true;
+        self.tell(NetworkEvent::Joined);
+        for cid in self.wanted.clone() {
+            self.ask_dhts(cid);
+        }
+    }
+
+    fn dht(&mut self, dht: Dht) -> &mut kad::Behaviour<MemoryStore> {
+        let behaviour = self.swarm.behaviour_mut();
+        match dht {
+            Dht::Public => &mut behaviour.public_dht,
+            Dht::Lan => &mut behaviour.lan_dht,
+        }
+    }
+
+    /// The DHTs that this node knows a peer of.
+    fn joined_dhts(&mut self) -> Vec<Dht> {
+        let mut dhts = vec![Dht::Public, Dht::Lan];
+        dhts.retain(|dht| self.dht(*dht).kbuckets().next().is_some());
+        dhts
+    }
+
+    fn find_providers(&mut self, cid: Cid) {
+        if !self.wanted.contains(&cid) {
+            self.wanted.push(cid);
+            self.ask_routers(cid);
+            self.ask_dhts(cid);
+        }
+        if !self.searches.is_open(&cid) {
+            self.tell(NetworkEvent::ProvidersSearched { cid });
+        }
+    }
+
+    /// Begins the DHT queries for providers of `cid`, where there is somebody to ask.
+    fn ask_dhts(&mut self, cid: Cid) {
+        let key = kad::RecordKey::from(cid.hash().to_bytes());
+        let dhts = self.joined_dhts().into_iter();
+        let ask = |dht| Query::Dht(dht, self.dht(dht).get_providers(key.clone()));
+        let queries = dhts.map(ask).collect();
+        self.searching(cid, queries);
+    }
+
+    fn ask_routers(&mut self, cid: Cid) {
+        let Some(client) = self.http.clone() else {
+            return;
+        };
+        let mut queries = Vec::new();
+        for router in self.routers.clone() {
+            self.router_questions += 1;
+            let (number, client) = (self.router_questions, client.clone());
+            let asking = async move {
+                let answer = routing::providers(&client, &router, &cid).await;
+                (number, answer)
+            };
+            self.router_answers.push(asking.boxed());
+            queries.push(Query::Router(number));
+        }
+        self.searching(cid, queries);
+    }
+
+    fn searching(&mut self, cid: Cid, queries: Vec<Query>) {
+        if !queries.is_empty() {
+            self.searches.add(cid, queries);
+            self.tell(NetworkEvent::Searching { cid });
+        }
+    }
+
+    fn router_answered(&mut self, (number, answer): RouterAnswer) {
+        let query = Query::Router(number);
+        let Some(cid) = self.searches.about(&query) else {
+            return;
+        };
+        match answer {
+            Ok(providers) => {
+                for provider in providers {
+                    self.provider(cid, provider.peer, provider.addresses);
+                }
+            }
+            Err(error) => {
+                let reason = root_cause(&error);
+                tracing::warn!(%error, reason, "a router does not say who has the content");
+            }
+        }
+        self.end_search(&query);
+    }
+
+    /// Somebody is said to have `cid`. Dialled here, since a DHT knows the addresses that it found
+    /// for as long as the query lasts.
+    fn provider(&mut self, cid: Cid, peer: PeerId, addresses: Vec<Multiaddr>) {
+        if peer == self.peer_id() {
+            return;
+        }
+        self.dial(peer, addresses);
+        self.tell(NetworkEvent::Provider { cid, peer });
+    }
+
+    fn end_search(&mut self, query: &Query) {
+        if let Some(answered) = self.searches.end(query, true) {
+            let cid = answered.cid;
+            self.tell(NetworkEvent::ProvidersSearched { cid });
+        }
+    }
+
+    fn provide(&mut self, cid: Cid) {
+        let key = kad::RecordKey::from(cid.hash().to_bytes());
+        let mut queries = Vec::new();
+        for which in self.joined_dhts() {
+            let dht = self.dht(which);
+            match dht.start_providing(key.clone()) {
+                Ok(id) => queries.push(Query::Dht(which, id)),
+                Err(error) => tracing::warn!(%cid, ?error, "cannot tell the DHT"),
+            }
+            // Others keep it. Whoever asks this node asks it for the block, too.
+            dht.stop_providing(&key);
+        }
+        if queries.is_empty() {
+            self.tell(NetworkEvent::Provided { cid, dhts: 0 });
+        } else {
+            self.announcements.add(cid, queries);
+        }
+    }
+
+    fn handle_dht(&mut self, dht: Dht, event: kad::Event) {
+        match event {
+            kad::Event::OutboundQueryProgressed {
+                id, result, step, ..
+            } => self.dht_answered(Query::Dht(dht, id), result, step.last),
+            kad::Event::InboundRequest {
+                request:
+                    InboundRequest::AddProvider {
+                        record: Some(record),
+                    },
+            } => self.keep_provider(dht, record),
+            event => tracing::trace!(?event, "dht"),
+        }
+    }
+
+    fn dht_answered(&mut self, query: Query, result: QueryResult, is_last: bool) {
+        match result {
+            QueryResult::GetProviders(result) => {
+                let Some(cid) = self.searches.about(&query) else {
+                    return;
+                };
+                if let Ok(GetProvidersOk::FoundProviders { providers, .. }) = result {
+                    for peer in providers.into_iter().take(limits::MAX_PROVIDERS) {
+                        self.provider(cid, peer, Vec::new());
+                    }
+                }
+                if is_last {
+                    self.end_search(&query);
+                }
+            }
+            QueryResult::StartProviding(result) if is_last => {
+                if let Some(ended) = self.announcements.end(&query, result.is_ok()) {
+                    self.tell(NetworkEvent::Provided {
+                        cid: ended.cid,
+                        dhts: ended.succeeded,
+                    });
+                }
+            }
+            result => tracing::trace!(?result, "dht"),
+        }
+    }
+
+    /// A peer leaves word here that it has content.
+    fn keep_provider(&mut self, dht: Dht, mut record: kad::ProviderRecord) {
+        if record.key.as_ref().len() > limits::MAX_DHT_KEY_BYTES {
+            return tracing::debug!(peer = %record.provider, "refused a long key");
+        }
+        record.addresses.truncate(limits::MAX_PROVIDER_ADDRESSES);
+        let store = self.dht(dht).store_mut();
+        if let Err(error) = kad::store::RecordStore::add_provider(store, record) {
+            tracing::debug!(?error, "cannot keep what a peer says that it has");
+        }
+    }
+
+    /// Tells the peers, and gives them a moment to hear it.
+    async fn close(mut self) {
+        let peers: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
+        for peer in peers {
+            if self.swarm.disconnect_peer_id(peer).is_err() {
+                tracing::trace!(%peer, "had gone already");
+            }
+        }
+        let told = async {
+            while self.swarm.network_info().num_peers() > 0 {
+                self.swarm.select_next_some().await;
+            }
+        };
+        if tokio::time::timeout(CLOSING, told).await.is_err() {
+            tracing::debug!("some peers were not told that this node ends");
+        }
+    }
+}

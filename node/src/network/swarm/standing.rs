@@ -1,0 +1,220 @@
+//! Peers that are connected from the start and kept connected: those that were named, and those
+//! that the DHT is entered by. Pure: it says which dials are due, and learns what became of them.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use libp2p::multiaddr::Protocol;
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::swarm::{ConnectionId, DialError};
+use libp2p::{Multiaddr, PeerId};
+
+use crate::network::event::Role;
+
+/// First pause before a peer is dialled again; doubled each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// Longest such pause.
+const LAST_PAUSE: Duration = Duration::from_secs(8);
+
+/// One address that was named.
+#[derive(Debug)]
+struct Standing {
+    address: Multiaddr,
+    role: Role,
+    /// Its id, from the address or once it was connected.
+    peer: Option<PeerId>,
+    dialling: Option<ConnectionId>,
+    /// Why the last dial failed.
+    problem: Option<Arc<DialError>>,
+    /// Whether the first dial has come to an end.
+    is_tried: bool,
+    pause: Duration,
+    /// When it is dialled again.
+    again: Option<Instant>,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(super) struct StandingPeers {
+    peers: Vec<Standing>,
+}
+
+impl StandingPeers {
+    pub(super) fn add(&mut self, address: Multiaddr, role: Role, now: Instant) {
+        let peer = address
+            .iter()
+            .filter_map(|part| match part {
+                Protocol::P2p(peer) => Some(peer),
+                _ => None,
+            })
+            // The one before is a relay.
+            .last();
+        self.peers.push(Standing {
+            address,
+            role,
+            peer,
+            dialling: None,
+            problem: None,
+            is_tried: false,
+            pause: FIRST_PAUSE,
+            again: Some(now),
+        });
+    }
+
+    /// When the next dial is due.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.peers.iter().filter_map(|peer| peer.again).min()
+    }
+
+    /// The dials whose time has come.
+    pub(super) fn due(&mut self, now: Instant) -> Vec<DialOpts> {
+        let due = self
+            .peers
+            .iter_mut()
+            .filter(|standing| standing.again.is_some_and(|again| again <= now));
+        due.map(|standing| {
+            standing.again = None;
+            let address = standing.address.clone();
+            let options = match standing.peer {
+                Some(peer) => DialOpts::peer_id(peer)
+                    .condition(PeerCondition::Disconnected)
+                    .addresses(vec![address])
+                    .build(),
+                None => DialOpts::unknown_peer_id().address(address).build(),
+            };
+            standing.dialling = Some(options.connection_id());
+            options
+        })
+        .collect()
+    }
+
+    /// A dial has failed: the address, if it is one of these.
+    pub(super) fn failed(
+        &mut self,
+        connection: ConnectionId,
+        problem: Arc<DialError>,
+        now: Instant,
+    ) -> Option<Multiaddr> {
+        let standing = self.dialled_by(connection)?;
+        standing.problem = Some(problem);
+        standing.dialling = None;
+        standing.is_tried = true;
+        standing.again = Some(now + standing.pause);
+        standing.pause = (standing.pause * 2).min(LAST_PAUSE);
+        Some(standing.address.clone())
+    }
+
+    /// A dial was not made, because the peer is connected.
+    pub(super) fn needless(&mut self, connection: ConnectionId) {
+        if let Some(standing) = self.dialled_by(connection) {
+            standing.dialling = None;
+            standing.is_tried = true;
+        }
+    }
+
+    fn dialled_by(&mut self, connection: ConnectionId) -> Option<&mut Standing> {
+        self.peers
+            .iter_mut()
+            .find(|standing| standing.dialling == Some(connection))
+    }
+
+    /// A peer was connected; says why.
+    pub(super) fn connected(&mut self, peer: PeerId, connection: ConnectionId) -> Role {
+        for standing in &mut self.peers {
+            if standing.dialling == Some(connection) || standing.peer == Some(peer) {
+                standing.peer = Some(peer);
+                standing.dialling = None;
+                standing.problem = None;
+                standing.is_tried = true;
+                standing.again = None;
+                standing.pause = FIRST_PAUSE;
+            }
+        }
+        self.role(&peer)
+    }
+
+    /// The last connection to a peer has ended.
+    pub(super) fn disconnected(&mut self, peer: PeerId, now: Instant) {
+        let of_peer = |standing: &&mut Standing| standing.peer == Some(peer);
+        for standing in self.peers.iter_mut().filter(of_peer) {
+            standing.again = Some(now + standing.pause);
+            standing.pause = (standing.pause * 2).min(LAST_PAUSE);
+        }
+    }
+
+    /// Why a peer is connected.
+    pub(super) fn role(&self, peer: &PeerId) -> Role {
+        let roles = self
+            .peers
+            .iter()
+            .filter(|standing| standing.peer == Some(*peer))
+            .map(|standing| standing.role);
+        roles.fold(Role::Other, |role, next| match (role, next) {
+            (Role::Named, _) | (_, Role::Named) => Role::Named,
+            _ => next,
+        })
+    }
+
+    /// The addresses that cannot be reached at present, and why.
+    pub(super) fn unreachable(&self) -> impl Iterator<Item = (&Multiaddr, &Arc<DialError>)> {
+        self.peers
+            .iter()
+            .filter_map(|standing| Some((&standing.address, standing.problem.as_ref()?)))
+    }
+
+    /// Whether every address was dialled once, with whatever result.
+    pub(super) fn all_tried(&self) -> bool {
+        self.peers.iter().all(|standing| standing.is_tried)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_are_dialled_again_after_longer_and_longer_pauses() {
+        let mut now = Instant::now();
+        let mut standing = StandingPeers::default();
+        standing.add(
+            "/ip4/127.0.0.1/tcp/1".parse().unwrap(),
+            Role::Bootstrap,
+            now,
+        );
+        let mut pauses = Vec::new();
+        for _ in 0..8 {
+            assert!(!standing.all_tried() || !pauses.is_empty());
+            let dial = standing.due(now).remove(0);
+            assert!(standing.due(now).is_empty() && standing.next().is_none());
+            let problem = Arc::new(DialError::Aborted);
+            let failed = standing.failed(dial.connection_id(), problem, now);
+            assert!(failed.is_some() && standing.unreachable().count() == 1);
+            let next = standing.next().unwrap();
+            pauses.push(next - now);
+            now = next;
+        }
+        assert!(standing.all_tried());
+        assert_eq!(pauses[0], FIRST_PAUSE);
+        assert!(pauses.is_sorted());
+        assert_eq!(*pauses.last().unwrap(), LAST_PAUSE);
+    }
+
+    /// TCP and QUIC of one peer, say: one connection serves for both.
+    #[test]
+    fn two_addresses_of_one_peer_are_one_peer() {
+        let now = Instant::now();
+        let peer = PeerId::random();
+        let mut standing = StandingPeers::default();
+        for (port, role) in [(1, Role::Bootstrap), (2, Role::Named)] {
+            let address = format!("/ip4/127.0.0.1/tcp/{port}/p2p/{peer}");
+            standing.add(address.parse().unwrap(), role, now);
+        }
+        let dials = standing.due(now);
+        let connection = dials[0].connection_id();
+        assert_eq!(standing.connected(peer, connection), Role::Named);
+        assert!(standing.all_tried());
+        standing.disconnected(peer, now);
+        assert_eq!(standing.due(now + FIRST_PAUSE).len(), 2);
+        assert_eq!(standing.role(&PeerId::random()), Role::Other);
+    }
+}

@@ -1,0 +1,85 @@
+//! What was asked to be provided: content of which the DHT is to know that it is here.
+//!
+//! One process speaks to the DHT for a repository, the one that serves it. Others leave word here,
+//! and see here when it was done. The table is made when it is first needed; older programs pass
+//! over it.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
+
+use super::pins::cid_column;
+use crate::block::Cid;
+
+const SCHEMA: &str = "
+    -- `announced` is the second, since 1970, at which the DHT was told last; 0 is never.
+    CREATE TABLE IF NOT EXISTS provides (cid BLOB PRIMARY KEY, announced INTEGER NOT NULL)
+        WITHOUT ROWID;
+";
+
+/// Content that is to be provided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Provide {
+    /// The root of the content.
+    pub cid: Cid,
+    /// When the DHT was last told; `None` before that.
+    pub announced: Option<SystemTime>,
+}
+
+/// Asks for `cid` to be provided, as soon as may be.
+pub(super) fn ask(transaction: &Transaction<'_>, cid: &Cid) -> rusqlite::Result<()> {
+    transaction.execute_batch(SCHEMA)?;
+    transaction.execute(
+        "INSERT INTO provides VALUES (?1, 0) ON CONFLICT (cid) DO UPDATE SET announced = 0",
+        [cid.to_bytes()],
+    )?;
+    Ok(())
+}
+
+/// Notes that the DHT was told at `when`. Nothing happens where nobody has asked for it.
+pub(super) fn announced(
+    transaction: &Transaction<'_>,
+    cid: &Cid,
+    when: SystemTime,
+) -> rusqlite::Result<()> {
+    transaction.execute_batch(SCHEMA)?;
+    let second = when
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
+        .max(1);
+    transaction.execute(
+        "UPDATE provides SET announced = ?2 WHERE cid = ?1",
+        params![cid.to_bytes(), second as i64],
+    )?;
+    Ok(())
+}
+
+pub(super) fn remove(transaction: &Transaction<'_>, cid: &Cid) -> rusqlite::Result<()> {
+    transaction.execute_batch(SCHEMA)?;
+    transaction.execute("DELETE FROM provides WHERE cid = ?1", [cid.to_bytes()])?;
+    Ok(())
+}
+
+pub(super) fn list(connection: &mut Connection) -> rusqlite::Result<Vec<Provide>> {
+    let exists = connection
+        .query_row(
+            "SELECT 1 FROM sqlite_schema WHERE name = 'provides'",
+            [],
+            |_| Ok(()),
+        )
+        .optional()?;
+    if exists.is_none() {
+        return Ok(Vec::new());
+    }
+    let mut statement =
+        connection.prepare_cached("SELECT cid, announced FROM provides ORDER BY cid")?;
+    let rows = statement.query_map([], |row| {
+        let second: i64 = row.get(1)?;
+        Ok(Provide {
+            cid: cid_column(row, 0)?,
+            announced: (second > 0).then(|| UNIX_EPOCH + Duration::from_secs(second as u64)),
+        })
+    })?;
+    rows.collect()
+}
