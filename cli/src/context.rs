@@ -8,14 +8,17 @@ use std::time::Duration;
 
 use clap::Args;
 use ipfs_exec_node::block::NoBlocks;
+use ipfs_exec_node::network::http::Url;
 use ipfs_exec_node::network::{
-    FetchOptions, Fetcher, Identity, LazyNetwork, Multiaddr, Network, NetworkOptions,
+    FetchOptions, Fetcher, Identity, LazyNetwork, Mdns, Multiaddr, Network, NetworkError,
+    NetworkOptions, PUBLIC_BOOTSTRAP, private,
 };
 use ipfs_exec_node::path::{ContentPath, EntryName};
 use ipfs_exec_node::progress::Reporter;
 use ipfs_exec_node::repo::Repository;
 use ipfs_exec_node::{Blocks, Cid, unixfs};
 
+use crate::config::{Config, Server};
 use crate::error::{CommandError, LocalError};
 use crate::progress::Progress;
 use crate::signals::Interrupt;
@@ -35,25 +38,102 @@ pub(crate) struct GlobalArgs {
     #[arg(long = "peer", value_name = "MULTIADDR", global = true)]
     peers: Vec<Multiaddr>,
 
-    /// Look for peers on the local network, too, when something is missing
+    /// Ask the DHT of the public network who has what is missing
     #[arg(long, global = true)]
-    mdns: bool,
+    public: bool,
 
-    /// Give up when nothing has come from any peer for this many seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, global = true,
+    /// Fetch what no peer has from this trustless gateway; may be repeated
+    #[arg(long = "gateway", value_name = "URL", global = true)]
+    gateways: Vec<Server>,
+
+    /// Ask this delegated routing server who has what is missing; may be repeated
+    #[arg(long = "router", value_name = "URL", global = true)]
+    routers: Vec<Server>,
+
+    /// Do not look for peers on the local network
+    #[arg(long, global = true)]
+    no_mdns: bool,
+
+    /// Give up when nothing has come from anybody for this many seconds [default: 30]
+    #[arg(long, value_name = "SECONDS", global = true,
           value_parser = clap::value_parser!(u64).range(1..))]
-    idle_timeout: u64,
+    idle_timeout: Option<u64>,
 }
+
+/// Seconds without a block after which a fetch gives up.
+const IDLE_TIMEOUT: u64 = 30;
 
 /// The surroundings of one command.
 pub(crate) struct Context {
     path: Option<PathBuf>,
     pub(crate) interrupt: Interrupt,
+    pub(crate) config: Config,
     /// Started when the first block is missing; `None` where there is nobody to ask.
     network: Option<LazyNetwork>,
-    idle_timeout: Duration,
-    pub(crate) peers: Vec<Multiaddr>,
-    pub(crate) mdns: bool,
+    plan: NetworkPlan,
+    pub(crate) idle_timeout: Duration,
+}
+
+/// Who is asked for what is missing: by the arguments and the configuration together.
+#[derive(Clone, Debug)]
+struct NetworkPlan {
+    repository: Option<PathBuf>,
+    peers: Vec<Multiaddr>,
+    bootstrap: Vec<Multiaddr>,
+    gateways: Vec<Url>,
+    routers: Vec<Url>,
+    mdns: Mdns,
+}
+
+impl NetworkPlan {
+    fn new(arguments: &GlobalArgs, config: &Config, repository: Option<PathBuf>) -> NetworkPlan {
+        let both = |configured: &[Server], named: &[Server]| {
+            let all = configured.iter().chain(named);
+            all.map(|server| server.0.clone()).collect()
+        };
+        let mut bootstrap = config.bootstrap.clone();
+        if arguments.public || config.public {
+            let public = PUBLIC_BOOTSTRAP.iter().map(|address| address.parse());
+            bootstrap.extend(public.map(|address| address.expect("the addresses are well-formed")));
+        }
+        let looks_around = config.mdns.unwrap_or(true) && !arguments.no_mdns;
+        NetworkPlan {
+            repository,
+            peers: [&config.peers[..], &arguments.peers].concat(),
+            bootstrap,
+            gateways: both(&config.gateways, &arguments.gateways),
+            routers: both(&config.routers, &arguments.routers),
+            mdns: if looks_around {
+                Mdns::OnDemand
+            } else {
+                Mdns::Off
+            },
+        }
+    }
+
+    fn has_standing(&self) -> bool {
+        !self.peers.is_empty() || !self.bootstrap.is_empty()
+    }
+
+    fn has_nobody(&self) -> bool {
+        !self.has_standing()
+            && self.gateways.is_empty()
+            && self.routers.is_empty()
+            && self.mdns == Mdns::Off
+    }
+
+    fn options(self, identity: Identity) -> Result<NetworkOptions, NetworkError> {
+        let mut options = NetworkOptions::new(identity);
+        if let Some(repository) = &self.repository {
+            options.swarm_key = private::swarm_key(repository)?;
+        }
+        options.peers = self.peers;
+        options.bootstrap = self.bootstrap;
+        options.gateways = self.gateways;
+        options.routers = self.routers;
+        options.mdns = self.mdns;
+        Ok(options)
+    }
 }
 
 /// How much is fetched of what is missing.
@@ -82,7 +162,7 @@ impl Source<'_, '_> {
     /// Says that all below `cid` will be read.
     pub(crate) fn expect(&self, cid: &Cid) {
         if let Source::Fetching(fetcher) = self {
-            fetcher.expect(cid);
+            fetcher.expect_all(cid);
         }
     }
 }
@@ -91,14 +171,29 @@ impl Context {
     pub(crate) fn new(arguments: &GlobalArgs) -> Result<Context, CommandError> {
         let interrupt = Interrupt::install()
             .map_err(|error| CommandError::failed(format!("cannot take over signals: {error}")))?;
+        let path = arguments.repo.clone().or_else(default_path);
+        let config = match &path {
+            Some(path) => Config::read(path)?,
+            None => Config::default(),
+        };
+        let idle_timeout = arguments.idle_timeout.or(config.idle_timeout);
+        let plan = NetworkPlan::new(arguments, &config, path.clone());
         Ok(Context {
-            path: arguments.repo.clone().or_else(default_path),
+            path,
             interrupt,
-            network: lazy_network(arguments),
-            idle_timeout: Duration::from_secs(arguments.idle_timeout),
-            peers: arguments.peers.clone(),
-            mdns: arguments.mdns,
+            network: (!arguments.offline).then(|| lazy_network(&plan)).flatten(),
+            plan,
+            config,
+            idle_timeout: Duration::from_secs(idle_timeout.unwrap_or(IDLE_TIMEOUT)),
         })
+    }
+
+    /// What a node of this command is started with, as `identity`.
+    pub(crate) fn network_options(
+        &self,
+        identity: Identity,
+    ) -> Result<NetworkOptions, CommandError> {
+        Ok(self.plan.clone().options(identity)?)
     }
 
     /// Does `work` with the blocks of the repository and, unless offline, those of peers. What came
@@ -143,18 +238,13 @@ impl Context {
     }
 }
 
-fn lazy_network(arguments: &GlobalArgs) -> Option<LazyNetwork> {
-    let somebody = arguments.mdns || !arguments.peers.is_empty();
-    if arguments.offline || !somebody {
+fn lazy_network(plan: &NetworkPlan) -> Option<LazyNetwork> {
+    if plan.has_nobody() {
         return None;
     }
-    let (peers, mdns) = (arguments.peers.clone(), arguments.mdns);
-    let named = peers.len();
-    Some(LazyNetwork::new(named, mdns, move || {
-        let mut options = NetworkOptions::new(Identity::passing());
-        options.peers = peers;
-        options.mdns = mdns;
-        Network::start(Arc::new(NoBlocks), options)
+    let (has_standing, mdns, plan) = (plan.has_standing(), plan.mdns, plan.clone());
+    Some(LazyNetwork::new(has_standing, mdns, move || {
+        Network::start(Arc::new(NoBlocks), plan.options(Identity::passing())?)
     }))
 }
 

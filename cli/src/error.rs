@@ -194,7 +194,10 @@ fn classify_fetch(error: &FetchError, failed: &mut CommandError) {
     failed.hint = match error {
         FetchError::Interrupted => return *failed = CommandError::interrupted(),
         FetchError::NoPeers { .. } | FetchError::NotFound { .. } => {
-            Some("name a peer that has it with `--peer MULTIADDR`")
+            Some("name a peer that has it with `--peer MULTIADDR`, or ask everybody by `--public`")
+        }
+        FetchError::Gateway { .. } => {
+            Some("name another gateway with `--gateway`, or a peer that has it with `--peer`")
         }
         FetchError::Unreachable { .. } => {
             Some("see that the peer runs, and that the address ends in its own id")

@@ -6,11 +6,14 @@
 #![forbid(unsafe_code)]
 
 mod commands;
+mod config;
 mod context;
+mod duration;
 mod error;
 mod output;
 mod profile;
 mod progress;
+mod serving;
 mod signals;
 mod size;
 

@@ -5,7 +5,10 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 /// The signal that asked this process to end; 0 while none has.
@@ -53,6 +56,17 @@ impl Interrupt {
 
     pub(crate) fn asked(&self) -> bool {
         self.asked.load(Ordering::Relaxed)
+    }
+
+    /// Waits for a signal, for `patience` at most.
+    pub(crate) fn wait(&self, patience: Duration) -> io::Result<()> {
+        let patience = Timespec::try_from(patience).map_err(io::Error::other)?;
+        let mut descriptors = [PollFd::new(&self.readable, PollFlags::IN)];
+        match rustix::event::poll(&mut descriptors, Some(&patience)) {
+            // A signal, which the flag tells of.
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
     }
 
     /// A descriptor to wait on; never read it.

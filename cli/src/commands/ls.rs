@@ -13,6 +13,9 @@ use crate::context::{Context, Depth, content_paths, resolve};
 use crate::error::CommandError;
 use crate::output::{self, put_metadata};
 
+/// Entries whose nodes are read together, where they come from afar.
+const BATCH_ENTRIES: usize = 512;
+
 /// List directories
 ///
 /// Prints a line for every entry: its CID, its size in bytes (`-` for a directory) and its name,
@@ -104,11 +107,12 @@ impl<W: Write> Lister<'_, W> {
                 .into());
             }
             let mut below = Vec::new();
+            let mut batch = Vec::new();
             let mut outcome = Ok(());
             let listed = unixfs::list(self.blocks, &directory.cid, &mut |entry| {
-                match self.entry(&directory, &entry) {
-                    Ok(found) => below.extend(found),
-                    Err(error) => outcome = Err(error),
+                batch.push(entry);
+                if batch.len() >= BATCH_ENTRIES {
+                    outcome = self.entries(&directory, &mut batch, &mut below);
                 }
                 Ok(if outcome.is_ok() {
                     ControlFlow::Continue(())
@@ -117,6 +121,7 @@ impl<W: Write> Lister<'_, W> {
                 })
             });
             outcome?;
+            self.entries(&directory, &mut batch, &mut below)?;
             match listed {
                 Ok(()) => {}
                 // What was listed stays true; the rest is told and missing.
@@ -124,6 +129,21 @@ impl<W: Write> Lister<'_, W> {
                 Err(error) => return Err(error.into()),
             }
             pending.extend(below.into_iter().rev());
+        }
+        Ok(())
+    }
+
+    /// Prints entries, whose nodes are read together.
+    fn entries(
+        &mut self,
+        directory: &Below,
+        batch: &mut Vec<Entry>,
+        below: &mut Vec<Below>,
+    ) -> Result<(), CommandError> {
+        let cids: Vec<_> = batch.iter().map(|entry| entry.cid).collect();
+        self.blocks.expect(&cids);
+        for entry in batch.drain(..) {
+            below.extend(self.entry(directory, &entry)?);
         }
         Ok(())
     }

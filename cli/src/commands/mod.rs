@@ -10,7 +10,9 @@ mod id;
 mod import;
 mod ls;
 mod mkdir;
+mod peers;
 mod pin;
+mod provide;
 mod repo;
 mod run;
 mod serve;
@@ -65,6 +67,8 @@ enum Command {
     Export(export::ExportArgs),
     Fetch(fetch::FetchArgs),
     Serve(serve::ServeArgs),
+    Provide(provide::ProvideArgs),
+    Peers(peers::PeersArgs),
     Id(id::IdArgs),
     Gc(gc::GcArgs),
     Verify(verify::VerifyArgs),
@@ -88,6 +92,8 @@ impl Cli {
             Command::Export(arguments) => export::export(&context, arguments).map(done),
             Command::Fetch(arguments) => fetch::fetch(&context, arguments).map(done),
             Command::Serve(arguments) => serve::serve(&context, arguments).map(done),
+            Command::Provide(arguments) => provide::provide(&context, arguments).map(done),
+            Command::Peers(arguments) => peers::peers(&context, arguments).map(done),
             Command::Id(arguments) => id::id(&context, arguments).map(done),
             Command::Gc(arguments) => gc::gc(&context, arguments).map(done),
             Command::Verify(arguments) => verify::verify(&context, arguments).map(done),

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use ipfs_exec_node::network::Fetched;
 use ipfs_exec_node::path::{ContentPath, escape};
 use ipfs_exec_node::repo::{PinKind, Repository};
-use ipfs_exec_node::{Blocks, Cid, Pin, dag};
+use ipfs_exec_node::{Cid, Pin, dag};
 use serde_json::json;
 
 use crate::context::{Context, Depth, Source, content_paths, resolve};
@@ -123,10 +123,15 @@ pub(super) fn add(
         let cid = context.with_blocks(repository, depth, &progress, |source| {
             let cid = resolve(source.blocks(), path)?;
             session.protect(&[cid])?;
+            // A pin is a promise: nothing may be missing already.
             match source {
                 Source::Fetching(fetcher) if recursive => tell(&fetcher.complete(&cid)?),
-                Source::Fetching(fetcher) => drop(fetcher.get(&cid)?),
-                Source::Local(_) => {}
+                Source::Local(repository) if recursive => {
+                    if let Some(error) = dag::first_missing(repository, &cid)? {
+                        return Err(CommandError::from(error).about(&format!("cannot pin {cid}")));
+                    }
+                }
+                source => drop(source.blocks().get(&cid)?),
             }
             Ok(cid)
         })?;
@@ -135,14 +140,6 @@ pub(super) fn add(
         } else {
             Pin::direct(cid)
         };
-        // A pin is a promise: nothing may be missing already.
-        if recursive {
-            if let Some(error) = dag::first_missing(&session, &cid)? {
-                return Err(CommandError::from(error).about(&format!("cannot pin {cid}")));
-            }
-        } else {
-            session.get(&cid)?;
-        }
         pins.push(Pin {
             name: name.to_owned(),
             ..pin

@@ -17,10 +17,10 @@ use serde_json::json;
 
 use crate::context::{Context, Depth, Source, resolve};
 use crate::error::CommandError;
-use crate::output;
 use crate::profile::ProfileArgs;
 use crate::progress::Progress;
-use crate::size;
+use crate::serving::{self, ServingArgs, Until};
+use crate::{duration, output, size};
 
 /// Run a program in a sandbox, and print the CID of its output
 ///
@@ -58,6 +58,15 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     json: bool,
 
+    /// Afterwards serve the output, until a signal, for a time (`--serve=10m`), or until this many
+    /// peers have taken all of it (`--serve=until=3`)
+    #[arg(long, value_name = "DURATION|until=N", num_args = 0..=1, require_equals = true,
+          default_missing_value = "", value_parser = parse_until)]
+    serve: Option<Until>,
+
+    #[command(flatten)]
+    serving: ServingArgs,
+
     #[command(flatten)]
     profile: ProfileArgs,
 
@@ -75,6 +84,7 @@ for further runs.
 Examples:
   ipfs-exec run $busybox $input sh -c 'tr a-z A-Z < /input/hello > /output/shout'
   ipfs-exec run --env LEVEL=3 ./rootfs.tar.gz ./data compute
+  ipfs-exec run --peer $address --serve=until=1 $rootfs $input sort /input/words
 
 Exit codes: that of the program, 128+N when signal N killed it; 125 when ipfs-exec itself failed,
 126 when /sbin/init cannot be executed, 127 when there is none.";
@@ -84,23 +94,44 @@ fn parse_variable(text: &str) -> Result<(OsString, OsString), String> {
     Ok((name.into(), value.into()))
 }
 
-pub(crate) fn run(context: &Context, arguments: RunArgs) -> Result<ExitCode, CommandError> {
-    let outcome = compute(context, &arguments).map_err(|error| error.with_code(EXIT_FAILED));
-    match outcome? {
-        Ok(outcome) => report(&arguments, &outcome),
-        Err(error) => Err(explain(error)),
+fn parse_until(text: &str) -> Result<Until, String> {
+    if text.is_empty() {
+        return Ok(Until::Signal);
     }
+    match text.strip_prefix("until=") {
+        Some(count) => count
+            .parse()
+            .map(Until::Taken)
+            .map_err(|_| "give a number of peers, such as until=3".to_owned()),
+        None => duration::parse(text).map(Until::Passed),
+    }
+}
+
+pub(crate) fn run(context: &Context, arguments: RunArgs) -> Result<ExitCode, CommandError> {
+    let failed = |error: CommandError| error.with_code(EXIT_FAILED);
+    let repository = context.shared_repository().map_err(failed)?;
+    let outcome = match compute(context, &arguments, &repository).map_err(failed)? {
+        Ok(outcome) => outcome,
+        Err(error) => return Err(explain(error)),
+    };
+    let code = report(&arguments, &outcome)?;
+    if let Some(until) = arguments.serve {
+        let root = &outcome.output.cid;
+        serving::serve_until(context, &repository, &arguments.serving, root, until)
+            .map_err(failed)?;
+    }
+    Ok(code)
 }
 
 /// Everything up to the output; the outer error is one of preparation.
 fn compute(
     context: &Context,
     arguments: &RunArgs,
+    repository: &Repository,
 ) -> Result<Result<Outcome, RunError>, CommandError> {
-    let repository = context.repository()?;
     let progress = context.progress();
-    context.with_blocks(&repository, Depth::Everything, &progress, |source| {
-        compute_from(context, arguments, &repository, source, &progress)
+    context.with_blocks(repository, Depth::Everything, &progress, |source| {
+        compute_from(context, arguments, repository, source, &progress)
     })
 }
 

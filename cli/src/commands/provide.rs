@@ -1,0 +1,122 @@
+//! `provide`: the DHT is told that content is here.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use ipfs_exec_node::network::{Identity, IdentityError, NetworkEvent};
+use ipfs_exec_node::repo::Repository;
+use ipfs_exec_node::{Blocks, Cid};
+
+use crate::context::{Context, content_paths, resolve};
+use crate::error::CommandError;
+use crate::output;
+use crate::serving::{Serving, ServingArgs};
+
+/// How often it is looked whether the serving process has done it.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Where this process listens meanwhile, if nothing else is said.
+const LISTEN: [&str; 2] = ["/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1"];
+
+/// Tell the DHT that content is here
+///
+/// The process that serves the repository does so, at once and again every twelve hours; this
+/// command waits until it has. Where none runs, this command does it once, and peers get the
+/// content as soon as `ipfs-exec serve` runs.
+#[derive(Args, Debug)]
+#[command(after_long_help = "Example:\n  ipfs-exec provide --peer /ip4/192.0.2.1/tcp/4001 $output")]
+pub(crate) struct ProvideArgs {
+    /// Content paths
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<String>,
+
+    /// No longer tell the DHT
+    #[arg(long)]
+    stop: bool,
+}
+
+pub(crate) fn provide(context: &Context, arguments: ProvideArgs) -> Result<(), CommandError> {
+    let repository = context.shared_repository()?;
+    let mut cids = Vec::new();
+    for path in &content_paths(&arguments.paths)? {
+        cids.push(resolve(&*repository, path)?);
+    }
+    if arguments.stop {
+        for cid in &cids {
+            repository.stop_providing(cid)?;
+            output::line(cid)?;
+        }
+        return Ok(());
+    }
+    for cid in &cids {
+        // It must be here, so that it can be given.
+        repository.get(cid)?;
+        repository.ask_to_provide(cid)?;
+    }
+    match Identity::of_repository(repository.path()) {
+        Ok(identity) => announce(context, &repository, identity, &cids)?,
+        Err(IdentityError::InUse { .. }) => wait(context, &repository, &cids)?,
+        Err(error) => return Err(error.into()),
+    }
+    for cid in &cids {
+        output::line(cid)?;
+    }
+    Ok(())
+}
+
+/// Announces it from here.
+fn announce(
+    context: &Context,
+    repository: &Arc<Repository>,
+    identity: Identity,
+    cids: &[Cid],
+) -> Result<(), CommandError> {
+    let arguments = ServingArgs::default();
+    let mut serving = Serving::start(context, repository, identity, &arguments, &LISTEN)?;
+    let started = Instant::now();
+    let mut has_joined = false;
+    while !is_done(repository, cids)? {
+        check(context, started, has_joined)?;
+        has_joined |= matches!(serving.next()?, Some(NetworkEvent::Joined));
+    }
+    tracing::warn!("peers can get it only while `ipfs-exec serve` runs");
+    Ok(())
+}
+
+/// Waits until the process that serves has announced it.
+fn wait(context: &Context, repository: &Repository, cids: &[Cid]) -> Result<(), CommandError> {
+    let started = Instant::now();
+    while !is_done(repository, cids)? {
+        check(context, started, false)?;
+        let waited = context.interrupt.wait(TICK);
+        waited.map_err(|error| CommandError::failed(format!("cannot wait: {error}")))?;
+    }
+    Ok(())
+}
+
+fn is_done(repository: &Repository, cids: &[Cid]) -> Result<bool, CommandError> {
+    let provides = repository.provides()?;
+    let is_open = |cid: &Cid| {
+        let asked = provides.iter().find(|asked| asked.cid == *cid);
+        asked.is_some_and(|asked| asked.announced.is_none())
+    };
+    Ok(!cids.iter().any(is_open))
+}
+
+fn check(context: &Context, started: Instant, has_joined: bool) -> Result<(), CommandError> {
+    if context.interrupt.asked() {
+        return Err(CommandError::interrupted());
+    }
+    if started.elapsed() < context.idle_timeout {
+        return Ok(());
+    }
+    let seconds = context.idle_timeout.as_secs();
+    Err(if has_joined {
+        CommandError::failed(format!("the DHT did not take it within {seconds} s"))
+            .with_hint("try again later; `ipfs-exec serve` will")
+    } else {
+        CommandError::failed(format!("no DHT was there to be told within {seconds} s"))
+            .with_hint("name a peer that keeps one with `--peer`, or use `--public`")
+    })
+}

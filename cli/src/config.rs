@@ -1,0 +1,182 @@
+//! `config.toml` of the repository: what holds for every command that does not say otherwise.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use ipfs_exec_node::network::Multiaddr;
+use ipfs_exec_node::network::http::{Url, parse_server};
+use serde::{Deserialize, Deserializer, de};
+
+use crate::error::{CommandError, LocalError};
+use crate::serving::Provide;
+
+/// Longest file: thousands of peers.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// The settings. Every one is optional.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Config {
+    /// Peers that are asked for what is missing.
+    #[serde(deserialize_with = "each")]
+    pub(crate) peers: Vec<Multiaddr>,
+    /// Peers by which a DHT is entered.
+    #[serde(deserialize_with = "each")]
+    pub(crate) bootstrap: Vec<Multiaddr>,
+    /// Whether the DHT of the public network is entered.
+    pub(crate) public: bool,
+    /// Whether peers are looked for on the local network; they are, unless this says no.
+    pub(crate) mdns: Option<bool>,
+    /// Gateways that are asked for blocks.
+    #[serde(deserialize_with = "each")]
+    pub(crate) gateways: Vec<Server>,
+    /// Servers that are asked who has content.
+    #[serde(deserialize_with = "each")]
+    pub(crate) routers: Vec<Server>,
+    /// Seconds without a block after which a fetch gives up.
+    pub(crate) idle_timeout: Option<u64>,
+    /// For those that serve.
+    pub(crate) serve: ServeConfig,
+}
+
+/// How the repository is served.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct ServeConfig {
+    /// Where to listen.
+    #[serde(deserialize_with = "each")]
+    pub(crate) listen: Vec<Multiaddr>,
+    /// Addresses that peers are told beside those.
+    #[serde(deserialize_with = "each")]
+    pub(crate) announce: Vec<Multiaddr>,
+    /// What the DHT is told of.
+    pub(crate) provide: Option<Provide>,
+    /// Whether the router is asked to let others in; it is, unless this says no.
+    pub(crate) port_mapping: Option<bool>,
+}
+
+/// The URL of a server.
+#[derive(Clone, Debug)]
+pub(crate) struct Server(pub(crate) Url);
+
+impl FromStr for Server {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Server, String> {
+        parse_server(text)
+            .map(Server)
+            .map_err(|error| error.to_string())
+    }
+}
+
+/// Each of a list of texts, read as what it stands for.
+fn each<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: fmt::Display>,
+{
+    let parse = |text: String| {
+        text.parse()
+            .map_err(|error| de::Error::custom(format_args!("`{text}`: {error}")))
+    };
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    texts.into_iter().map(parse).collect()
+}
+
+impl Config {
+    /// The settings of the repository at `repository`; without a file all is as it is by default.
+    pub(crate) fn read(repository: &Path) -> Result<Config, CommandError> {
+        let path = repository.join("config.toml");
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if is_absent(&error) => return Ok(Config::default()),
+            Err(source) => return Err(failed(path, source)),
+        };
+        let mut text = String::new();
+        if let Err(source) = file.take(MAX_BYTES + 1).read_to_string(&mut text) {
+            return Err(failed(path, source));
+        }
+        if text.len() as u64 > MAX_BYTES {
+            return Err(failed(path, io::Error::other("it is too long")));
+        }
+        let config: Config =
+            toml::from_str(&text).map_err(|error| invalid(&path, &text, &error))?;
+        if config.idle_timeout == Some(0) {
+            return Err(CommandError::failed(format!(
+                "{}: idle-timeout must be at least 1",
+                path.display()
+            )));
+        }
+        Ok(config)
+    }
+}
+
+/// Where there is no repository yet there are no settings either.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
+
+fn failed(path: PathBuf, source: io::Error) -> CommandError {
+    CommandError::from(LocalError {
+        action: "read",
+        path,
+        source,
+    })
+}
+
+fn invalid(path: &Path, text: &str, error: &toml::de::Error) -> CommandError {
+    let before = error.span().map_or("", |span| &text[..span.start]);
+    let line = before.matches('\n').count() + 1;
+    CommandError::failed(format!(
+        "{}, line {line}: {}",
+        path.display(),
+        error.message().replace('\n', ", ")
+    ))
+    .with_hint("correct or remove that line; the README lists the settings")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Config, CommandError> {
+        let repository = std::env::temp_dir().join(format!("config-{}", std::process::id()));
+        std::fs::create_dir_all(&repository).unwrap();
+        std::fs::write(repository.join("config.toml"), text).unwrap();
+        let config = Config::read(&repository);
+        std::fs::remove_dir_all(&repository).unwrap();
+        config
+    }
+
+    #[test]
+    fn settings_are_read_and_mistakes_are_named() {
+        let config = read(
+            "peers = ['/ip4/192.0.2.7/tcp/4001']\nmdns = false\ngateways = ['https://example.com']\n\
+             [serve]\nprovide = 'pinned'\n",
+        )
+        .unwrap();
+        assert_eq!(config.peers.len(), 1);
+        assert_eq!(config.mdns, Some(false));
+        assert_eq!(config.gateways[0].0.as_str(), "https://example.com/");
+        assert_eq!(config.serve.provide, Some(Provide::Pinned));
+        for (text, words) in [
+            ("\npears = []", ["line 2", "pears"]),
+            ("peers = ['nonsense']", ["line 1", "nonsense"]),
+            ("gateways = ['ftp://a']", ["line 1", "ftp://a"]),
+            ("[serve]\nprovide = 'some'", ["line 2", "some"]),
+            ("idle-timeout = 0", ["idle-timeout", "1"]),
+            ("mdns = ", ["line 1", "config.toml"]),
+        ] {
+            let error = read(text).unwrap_err();
+            for word in words {
+                assert!(error.message().contains(word), "{text}: {error:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! A node that serves the repository: for `serve`, and for `run` after its program has ended.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::{Args, ValueEnum};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use ipfs_exec_node::Cid;
+use ipfs_exec_node::network::provide::{Announcer, Strategy};
+use ipfs_exec_node::network::{
+    Identity, IdentityError, Mdns, Multiaddr, Network, NetworkEvent, NetworkOptions, Takers,
+};
+use ipfs_exec_node::repo::Repository;
+use serde::Deserialize;
+
+use crate::context::Context;
+use crate::error::CommandError;
+
+/// How long one wait lasts at most, so that signals are seen.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How long a peer that was sent everything may take to leave by itself.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Where and how to serve.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct ServingArgs {
+    /// Listen at this address; may be repeated. `RELAY/p2p-circuit` listens at a relay
+    #[arg(long, value_name = "MULTIADDR")]
+    listen: Vec<Multiaddr>,
+
+    /// Tell peers this address, where they cannot see it themselves; may be repeated
+    #[arg(long, value_name = "MULTIADDR")]
+    announce: Vec<Multiaddr>,
+
+    /// Tell the DHT of this content [default: roots]
+    #[arg(long, value_name = "WHAT")]
+    provide: Option<Provide>,
+}
+
+/// Of what the DHT is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Provide {
+    /// The roots of recursive pins
+    Roots,
+    /// Every block below a pin
+    Pinned,
+    /// Every block
+    All,
+    /// Nothing but what `provide` asks for
+    None,
+}
+
+impl From<Provide> for Strategy {
+    fn from(provide: Provide) -> Strategy {
+        match provide {
+            Provide::Roots => Strategy::Roots,
+            Provide::Pinned => Strategy::Pinned,
+            Provide::All => Strategy::All,
+            Provide::None => Strategy::None,
+        }
+    }
+}
+
+/// A node that serves. Dropping it ends it.
+pub(crate) struct Serving {
+    pub(crate) network: Network,
+    events: Receiver<NetworkEvent>,
+    announcer: Announcer,
+}
+
+impl Serving {
+    /// Starts to serve `repository` as `identity`; `default` is where to listen if nothing else is
+    /// said.
+    pub(crate) fn start(
+        context: &Context,
+        repository: &Arc<Repository>,
+        identity: Identity,
+        arguments: &ServingArgs,
+        default: &[&str],
+    ) -> Result<Serving, CommandError> {
+        let config = &context.config.serve;
+        let mut options: NetworkOptions = context.network_options(identity)?;
+        options.listen = match (&arguments.listen[..], &config.listen[..]) {
+            ([], []) => {
+                let addresses = default.iter().map(|address| address.parse());
+                addresses
+                    .collect::<Result<_, _>>()
+                    .expect("the addresses are well-formed")
+            }
+            ([], configured) => configured.to_vec(),
+            (named, _) => named.to_vec(),
+        };
+        options.announce.clone_from(&config.announce);
+        options.announce.extend(arguments.announce.iter().cloned());
+        if options.mdns == Mdns::OnDemand {
+            options.mdns = Mdns::On;
+        }
+        options.port_mapping = config.port_mapping.unwrap_or(true);
+        options.serve = true;
+        let provide = arguments.provide.or(config.provide);
+        let strategy = provide.unwrap_or(Provide::Roots).into();
+        let network = Network::start(Arc::clone(repository) as _, options)?;
+        Ok(Serving {
+            events: network.subscribe(),
+            network,
+            announcer: Announcer::new(Arc::clone(repository), strategy, Instant::now()),
+        })
+    }
+
+    /// The next event, or `None` after a moment in which there was none.
+    pub(crate) fn next(&mut self) -> Result<Option<NetworkEvent>, CommandError> {
+        let event = match self.events.recv_timeout(TICK) {
+            Ok(event) => Some(event),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(CommandError::failed("the network node has ended"));
+            }
+        };
+        let now = Instant::now();
+        if let Some(event) = &event {
+            self.announcer.event(event, now)?;
+        }
+        self.announcer.step(&self.network, now)?;
+        if let Some(NetworkEvent::Unreachable { address, error }) = &event {
+            let error = ipfs_exec_node::network::fetch::DialProblem(Arc::clone(error));
+            tracing::warn!(%address, %error, "cannot reach a peer");
+        }
+        Ok(event)
+    }
+}
+
+/// When serving ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// With a signal.
+    Signal,
+    /// After this time.
+    Passed(Duration),
+    /// When this many peers have taken all of it.
+    Taken(usize),
+}
+
+/// Where a command that serves for a while listens: any port, since another may serve already.
+const LISTEN: [&str; 4] = [
+    "/ip4/0.0.0.0/tcp/0",
+    "/ip6/::/tcp/0",
+    "/ip4/0.0.0.0/udp/0/quic-v1",
+    "/ip6/::/udp/0/quic-v1",
+];
+
+/// Serves the repository and above all `root` until it is time to end. A signal is an end like
+/// another.
+#[expect(clippy::print_stderr, reason = "stdout holds the result alone")]
+pub(crate) fn serve_until(
+    context: &Context,
+    repository: &Arc<Repository>,
+    arguments: &ServingArgs,
+    root: &Cid,
+    until: Until,
+) -> Result<(), CommandError> {
+    let identity = identity_or_passing(repository)?;
+    let mut takers = Takers::of(&**repository, root)?;
+    let mut serving = Serving::start(context, repository, identity, arguments, &LISTEN)?;
+    let started = Instant::now();
+    let mut connected = HashSet::new();
+    let mut taken_at: Option<Instant> = None;
+    while !context.interrupt.asked() {
+        match serving.next()? {
+            Some(NetworkEvent::Listening { address }) => eprintln!("listening on {address}"),
+            Some(NetworkEvent::Connected { peer, .. }) => drop(connected.insert(peer)),
+            Some(NetworkEvent::Disconnected { peer }) => drop(connected.remove(&peer)),
+            Some(NetworkEvent::Sent { peer, cids }) => takers.sent(peer, &cids),
+            _ => {}
+        }
+        match until {
+            Until::Signal => {}
+            Until::Passed(duration) if started.elapsed() >= duration => break,
+            Until::Passed(_) => {}
+            Until::Taken(count) if takers.complete().count() >= count => {
+                // What was sent may still be on its way; who has it all leaves.
+                let waited = taken_at.get_or_insert_with(Instant::now).elapsed();
+                let is_there = takers.complete().any(|peer| connected.contains(peer));
+                if !is_there || waited >= LINGER {
+                    break;
+                }
+            }
+            Until::Taken(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// The identity of the repository, or a passing one while another process speaks as it.
+fn identity_or_passing(repository: &Repository) -> Result<Identity, IdentityError> {
+    match Identity::of_repository(repository.path()) {
+        Err(IdentityError::InUse { .. }) => Ok(Identity::passing()),
+        identity => identity,
+    }
+}
