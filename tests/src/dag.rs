@@ -123,6 +123,12 @@ impl Blocks {
         self.blocks.retain(|(other, _)| other != cid);
     }
 
+    /// The bytes of a block.
+    pub fn get(&self, cid: &Cid) -> Option<&[u8]> {
+        let (_, bytes) = self.blocks.iter().find(|(other, _)| other == cid)?;
+        Some(bytes)
+    }
+
     /// A CAR of all blocks, the last first.
     pub fn car(&self, roots: &[Cid]) -> Vec<u8> {
         let mut car = Vec::new();

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
@@ -19,7 +20,7 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// Makes a new place. The repository does not exist until the first command makes it.
+    /// Makes a new place. The repository holds a configuration alone until the first command.
     ///
     /// # Panics
     /// If it cannot be made.
@@ -32,7 +33,25 @@ impl Environment {
             fs::create_dir(root.path().join(name)).expect("the directory is new");
         }
         let repository = root.path().join("repository");
-        Environment { root, repository }
+        let environment = Environment { root, repository };
+        // Nobody else is to take part in a test.
+        environment.configure("mdns = false\n");
+        environment
+    }
+
+    /// Writes the configuration of the repository.
+    ///
+    /// # Panics
+    /// If it cannot be written.
+    #[track_caller]
+    pub fn configure(&self, config: &str) {
+        let mut private = fs::DirBuilder::new();
+        private
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.repository)
+            .expect("cannot make the repository");
+        fs::write(self.repository.join("config.toml"), config).expect("cannot write config.toml");
     }
 
     /// The directory of the repository.

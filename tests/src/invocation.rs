@@ -250,6 +250,11 @@ impl Running {
         let _ = rustix::process::kill_process_group(self.process(), signal);
     }
 
+    /// What the program has written to its standard error so far.
+    pub fn stderr(&self) -> String {
+        String::from_utf8_lossy(&self.stderr.so_far()).into_owned()
+    }
+
     /// Waits until the program has written `text` to its standard error.
     ///
     /// # Panics

@@ -18,13 +18,19 @@
 pub mod archive;
 pub mod dag;
 pub mod environment;
+pub mod gateway;
+pub mod http;
 pub mod invocation;
+pub mod peer;
+
 pub mod random;
 pub mod recipe;
 pub mod requirement;
+pub mod served;
 pub mod tree;
 pub mod vector;
 
 pub use archive::Archive;
 pub use environment::Environment;
 pub use invocation::{Invocation, Outcome, Running};
+pub use served::Served;

@@ -26,7 +26,7 @@ fn find_payload(repository: &Path, payload: &[u8]) -> (PathBuf, usize) {
 }
 
 /// Flips one bit of `payload` on disk.
-fn damage(repository: &Path, payload: &[u8]) {
+pub(crate) fn damage(repository: &Path, payload: &[u8]) {
     let (path, offset) = find_payload(repository, payload);
     let mut bytes = fs::read(&path).unwrap();
     bytes[offset + payload.len() / 2] ^= 0x10;

@@ -3,45 +3,12 @@
 use std::fs;
 
 use ipfs_exec_tests::random::Random;
-use ipfs_exec_tests::{Environment, Running, tree};
-use rustix::process::Signal;
+use ipfs_exec_tests::{Environment, Served, tree};
 
 use crate::machine::{EMPTY, Machine};
 
 /// A directory with `test` holding `blabla\n`.
 const BLABLA: &str = "QmeugpFaBp7aafV2uN7GC3E2GbAycnEU3c2Q3FS7mSLbo4";
-
-/// A process that serves a repository, and its addresses.
-struct Served {
-    running: Running,
-    tcp: String,
-    quic: String,
-}
-
-fn serve(environment: &Environment) -> Served {
-    let listen = |address| ["--listen".to_owned(), format!("/ip4/127.0.0.1/{address}")];
-    let mut running = environment
-        .ipfs_exec(["serve"])
-        .arguments(listen("tcp/0"))
-        .arguments(listen("udp/0/quic-v1"))
-        .start();
-    let tcp = running.wait_for_line("listening on /ip4/127.0.0.1/tcp/");
-    let quic = running.wait_for_line("listening on /ip4/127.0.0.1/udp/");
-    Served {
-        running,
-        tcp: format!("/ip4/127.0.0.1/tcp/{tcp}"),
-        quic: format!("/ip4/127.0.0.1/udp/{quic}"),
-    }
-}
-
-impl Served {
-    fn end(self) {
-        self.running.signal(Signal::TERM);
-        let outcome = self.running.wait();
-        assert_eq!(outcome.code, Some(0), "{outcome:?}");
-        assert!(outcome.stderr.is_empty(), "{outcome:?}");
-    }
-}
 
 /// A file of several levels, small files, and a HAMT.
 fn fill(environment: &Environment) -> String {
@@ -57,7 +24,7 @@ fn fill(environment: &Environment) -> String {
 fn content_goes_from_one_repository_to_another() {
     let giver = Environment::new();
     let cid = fill(&giver);
-    let served = serve(&giver);
+    let served = Served::start(&giver);
     for address in [&served.tcp, &served.quic] {
         let taker = Environment::new();
         let fetched = taker.ipfs_exec(["fetch", "--peer", address, &cid]);
@@ -77,7 +44,7 @@ fn content_goes_from_one_repository_to_another() {
 fn commands_fetch_what_they_read_and_no_more() {
     let giver = Environment::new();
     let cid = fill(&giver);
-    let served = serve(&giver);
+    let served = Served::start(&giver);
     let taker = Environment::new();
     let with_peer = |arguments: &[&str]| {
         taker
@@ -104,7 +71,7 @@ fn commands_fetch_what_they_read_and_no_more() {
 #[test]
 fn what_another_process_adds_is_served_too() {
     let giver = Environment::new();
-    let served = serve(&giver);
+    let served = Served::start(&giver);
     giver.write("late", "added while it is served");
     let cid = giver.add("late");
     let taker = Environment::new();
@@ -118,7 +85,7 @@ fn a_run_takes_its_image_and_input_from_a_peer() {
     let giver = Machine::new();
     giver.environment.write("input/word", "blabla\n");
     let input = giver.environment.add("input");
-    let served = serve(&giver.environment);
+    let served = Served::start(&giver.environment);
     let taker = Environment::new();
     let run = taker.ipfs_exec(["run", "--peer", &served.tcp, &giver.rootfs, &input]);
     let outcome = run
@@ -132,7 +99,7 @@ fn a_run_takes_its_image_and_input_from_a_peer() {
 #[test]
 fn what_nobody_has_is_told_with_the_cause() {
     let giver = Environment::new();
-    let served = serve(&giver);
+    let served = Served::start(&giver);
     let taker = Environment::new();
     let missing = |address: &str| {
         let fetch = taker.ipfs_exec(["fetch", "--peer", address, BLABLA]);
@@ -150,53 +117,10 @@ fn what_nobody_has_is_told_with_the_cause() {
     taker.assert_nothing_left();
 }
 
-/// What arrived before the peer died is kept, and a second call fetches the rest alone.
-#[test]
-fn a_fetch_goes_on_where_it_was_when_its_peer_died() {
-    let giver = Environment::new();
-    giver.write("file", Random::new(41).bytes(300 << 20));
-    let cid = giver.add("file");
-    let served = serve(&giver);
-    let taker = Environment::new();
-    let arguments = ["fetch", "--idle-timeout=2", "--peer", &served.tcp, &cid];
-    let fetch = taker.ipfs_exec(arguments).start();
-    let blocks = taker.repository().join("blocks");
-    // The first batch is on disk.
-    while fs::read_dir(&blocks).map_or(0, |found| {
-        found
-            .map(|entry| entry.unwrap().metadata().unwrap().len())
-            .sum()
-    }) < 20 << 20
-    {
-        std::thread::yield_now();
-    }
-    served.running.signal(Signal::KILL);
-    let outcome = fetch.wait();
-    assert_eq!(outcome.code, Some(1), "{outcome:?}");
-    assert!(outcome.stderr.contains("lost"), "{outcome:?}");
-    let before = taker.statistic("blocks");
-    assert!(before > 50, "{before} blocks were kept");
-
-    let again = serve(&giver);
-    let outcome = taker
-        .ipfs_exec(["fetch", "--peer", &again.tcp, &cid])
-        .succeeds();
-    let fetched = outcome
-        .stderr
-        .split(' ')
-        .nth(1)
-        .unwrap()
-        .parse::<u64>()
-        .unwrap();
-    assert_eq!(fetched + before, taker.statistic("blocks"), "{outcome:?}");
-    taker.assert_clean();
-    again.end();
-}
-
 #[test]
 fn one_process_at_a_time_serves_a_repository() {
     let giver = Environment::new();
-    let served = serve(&giver);
+    let served = Served::start(&giver);
     let id = giver.ipfs_exec(["id"]).succeeds().line();
     assert!(served.tcp.ends_with(&id), "{id}");
     giver.ipfs_exec(["serve"]).fails(1, &[&id]);

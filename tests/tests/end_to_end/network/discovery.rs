@@ -1,0 +1,277 @@
+//! Finding peers that were not named: by the DHT, by routers, and on the local network.
+
+use ipfs_exec_tests::environment::binary;
+use ipfs_exec_tests::http::{Response, Server};
+use ipfs_exec_tests::random::Random;
+use ipfs_exec_tests::{Environment, Served, requirement};
+
+/// Four nodes that keep a DHT, each but the first with the first as its peer.
+struct Dht {
+    nodes: Vec<(Environment, Served)>,
+}
+
+impl Dht {
+    fn start() -> Dht {
+        let first = Environment::new();
+        let served = Served::start(&first);
+        let entry = served.tcp.clone();
+        let mut nodes = vec![(first, served)];
+        for _ in 0..3 {
+            let environment = Environment::new();
+            let served = Served::with(&environment, ["--peer", &entry]);
+            nodes.push((environment, served));
+        }
+        Dht { nodes }
+    }
+
+    fn address(&self, node: usize) -> &str {
+        &self.nodes[node].1.tcp
+    }
+
+    fn end(self) {
+        // The first last: it is the peer of the others.
+        for (_, served) in self.nodes.into_iter().rev() {
+            served.end();
+        }
+    }
+}
+
+/// Waits until the DHT was told of `cid`: `provide` returns when it was.
+fn await_provided(environment: &Environment, cid: &str) {
+    environment.ipfs_exec(["provide", cid]).succeeds();
+}
+
+#[test]
+fn content_is_found_through_a_dht_without_its_address() {
+    let dht = Dht::start();
+    let giver = Environment::new();
+    giver.write("file", Random::new(50).bytes(3_000_000));
+    let cid = giver.add("file");
+    let served = Served::with(&giver, ["--peer", dht.address(0)]);
+    await_provided(&giver, &cid);
+    let taker = Environment::new();
+    taker
+        .ipfs_exec(["fetch", "--peer", dht.address(3), &cid])
+        .succeeds();
+    // The peer may be one that enters a DHT and no more.
+    let other = Environment::new();
+    other.configure(&format!(
+        "mdns = false\nbootstrap = ['{}']\n",
+        dht.address(2)
+    ));
+    assert!(other.cat(&cid) == std::fs::read(giver.file("file")).unwrap());
+    served.end();
+    dht.end();
+}
+
+/// What is pinned is announced without having been asked for, also when it comes later.
+#[test]
+fn those_who_serve_announce_their_pins() {
+    let dht = Dht::start();
+    for strategy in ["roots", "pinned", "all"] {
+        let giver = Environment::new();
+        let served = Served::with(&giver, ["--provide", strategy, "--peer", dht.address(0)]);
+        giver.write("file", format!("announced by {strategy}"));
+        let cid = giver.add("file");
+        let taker = Environment::new();
+        let mut tries = 0;
+        // It is looked for new content every other second.
+        loop {
+            let fetched = taker
+                .ipfs_exec(["fetch", "--peer", dht.address(1), &cid])
+                .run();
+            if fetched.code == Some(0) {
+                break;
+            }
+            assert!(tries < 40, "{strategy}: {fetched:?}");
+            tries += 1;
+        }
+        served.end();
+    }
+    dht.end();
+}
+
+#[test]
+fn content_that_is_to_be_provided_by_a_process_without_a_server_is_announced_once() {
+    let dht = Dht::start();
+    let giver = Environment::new();
+    giver.configure("mdns = false\n[serve]\nlisten = ['/ip4/127.0.0.1/tcp/0']\n");
+    giver.write("file", "announced by nobody else");
+    let cid = giver.add("file");
+    let provided = giver
+        .ipfs_exec(["provide", "--peer", dht.address(0), &cid])
+        .succeeds();
+    assert_eq!(provided.line(), cid);
+    assert!(provided.stderr.contains("serve"), "{provided:?}");
+    dht.end();
+}
+
+#[test]
+fn a_router_says_who_has_the_content() {
+    let giver = Environment::new();
+    giver.write("file", "found by a router");
+    let cid = giver.add("file");
+    let served = Served::start(&giver);
+    let id = giver.ipfs_exec(["id"]).succeeds().line();
+    let record = format!(
+        r#"{{"Schema":"peer","ID":"{id}","Addrs":["{}"]}}"#,
+        served.tcp.split("/p2p/").next().unwrap()
+    );
+    let lines = Server::start({
+        let record = record.clone();
+        move |_| Response::ok("application/x-ndjson", format!("{record}\n"))
+    });
+    let object = Server::start(move |_| {
+        Response::ok("application/json", format!("{{\"Providers\":[{record}]}}"))
+    });
+    for router in [&lines, &object] {
+        let taker = Environment::new();
+        let read = taker.ipfs_exec(["cat", "--router", &router.url(), &cid]);
+        assert_eq!(read.succeeds().stdout, b"found by a router");
+        let asked = router.requests();
+        assert!(asked[0].starts_with("/routing/v1/providers/b"), "{asked:?}");
+    }
+    served.end();
+}
+
+/// None of them may hold a fetch up that has another source, or make it succeed without one.
+#[test]
+fn bad_routers_do_no_harm() {
+    let giver = Environment::new();
+    giver.write("file", "had by a peer");
+    let cid = giver.add("file");
+    let served = Served::start(&giver);
+    type Answer = fn(&str) -> Response;
+    let answers: [(&str, Answer); 6] = [
+        ("nobody", |_| Response::status(404)),
+        ("broken", |_| Response::status(500)),
+        ("HTML", |_| Response::ok("text/html", "<html>")),
+        ("nonsense", |_| {
+            Response::ok("application/json", "{\"Providers\": 7}")
+        }),
+        ("endless", |_| {
+            Response::ok("application/x-ndjson", vec![b'x'; 3 << 20])
+        }),
+        ("in circles", |path| Response::redirect(path)),
+    ];
+    for (name, answer) in answers {
+        let router = Server::start(answer);
+        let taker = Environment::new();
+        taker
+            .ipfs_exec(["cat", "--router", &router.url(), &cid])
+            .fails(1, &[&cid]);
+        let read = taker.ipfs_exec([
+            "cat",
+            "--router",
+            &router.url(),
+            "--peer",
+            &served.tcp,
+            &cid,
+        ]);
+        assert_eq!(read.succeeds().stdout, b"had by a peer", "{name}");
+    }
+    served.end();
+}
+
+/// Two hosts on a network of their own. `$1` is run in the first, `$2` in the second once the first
+/// has printed a line that begins with `listening`.
+const TWO_HOSTS: &str = r#"
+    set -e
+    mount -t tmpfs none /run
+    mkdir /run/netns
+    ip link set lo up
+    ip netns add other
+    ip link add near type veth peer name far netns other
+    ip addr add 10.99.0.1/24 dev near
+    ip link set near up
+    ip -n other addr add 10.99.0.2/24 dev far
+    ip -n other link set far up
+    ip -n other link set lo up
+    sh -c "$1" > server.out 2> server.err &
+    server=$!
+    trap 'kill $server; wait $server' EXIT
+    while ! grep -q '^listening on /ip4/10' server.out; do
+        kill -0 $server
+        read -t 0.05 _ <> /dev/zero || :
+    done
+    ip netns exec other sh -c "$2"
+"#;
+
+/// Runs `server` and `client` on two hosts, as root of user and network namespaces of their own.
+#[track_caller]
+fn on_two_hosts(environment: &Environment, server: &str, client: &str) -> String {
+    requirement::tool("ip", "iproute2");
+    let arguments = [
+        "--user",
+        "--map-root-user",
+        "--net",
+        "--mount",
+        "bash",
+        "-c",
+    ];
+    let outcome = environment
+        .program("unshare")
+        .arguments(arguments)
+        .arguments([TWO_HOSTS, "bash", server, client])
+        .variable("IPFS_EXEC", binary())
+        .run();
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    outcome.text().to_owned()
+}
+
+/// No peer is named, and no option is needed.
+#[test]
+fn peers_of_the_local_network_are_found() {
+    let environment = Environment::new();
+    environment.write("file", "found by multicast DNS");
+    let cid = environment.add("file");
+    environment.configure("");
+    environment.directory("other");
+    let client = format!("IPFS_EXEC_PATH=$PWD/other exec \"$IPFS_EXEC\" cat {cid}");
+    let read = on_two_hosts(&environment, "exec \"$IPFS_EXEC\" serve", &client);
+    assert_eq!(read, "found by multicast DNS");
+    // Also where a peer was named that is not there, but not where that was forbidden.
+    let client = format!(
+        "rm -r other/*; export IPFS_EXEC_PATH=$PWD/other\n\
+         \"$IPFS_EXEC\" --no-mdns cat {cid} && exit 9\n\
+         exec \"$IPFS_EXEC\" cat --peer /ip4/10.99.0.77/tcp/1 {cid}"
+    );
+    let read = on_two_hosts(&environment, "exec \"$IPFS_EXEC\" serve", &client);
+    assert_eq!(read, "found by multicast DNS");
+}
+
+/// The network is cut for a while in the middle of a fetch.
+#[test]
+fn a_fetch_outlives_a_partition_that_heals() {
+    let environment = Environment::new();
+    environment.write("file", Random::new(51).bytes(40 << 20));
+    let cid = environment.add("file");
+    environment.directory("other");
+    let client = format!(
+        r#"
+        export IPFS_EXEC_PATH=$PWD/other
+        tc qdisc add dev far root netem rate 200mbit
+        tc -n other qdisc show dev far > /dev/null
+        peer=$(sed -n 's/listening on //p' server.out | grep 10.99 | head -n 1)
+        "$IPFS_EXEC" fetch --no-mdns --peer $peer {cid} > /dev/null &
+        fetch=$!
+        while [ $(du -sk other | cut -f 1) -lt 4000 ]; do
+            kill -0 $fetch
+            read -t 0.05 _ <> /dev/zero || :
+        done
+        ip link set far down
+        read -t 3 _ <> /dev/zero || :
+        ip link set far up
+        wait $fetch
+        "$IPFS_EXEC" cat --offline {cid} | cmp - file && echo whole
+        "#
+    );
+    let client = client.replace("tc -n other qdisc show dev far > /dev/null\n", "");
+    requirement::tool("tc", "iproute2");
+    let told = on_two_hosts(
+        &environment,
+        "tc qdisc add dev near root netem rate 200mbit; exec \"$IPFS_EXEC\" serve",
+        &format!("exec bash -c '{}'", client.replace('\'', "'\\''")),
+    );
+    assert_eq!(told, "whole\n");
+}

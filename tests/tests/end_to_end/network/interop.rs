@@ -1,0 +1,125 @@
+//! Content from and to Kubo and Helia, each of which judges ours.
+
+use std::fs;
+
+use ipfs_exec_tests::peer::Peer;
+use ipfs_exec_tests::random::Random;
+use ipfs_exec_tests::{Environment, Served, tree};
+
+/// A file of several levels, a directory of directories, and one that becomes a HAMT.
+const CONTENTS: [&str; 3] = ["large", "tree", "hamt"];
+
+fn fill(environment: &Environment) {
+    environment.write("large", Random::new(60).bytes(45_000_000));
+    for number in 0..300 {
+        let content = Random::new(number).bytes(4096);
+        environment.write(format!("tree/{}/{number}", number % 10), content);
+    }
+    // Long names make a HAMT of few entries: Helia takes 15 ms for each.
+    let name = "entry-with-a-long-name-".repeat(10);
+    for number in 0..1100 {
+        environment.write(format!("hamt/{name}{number:06}"), number.to_string());
+    }
+}
+
+/// Fetches all contents, which `peer` has added, and compares.
+fn fetch_all(source: &Environment, cids: &[String], address: &str) {
+    let taker = Environment::new();
+    for (name, cid) in CONTENTS.iter().zip(cids) {
+        let fetched = taker.ipfs_exec(["fetch", "--peer", address, cid]);
+        let outcome = fetched.succeeds();
+        assert!(outcome.elapsed.as_secs() < 25, "{name} stalls: {outcome:?}");
+        let target = taker.file(name);
+        taker
+            .ipfs_exec(["get", "--offline", cid, "-o"])
+            .argument(&target)
+            .succeeds();
+        assert!(
+            tree::snapshot(&target) == tree::snapshot(&source.file(name)),
+            "{name} differs"
+        );
+    }
+    taker.assert_clean();
+}
+
+#[test]
+fn kubo_gives_and_takes() {
+    let ours = Environment::new();
+    fill(&ours);
+    let added: Vec<String> = CONTENTS.iter().map(|name| ours.add(name)).collect();
+    let mut kubo = Peer::kubo(&ours.directory("kubo"), None);
+    let theirs: Vec<_> = CONTENTS
+        .iter()
+        .map(|name| kubo.add(&ours.file(name)))
+        .collect();
+    assert_eq!(theirs, added);
+    for transport in ["/tcp/", "/quic-v1"] {
+        let address = kubo.address(transport).to_owned();
+        for _ in 0..2 {
+            fetch_all(&ours, &theirs, &address);
+        }
+    }
+    drop(kubo);
+    let served = Served::start(&ours);
+    for (number, address) in [&served.tcp, &served.quic].into_iter().enumerate() {
+        let mut kubo = Peer::kubo(&ours.directory(format!("kubo-{number}")), None);
+        kubo.connect(address);
+        for cid in &added {
+            kubo.pin(cid);
+        }
+        let copy = ours.file(format!("copy-{number}"));
+        kubo.get(&added[0], &copy);
+        assert!(fs::read(copy).unwrap() == fs::read(ours.file("large")).unwrap());
+    }
+    served.end();
+}
+
+#[test]
+fn helia_gives_and_takes() {
+    let ours = Environment::new();
+    fill(&ours);
+    let added: Vec<String> = CONTENTS.iter().map(|name| ours.add(name)).collect();
+    let mut helia = Peer::helia();
+    let theirs: Vec<_> = CONTENTS
+        .iter()
+        .map(|name| helia.add(&ours.file(name)))
+        .collect();
+    assert_eq!(theirs, added);
+    let address = helia.address("/tcp/").to_owned();
+    for _ in 0..2 {
+        fetch_all(&ours, &theirs, &address);
+    }
+    drop(helia);
+    let served = Served::start(&ours);
+    let mut helia = Peer::helia();
+    helia.connect(&served.tcp);
+    for (name, cid) in CONTENTS.iter().zip(&added) {
+        let copy = ours.file(format!("copy-{name}"));
+        helia.get(cid, &copy);
+        assert!(
+            tree::snapshot(&copy) == tree::snapshot(&ours.file(name)),
+            "{name} differs"
+        );
+    }
+    served.end();
+}
+
+/// The key of a private network means the same to Kubo.
+#[test]
+fn kubo_is_in_the_same_private_network() {
+    let ours = Environment::new();
+    ours.write("file", Random::new(61).bytes(1_000_000));
+    let key = ours.write(
+        "key",
+        format!("/key/swarm/psk/1.0.0/\n/base16/\n{}\n", "5a".repeat(32)),
+    );
+    let mut kubo = Peer::kubo(&ours.directory("kubo"), Some(&key));
+    let cid = kubo.add(&ours.file("file"));
+    let address = kubo.address("/tcp/").to_owned();
+    let taker = Environment::new();
+    let fetch = || taker.ipfs_exec(["fetch", "--idle-timeout=5", "--peer", &address, &cid]);
+    fetch().fails(1, &[&cid]);
+    fs::copy(&key, taker.repository().join("swarm.key")).unwrap();
+    fetch().succeeds();
+    assert!(taker.cat(&cid) == fs::read(ours.file("file")).unwrap());
+}

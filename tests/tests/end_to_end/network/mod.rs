@@ -1,0 +1,9 @@
+//! The node among peers, on loopback or in network namespaces that the tests make.
+
+mod discovery;
+mod exchange;
+mod faults;
+mod gateways;
+mod interop;
+mod private;
+mod serving;
