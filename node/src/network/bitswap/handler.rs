@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -26,6 +27,10 @@ use super::outbound::{Outbound, Outgoing, Progress};
 use super::protocol::{Upgrade, Version, version_of};
 use super::verify::{Share, Verifier};
 use crate::limits;
+
+/// How long a connection stays after the peer's last message. A peer that waits for a block asks again
+/// after a minute; one that fetches block by block has no stream open in between.
+const PEER_IDLE: Duration = Duration::from_secs(120);
 
 /// What the behaviour tells a connection.
 #[derive(Debug)]
@@ -76,6 +81,7 @@ pub struct Handler {
     version: Option<Version>,
     announce: Option<Version>,
     keep_alive: bool,
+    last_message: Option<Instant>,
 }
 
 impl Handler {
@@ -89,6 +95,7 @@ impl Handler {
             version: None,
             announce: None,
             keep_alive: false,
+            last_message: None,
         }
     }
 
@@ -104,6 +111,7 @@ impl Handler {
     /// Takes a message apart; what is left for the behaviour is returned.
     fn received(&mut self, stream: Stream, (mut message, share): Received) -> Option<HandlerEvent> {
         self.read(stream);
+        self.last_message = Some(Instant::now());
         let share = Arc::new(share);
         let blocks = std::mem::take(&mut message.blocks);
         if !blocks.is_empty() {
@@ -164,7 +172,8 @@ impl ConnectionHandler for Handler {
     }
 
     fn connection_keep_alive(&self) -> bool {
-        self.keep_alive || !self.outbound.is_idle()
+        let is_used = |last: Instant| last.elapsed() < PEER_IDLE;
+        self.keep_alive || !self.outbound.is_idle() || self.last_message.is_some_and(is_used)
     }
 
     fn on_behaviour_event(&mut self, event: ToHandler) {
