@@ -1,5 +1,5 @@
 //! The node of `ipfs-exec` as a library: a repository of blocks, UnixFS on top of it, CAR files in
-//! and out.
+//! and out, and peers that blocks come from and go to.
 //!
 //! Blocks live in a [`Repository`]: a directory that any number of processes
 //! use at the same time, without a daemon. What is imported gets the CIDs that Kubo would give it.
@@ -56,6 +56,10 @@ pub mod car;
 
 #[cfg(feature = "network")]
 pub mod network;
+
+#[cfg(all(feature = "network", any(test, feature = "fuzzing")))]
+#[doc(hidden)]
+pub mod fuzzing;
 
 pub use block::{Block, BlockError, Blocks, Cid};
 pub use path::{ContentPath, EntryName};

@@ -125,6 +125,10 @@ impl Peer {
 }
 
 impl Found {
+    fn is_unreachable(&self, address: &Multiaddr) -> bool {
+        self.unreachable.iter().any(|(known, _)| known == address)
+    }
+
     fn add(&mut self, event: NetworkEvent) {
         match event {
             NetworkEvent::Connected { peer, address, .. } => {
@@ -145,10 +149,8 @@ impl Found {
                     known.round_trip = Some(round_trip);
                 }
             }
-            NetworkEvent::Unreachable { address, error } => {
-                if !self.unreachable.iter().any(|(known, _)| *known == address) {
-                    self.unreachable.push((address, DialProblem(error)));
-                }
+            NetworkEvent::Unreachable { address, error } if !self.is_unreachable(&address) => {
+                self.unreachable.push((address, DialProblem(error)));
             }
             NetworkEvent::AllTried => self.all_tried = true,
             _ => {}

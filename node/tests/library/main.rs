@@ -10,5 +10,7 @@ mod concurrency;
 mod directories;
 mod files;
 mod hostile;
+#[cfg(feature = "network")]
+mod relay;
 mod repository;
 mod support;

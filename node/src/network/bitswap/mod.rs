@@ -76,3 +76,14 @@ pub enum Fault {
     #[error("stopped within a message")]
     Stalled,
 }
+
+/// Reads a message and writes it in the newest version, without its length; `None` where it is
+/// malformed.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn reencode(bytes: &bytes::Bytes) -> Option<bytes::Bytes> {
+    let message = message::Message::decode(bytes).ok()?;
+    let written = message.encode(protocol::Version::OneTwo);
+    // Messages are far shorter than the five bytes of a length could say.
+    let length = written.iter().position(|byte| byte & 0x80 == 0)? + 1;
+    Some(bytes::Bytes::from(written).slice(length..))
+}

@@ -491,7 +491,7 @@ impl<'r> Fetcher<'r> {
                 sources.discovering(now);
                 Ok(())
             }
-            Verdict::Fail(error) => Err(error.into()),
+            Verdict::Fail(error) => Err(Arc::from(error)),
         }
     }
 }

@@ -37,7 +37,7 @@ pub(super) enum Verdict {
     Wait,
     /// To look for peers on the local network.
     Discover,
-    Fail(FetchError),
+    Fail(Box<FetchError>),
 }
 
 /// That nobody who is connected has a block.
@@ -123,8 +123,8 @@ impl Sources {
     }
 
     /// No gateway gave the block.
-    pub(super) fn refused(&mut self, cid: Cid, error: GatewayError) {
-        self.refused.insert(cid, Arc::new(error));
+    pub(super) fn refused(&mut self, cid: Cid, error: Arc<GatewayError>) {
+        self.refused.insert(cid, error);
     }
 
     /// Blocks that no peer has, each once: to be asked for elsewhere. None while peers that were
@@ -221,7 +221,7 @@ impl Sources {
         now: Instant,
     ) -> Verdict {
         if now.saturating_duration_since(self.last_block) >= self.prospects.idle_timeout {
-            return Verdict::Fail(self.idle(cid));
+            return Verdict::Fail(Box::new(self.idle(cid)));
         }
         if self.somebody_may_come(now) {
             return Verdict::Wait;
@@ -231,7 +231,7 @@ impl Sources {
             Some(_) if self.prospects.may_discover && self.discovering_until.is_none() => {
                 Verdict::Discover
             }
-            Some(error) => Verdict::Fail(error),
+            Some(error) => Verdict::Fail(Box::new(error)),
         }
     }
 

@@ -102,7 +102,7 @@ pub enum GatewayEvent {
         /// The block.
         cid: Cid,
         /// Why the last one did not.
-        error: GatewayError,
+        error: Arc<GatewayError>,
     },
     /// What [`GatewaySession::want_all`] began has ended; blocks may be missing.
     Ended {
@@ -418,7 +418,10 @@ impl Worker {
                     },
                 }
             }
-            Done::Block(cid, Err(error)) => GatewayEvent::Failed { cid, error },
+            Done::Block(cid, Err(error)) => GatewayEvent::Failed {
+                cid,
+                error: Arc::new(error),
+            },
             Done::Dag(root, outcome) => {
                 if let Err(error) = outcome {
                     tracing::debug!(%root, %error, "a stream of a gateway ended early");

@@ -11,6 +11,9 @@
 //! each of the longer measurements, because a virtual machine may have given it back, and fetching it
 //! again can take longer than the work. Files are removed at the end only: ext4 without a journal
 //! makes new ones slowly for a minute after thousands were removed. Nothing else should run.
+//!
+//! The works that fetch stand beside two Kubos, which `tests/peers/install.sh DIR` installs; set
+//! `IPFS_EXEC_PEERS` to that directory.
 
 #![expect(clippy::print_stdout, reason = "the table is the data of this program")]
 #![expect(
@@ -24,6 +27,7 @@ use std::process::{Command, ExitCode};
 use clap::Parser;
 
 mod measure;
+mod network;
 mod sandbox;
 mod storage;
 mod usage;
@@ -65,12 +69,19 @@ fn main() -> ExitCode {
                 .iter()
                 .any(|only| name.contains(only.as_str()))
     };
-    let makers: [(&str, Maker); 5] = [
+    let makers: [(&str, Maker); 12] = [
         ("import-file", storage::import_file),
         ("import-tree", storage::import_tree),
         ("export-file", storage::export_file),
         ("export-tree", storage::export_tree),
         ("run-true", sandbox::run_true),
+        ("fetch-file", network::fetch_file),
+        ("fetch-file-quic", network::fetch_file_quic),
+        ("fetch-file-two", network::fetch_file_two),
+        ("fetch-tree", network::fetch_tree),
+        ("fetch-far", network::fetch_far),
+        ("first-block-tcp", network::first_block_tcp),
+        ("first-block-quic", network::first_block_quic),
     ];
     let mut measured = false;
     println!("{}", measure::HEAD);

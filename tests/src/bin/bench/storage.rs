@@ -12,18 +12,18 @@ use sha2::{Digest, Sha256};
 use crate::measure::{self, Contender, Sample, Work};
 
 /// Size of the one large file: 1 GiB.
-const FILE_BYTES: u64 = 1 << 30;
+pub(crate) const FILE_BYTES: u64 = 1 << 30;
 /// How many small files there are, and their size; a hundred in each directory.
-const FILES: u64 = 10_000;
-const SMALL_FILE_BYTES: usize = 4096;
+pub(crate) const FILES: u64 = 10_000;
+pub(crate) const SMALL_FILE_BYTES: usize = 4096;
 const FILES_A_DIRECTORY: u64 = 100;
 /// Memory that the import of a large file may take.
 const IMPORT_PEAK_BYTES: u64 = 64 << 20;
 /// Memory that anything may take.
-const PEAK_BYTES: u64 = 128 << 20;
+pub(crate) const PEAK_BYTES: u64 = 128 << 20;
 
 pub(crate) fn import_file(binary: &Path, place: &Path) -> Work {
-    let input = make_file(place);
+    let input = make_file(place, FILE_BYTES);
     let ours = import(binary, place, &input);
     let copy = place.join("copy");
     let dd = {
@@ -62,7 +62,7 @@ pub(crate) fn import_tree(binary: &Path, place: &Path) -> Work {
 }
 
 pub(crate) fn export_file(binary: &Path, place: &Path) -> Work {
-    let input = make_file(place);
+    let input = make_file(place, FILE_BYTES);
     let ours = export(binary, place, &input);
     Work {
         title: "export a file of 1 GiB",
@@ -168,12 +168,12 @@ fn hash(files: Vec<PathBuf>) -> Contender {
     })
 }
 
-fn make_file(place: &Path) -> PathBuf {
+pub(crate) fn make_file(place: &Path, bytes: u64) -> PathBuf {
     let path = place.join("input");
     let mut file = File::create_new(&path).expect("the place is ours");
     let mut random = Random::new(1);
     let mut buffer = vec![0; 1 << 20];
-    for _ in 0..FILE_BYTES / (1 << 20) {
+    for _ in 0..bytes / (1 << 20) {
         random.fill(&mut buffer);
         file.write_all(&buffer)
             .expect("the disk has room for the input");
@@ -182,7 +182,7 @@ fn make_file(place: &Path) -> PathBuf {
     path
 }
 
-fn make_tree(place: &Path) -> (PathBuf, Vec<PathBuf>) {
+pub(crate) fn make_tree(place: &Path) -> (PathBuf, Vec<PathBuf>) {
     let root = place.join("input");
     let mut random = Random::new(2);
     let mut files = Vec::new();

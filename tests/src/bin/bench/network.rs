@@ -1,0 +1,326 @@
+//! Content from peers on this machine, beside two Kubos doing the same, and across a slow line.
+
+use std::cell::Cell;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use ipfs_exec_tests::peer::Peer;
+use ipfs_exec_tests::{Environment, Invocation, Served};
+
+use crate::measure::{self, Contender, Sample, Work};
+use crate::storage::{FILE_BYTES, FILES, PEAK_BYTES, SMALL_FILE_BYTES, make_file, make_tree};
+
+/// How long a process may take to the first block from a peer that it knows.
+const FIRST_BLOCK: Duration = Duration::from_millis(12);
+
+/// What goes over the slow line: enough to fill it.
+const SLOW_BYTES: u64 = 256 << 20;
+
+/// A process that serves one content.
+struct Giver {
+    _environment: Environment,
+    served: Served,
+    cid: String,
+}
+
+fn giver(binary: &Path, content: &Path) -> Giver {
+    let environment = Environment::new();
+    let call = |arguments: &[&str]| -> Invocation {
+        environment.program(binary).arguments(arguments.to_vec())
+    };
+    let cid = call(&["add", "-Q"]).argument(content).succeeds().line();
+    let served = Served::by(call(&["serve"]));
+    Giver {
+        _environment: environment,
+        served,
+        cid,
+    }
+}
+
+/// Fetches `cid` from all of `addresses` into a repository of its own each time.
+fn fetch(
+    name: &'static str,
+    binary: &Path,
+    place: &Path,
+    addresses: Vec<String>,
+    givers: Rc<Vec<Giver>>,
+) -> Contender {
+    let (binary, place) = (binary.to_owned(), place.to_owned());
+    let number = Cell::new(0);
+    Contender::new(name, move || {
+        number.set(number.get() + 1);
+        let repository = place.join(format!("{}-{}", name.replace([' ', '`'], ""), number.get()));
+        let mut fetch = Command::new(&binary);
+        fetch
+            .arg("--repo")
+            .arg(&repository)
+            .args(["fetch", "--no-mdns"]);
+        for address in &addresses {
+            fetch.args(["--peer", address]);
+        }
+        let sample = measure::command(fetch.arg(&givers[0].cid));
+        forget(&repository);
+        sample
+    })
+}
+
+/// One Kubo pins what the other has. Each time in a repository of its own.
+fn kubo(place: &Path, content: PathBuf, transport: &'static str) -> Contender {
+    let place = place.to_owned();
+    let mut giver: Option<(Peer, String)> = None;
+    let mut number = 0;
+    Contender::new("Kubo 0.22 from Kubo 0.22", move || {
+        let (giver, cid) = giver.get_or_insert_with(|| {
+            let mut giver = Peer::kubo(&place.join("kubo"), None);
+            let cid = giver.add(&content);
+            (giver, cid)
+        });
+        number += 1;
+        let repository = place.join(format!("kubo-{number}"));
+        let mut taker = Peer::kubo(&repository, None);
+        taker.connect(giver.address(transport));
+        let started = Instant::now();
+        taker.pin(cid);
+        let elapsed = started.elapsed();
+        drop(taker);
+        forget(&repository);
+        Sample {
+            elapsed,
+            peak_bytes: None,
+        }
+    })
+}
+
+/// What was written must not slow what comes next.
+fn forget(repository: &Path) {
+    fs::remove_dir_all(repository).expect("the repository is ours");
+    rustix::fs::sync();
+}
+
+fn of_kubo(
+    binary: &Path,
+    place: &Path,
+    content: PathBuf,
+    transport: &'static str,
+) -> (Contender, Contender) {
+    let giver = giver(binary, &content);
+    let address = match transport {
+        "/tcp/" => giver.served.tcp.clone(),
+        _ => giver.served.quic.clone(),
+    };
+    let ours = fetch("ours", binary, place, vec![address], Rc::new(vec![giver]));
+    (ours, kubo(place, content, transport))
+}
+
+pub(crate) fn fetch_file(binary: &Path, place: &Path) -> Work {
+    let content = make_file(place, FILE_BYTES);
+    let (ours, kubo) = of_kubo(binary, place, content, "/tcp/");
+    file_work("fetch 1 GiB from a peer, TCP", ours, kubo)
+}
+
+pub(crate) fn fetch_file_quic(binary: &Path, place: &Path) -> Work {
+    let content = make_file(place, FILE_BYTES);
+    let (ours, kubo) = of_kubo(binary, place, content, "/quic-v1");
+    file_work("fetch 1 GiB from a peer, QUIC", ours, kubo)
+}
+
+/// Beside one provider of the same.
+pub(crate) fn fetch_file_two(binary: &Path, place: &Path) -> Work {
+    let content = make_file(place, FILE_BYTES);
+    let givers = Rc::new(vec![giver(binary, &content), giver(binary, &content)]);
+    let addresses: Vec<_> = givers
+        .iter()
+        .map(|giver| giver.served.tcp.clone())
+        .collect();
+    let one = vec![addresses[0].clone()];
+    let ours = fetch("ours", binary, place, addresses, Rc::clone(&givers));
+    let one = fetch("from one of them", binary, place, one, givers);
+    file_work("fetch 1 GiB from two peers", ours, one)
+}
+
+fn file_work(title: &'static str, ours: Contender, peer: Contender) -> Work {
+    Work {
+        title,
+        bytes: Some(FILE_BYTES),
+        ours,
+        peers: vec![peer],
+        samples_a_round: 1,
+        target: "3.5 s, 128 MiB",
+        met: |ours, _, peak| ours <= Duration::from_millis(3500) && peak <= PEAK_BYTES,
+    }
+}
+
+pub(crate) fn fetch_tree(binary: &Path, place: &Path) -> Work {
+    let (content, _) = make_tree(place);
+    let (ours, kubo) = of_kubo(binary, place, content, "/tcp/");
+    Work {
+        title: "fetch 10,000 files of 4 KiB from a peer",
+        bytes: Some(FILES * SMALL_FILE_BYTES as u64),
+        ours,
+        peers: vec![kubo],
+        samples_a_round: 1,
+        target: "1 s, 128 MiB",
+        met: |ours, _, peak| ours <= Duration::from_secs(1) && peak <= PEAK_BYTES,
+    }
+}
+
+pub(crate) fn first_block_tcp(binary: &Path, place: &Path) -> Work {
+    first_block(
+        binary,
+        place,
+        "process start to first block, TCP",
+        |served| &served.tcp,
+    )
+}
+
+pub(crate) fn first_block_quic(binary: &Path, place: &Path) -> Work {
+    first_block(
+        binary,
+        place,
+        "process start to first block, QUIC",
+        |served| &served.quic,
+    )
+}
+
+/// The whole process, its end included, beside one that only reads a block that is here.
+fn first_block(
+    binary: &Path,
+    place: &Path,
+    title: &'static str,
+    address: fn(&Served) -> &String,
+) -> Work {
+    let content = place.join("input");
+    fs::write(&content, "the first block").expect("the place is ours");
+    let giver = giver(binary, &content);
+    let (binary, place) = (binary.to_owned(), place.to_owned());
+    let maker = binary.clone();
+    let cat = move |repository: &Path, address: Option<&str>, cid: &str| {
+        let mut cat = Command::new(&binary);
+        cat.arg("--repo").arg(repository).args(["cat", "--no-mdns"]);
+        cat.args(
+            address
+                .map(|address| ["--peer", address])
+                .into_iter()
+                .flatten(),
+        );
+        measure::command(cat.arg(cid))
+    };
+    let cid = giver.cid.clone();
+    let known = place.join("known");
+    cat(&known, Some(address(&giver.served)), &cid);
+    let local = {
+        let (cat, cid) = (cat.clone(), cid.clone());
+        Contender::new("the same, local", move || cat(&known, None, &cid))
+    };
+    let mut number = 0;
+    let ours = Contender::new("ours", move || {
+        number += 1;
+        // It exists, and holds nothing.
+        let repository = place.join(format!("empty-{number}"));
+        let made = Command::new(&maker)
+            .arg("--repo")
+            .arg(&repository)
+            .args(["repo", "stat"])
+            .output();
+        assert!(made.is_ok_and(|made| made.status.success()));
+        let sample = cat(&repository, Some(address(&giver.served)), &cid);
+        fs::remove_dir_all(&repository).expect("the repository is ours");
+        sample
+    });
+    Work {
+        title,
+        bytes: None,
+        ours,
+        peers: vec![local],
+        samples_a_round: 10,
+        target: "12 ms",
+        met: |ours, _, _| ours <= FIRST_BLOCK,
+    }
+}
+
+/// Two hosts with a line of 50 ms between them. `$1` serves; `$2` is done in the other.
+const SLOW_LINE: &str = r#"
+    set -e
+    mount -t tmpfs none /run
+    mkdir /run/netns
+    ip link set lo up
+    ip netns add other
+    ip link add near type veth peer name far netns other
+    ip addr add 10.99.0.1/24 dev near
+    ip link set near up
+    ip -n other addr add 10.99.0.2/24 dev far
+    ip -n other link set far up
+    ip -n other link set lo up
+    tc qdisc add dev near root netem delay 50ms limit 100000
+    "$IPFS_EXEC" --repo "$GIVER" serve --no-mdns --listen /ip4/10.99.0.1/tcp/4001 > "$PLACE/out" &
+    server=$!
+    trap 'kill $server; wait $server' EXIT
+    while ! grep -q '^listening on' "$PLACE/out"; do
+        kill -0 $server
+        read -t 0.05 _ <> /dev/zero || :
+    done
+    peer=$(sed -n 's/^listening on //p' "$PLACE/out" | head -n 1)
+    start=$(date +%s%N)
+    ip netns exec other "$IPFS_EXEC" --repo "$TAKER" fetch --no-mdns --peer "$peer" "$CID" > "$PLACE/cid"
+    echo $(($(date +%s%N) - start))
+"#;
+
+/// Beside the same without a delay.
+pub(crate) fn fetch_far(binary: &Path, place: &Path) -> Work {
+    let content = make_file(place, SLOW_BYTES);
+    let giver_repository = place.join("giver");
+    let added = Command::new(binary)
+        .arg("--repo")
+        .arg(&giver_repository)
+        .args(["add", "-Q"])
+        .arg(&content)
+        .output()
+        .expect("the program can be started");
+    let cid = String::from_utf8_lossy(&added.stdout).trim().to_owned();
+    let over = |script: String, name: &'static str| {
+        let (binary, place, cid) = (binary.to_owned(), place.to_owned(), cid.clone());
+        let giver = giver_repository.clone();
+        Contender::new(name, move || {
+            let taker = place.join("taker");
+            let done = Command::new("unshare")
+                .args([
+                    "--user",
+                    "--map-root-user",
+                    "--net",
+                    "--mount",
+                    "bash",
+                    "-c",
+                ])
+                .arg(&script)
+                .env("IPFS_EXEC", &binary)
+                .env("GIVER", &giver)
+                .env("TAKER", &taker)
+                .env("PLACE", &place)
+                .env("CID", &cid)
+                .output()
+                .expect("unshare is installed");
+            let told = String::from_utf8_lossy(&done.stdout).trim().to_owned();
+            let nanoseconds = told
+                .parse()
+                .unwrap_or_else(|_| panic!("it failed: {}", String::from_utf8_lossy(&done.stderr)));
+            forget(&taker);
+            Sample {
+                elapsed: Duration::from_nanos(nanoseconds),
+                peak_bytes: None,
+            }
+        })
+    };
+    let near = SLOW_LINE.replace("delay 50ms", "delay 0ms");
+    Work {
+        title: "fetch 256 MiB over a line of 50 ms",
+        bytes: Some(SLOW_BYTES),
+        ours: over(SLOW_LINE.to_owned(), "ours"),
+        peers: vec![over(near, "without delay")],
+        samples_a_round: 1,
+        target: "none",
+        met: |_, _, _| true,
+    }
+}
