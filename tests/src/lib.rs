@@ -17,6 +17,7 @@
 
 pub mod archive;
 pub mod dag;
+pub mod delay;
 pub mod environment;
 pub mod gateway;
 pub mod http;

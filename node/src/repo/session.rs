@@ -102,6 +102,24 @@ impl<'r> Session<'r> {
         self.scratch.path()
     }
 
+    /// Takes what writing needs, before there is anything to write: it can be done while something
+    /// else is waited for.
+    ///
+    /// # Errors
+    /// Where disk or database fail.
+    pub fn prepare(&self) -> Result<(), RepoError> {
+        self.lease()?;
+        self.ensure_writer(&mut self.lock())
+    }
+
+    fn ensure_writer(&self, state: &mut State) -> Result<(), RepoError> {
+        if state.writer.is_none() {
+            state.writer = Some(self.store.take_segment()?);
+            state.new_segment = true;
+        }
+        Ok(())
+    }
+
     /// Keeps the DAGs below `roots` from garbage collection for as long as the session lives.
     ///
     /// # Errors
@@ -284,10 +302,7 @@ impl<'r> Session<'r> {
             state.writer = None;
             self.enter_gate(state)?;
         }
-        if state.writer.is_none() {
-            state.writer = Some(self.store.take_segment()?);
-            state.new_segment = true;
-        }
+        self.ensure_writer(state)?;
         let writer = state.writer.as_mut().expect("a segment was just taken");
         let path = self.store.layout().segment(writer.id);
         let locations = writer

@@ -212,6 +212,10 @@ impl<'r> Fetcher<'r> {
             .repository
             .session()
             .map_err(|error| Arc::new(FetchError::Store(error.into())))?;
+        // While peers are being dialled.
+        session
+            .prepare()
+            .map_err(|error| Arc::new(FetchError::Store(error.into())))?;
         // Readers look here from now on. Only the thread that holds the lock gets this far.
         if self.kept.set(session).is_err() {
             tracing::debug!("the session was opened twice");

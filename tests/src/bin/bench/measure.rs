@@ -1,7 +1,7 @@
 //! One work, its contenders, and how their samples become a row.
 
 use std::fmt::Write as _;
-use std::io;
+use std::io::{self, Read};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -74,6 +74,28 @@ pub(crate) fn command(command: &mut Command) -> Sample {
             String::from_utf8_lossy(&message)
         );
     }
+    Sample {
+        elapsed,
+        peak_bytes: Some(usage.peak_bytes),
+    }
+}
+
+/// Runs a command as [`command`] does, and measures it up to the first byte that it prints.
+pub(crate) fn first_byte(command: &mut Command) -> Sample {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit());
+    let started = Instant::now();
+    let mut child = command
+        .spawn()
+        .unwrap_or_else(|error| panic!("cannot start: {error}"));
+    let mut stdout = child.stdout.take().expect("stdout is a pipe");
+    let read = stdout.read_exact(&mut [0]);
+    let elapsed = started.elapsed();
+    io::copy(&mut stdout, &mut io::sink()).expect("the pipe is readable");
+    let usage = usage::wait(child).expect("the child is ours");
+    assert!(read.is_ok() && usage.status.success(), "{command:?} failed");
     Sample {
         elapsed,
         peak_bytes: Some(usage.peak_bytes),
