@@ -111,6 +111,13 @@ impl Peer {
         self.does("pin", [OsStr::new(cid)]);
     }
 
+    /// As [`Peer::pin`]; false where that is not done within `patience`, after which the peer is of no
+    /// more use.
+    pub fn try_pin(&mut self, cid: &str, patience: Duration) -> bool {
+        self.send("pin", [OsStr::new(cid)]);
+        self.answers.recv_timeout(patience) == Ok(json!({ "done": true }))
+    }
+
     /// Has it fetch a file or directory and write it to `path`.
     #[track_caller]
     pub fn get(&mut self, cid: &str, path: &Path) {
@@ -125,13 +132,17 @@ impl Peer {
 
     #[track_caller]
     fn order<'a>(&mut self, what: &str, arguments: impl IntoIterator<Item = &'a OsStr>) -> Value {
+        self.send(what, arguments);
+        self.answer()
+    }
+
+    fn send<'a>(&mut self, what: &str, arguments: impl IntoIterator<Item = &'a OsStr>) {
         let arguments = arguments
             .into_iter()
             .map(|argument| argument.to_str().expect("arguments are text"));
         let order: Vec<_> = std::iter::once(what).chain(arguments).collect();
         let orders = self.orders.as_mut().expect("it runs");
         writeln!(orders, "{}", json!(order)).expect("the peer reads orders");
-        self.answer()
     }
 
     #[track_caller]

@@ -14,7 +14,7 @@ fn help_and_version_are_data() {
     let help = environment.ipfs_exec(["--help"]).succeeds();
     for command in [
         "run", "add", "cat", "get", "ls", "stat", "mkdir", "pin", "import", "export", "verify",
-        "repo", "gc",
+        "repo", "gc", "fetch", "serve", "provide", "peers", "id",
     ] {
         assert!(
             help.text().contains(command),
@@ -24,7 +24,7 @@ fn help_and_version_are_data() {
         assert!(own.text().contains("Usage:"), "{own:?}");
     }
     assert!(
-        !environment.repository().exists(),
+        !environment.repository().join("repo.db").exists(),
         "help makes no repository"
     );
 }

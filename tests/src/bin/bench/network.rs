@@ -16,6 +16,9 @@ use crate::storage::{FILE_BYTES, FILES, PEAK_BYTES, SMALL_FILE_BYTES, make_file,
 /// How long a process may take to the first block from a peer that it knows.
 const FIRST_BLOCK: Duration = Duration::from_millis(12);
 
+/// A fetch of Kubo that takes longer has stalled for good, as some do.
+const STALLED: Duration = Duration::from_secs(60);
+
 /// What goes over the long line: enough to fill it.
 const FAR_BYTES: u64 = 256 << 20;
 
@@ -81,18 +84,23 @@ fn kubo(place: &Path, content: PathBuf, transport: &'static str) -> Contender {
             let cid = giver.add(&content);
             (giver, cid)
         });
-        number += 1;
-        let repository = place.join(format!("kubo-{number}"));
-        let mut taker = Peer::kubo(&repository, None);
-        taker.connect(giver.address(transport));
-        let started = Instant::now();
-        taker.pin(cid);
-        let elapsed = started.elapsed();
-        drop(taker);
-        forget(&repository);
-        Sample {
-            elapsed,
-            peak_bytes: None,
+        loop {
+            number += 1;
+            let repository = place.join(format!("kubo-{number}"));
+            let mut taker = Peer::kubo(&repository, None);
+            taker.connect(giver.address(transport));
+            let started = Instant::now();
+            let is_done = taker.try_pin(cid, STALLED);
+            let elapsed = started.elapsed();
+            drop(taker);
+            forget(&repository);
+            if is_done {
+                return Sample {
+                    elapsed,
+                    peak_bytes: None,
+                };
+            }
+            eprintln!("Kubo has stalled; it is tried again");
         }
     })
 }
