@@ -68,7 +68,10 @@ impl From<Provide> for Strategy {
 pub(crate) struct Serving {
     pub(crate) network: Network,
     events: Receiver<NetworkEvent>,
-    announcer: Announcer,
+    /// What is announced lasts for days, so that a passing peer announces nothing by itself.
+    announcer: Option<Announcer>,
+    /// Addresses that could not be reached, each told once.
+    told: HashSet<Multiaddr>,
 }
 
 impl Serving {
@@ -82,15 +85,18 @@ impl Serving {
         default: &[&str],
     ) -> Result<Serving, CommandError> {
         let config = &context.config.serve;
+        let is_passing = identity.is_passing();
+        // The process that speaks as the repository's peer listens there.
+        let configured = if is_passing { &[] } else { &config.listen[..] };
         let mut options: NetworkOptions = context.network_options(identity)?;
-        options.listen = match (&arguments.listen[..], &config.listen[..]) {
+        options.listen = match (&arguments.listen[..], configured) {
             ([], []) => {
                 let addresses = default.iter().map(|address| address.parse());
                 addresses
                     .collect::<Result<_, _>>()
                     .expect("the addresses are well-formed")
             }
-            ([], configured) => configured.to_vec(),
+            ([], _) => configured.to_vec(),
             (named, _) => named.to_vec(),
         };
         options.announce.clone_from(&config.announce);
@@ -106,7 +112,9 @@ impl Serving {
         Ok(Serving {
             events: network.subscribe(),
             network,
-            announcer: Announcer::new(Arc::clone(repository), strategy, Instant::now()),
+            announcer: (!is_passing)
+                .then(|| Announcer::new(Arc::clone(repository), strategy, Instant::now())),
+            told: HashSet::new(),
         })
     }
 
@@ -120,11 +128,15 @@ impl Serving {
             }
         };
         let now = Instant::now();
-        if let Some(event) = &event {
-            self.announcer.event(event, now)?;
+        if let Some(announcer) = &mut self.announcer {
+            if let Some(event) = &event {
+                announcer.event(event, now)?;
+            }
+            announcer.step(&self.network, now)?;
         }
-        self.announcer.step(&self.network, now)?;
-        if let Some(NetworkEvent::Unreachable { address, error }) = &event {
+        if let Some(NetworkEvent::Unreachable { address, error }) = &event
+            && self.told.insert(address.clone())
+        {
             let error = ipfs_exec_node::network::fetch::DialProblem(Arc::clone(error));
             tracing::warn!(%address, %error, "cannot reach a peer");
         }
@@ -170,6 +182,7 @@ pub(crate) fn serve_until(
     while !context.interrupt.asked() {
         match serving.next()? {
             Some(NetworkEvent::Listening { address }) => eprintln!("listening on {address}"),
+            Some(NetworkEvent::Joined) => serving.network.provide(root),
             Some(NetworkEvent::Connected { peer, .. }) => drop(connected.insert(peer)),
             Some(NetworkEvent::Disconnected { peer }) => drop(connected.remove(&peer)),
             Some(NetworkEvent::Sent { peer, cids }) => takers.sent(peer, &cids),

@@ -132,6 +132,10 @@ impl Found {
     fn add(&mut self, event: NetworkEvent) {
         match event {
             NetworkEvent::Connected { peer, address, .. } => {
+                // It answers at another address, or now.
+                let id = peer.to_string();
+                self.unreachable
+                    .retain(|(known, _)| !known.to_string().ends_with(&id));
                 self.peers.entry(peer).or_default().address = Some(address);
             }
             NetworkEvent::Identified {
@@ -152,6 +156,7 @@ impl Found {
             NetworkEvent::Unreachable { address, error } if !self.is_unreachable(&address) => {
                 self.unreachable.push((address, DialProblem(error)));
             }
+            NetworkEvent::Disconnected { peer } => drop(self.peers.remove(&peer)),
             NetworkEvent::AllTried => self.all_tried = true,
             _ => {}
         }

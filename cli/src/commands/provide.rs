@@ -56,7 +56,11 @@ pub(crate) fn provide(context: &Context, arguments: ProvideArgs) -> Result<(), C
     }
     match Identity::of_repository(repository.path()) {
         Ok(identity) => announce(context, &repository, identity, &cids)?,
-        Err(IdentityError::InUse { .. }) => wait(context, &repository, &cids)?,
+        Err(IdentityError::InUse { .. }) => {
+            if let Some(identity) = wait(context, &repository, &cids)? {
+                announce(context, &repository, identity, &cids)?;
+            }
+        }
         Err(error) => return Err(error.into()),
     }
     for cid in &cids {
@@ -75,24 +79,42 @@ fn announce(
     let arguments = ServingArgs::default();
     let mut serving = Serving::start(context, repository, identity, &arguments, &LISTEN)?;
     let started = Instant::now();
-    let mut has_joined = false;
+    let mut waiting = Waiting::Dht;
     while !is_done(repository, cids)? {
-        check(context, started, has_joined)?;
-        has_joined |= matches!(serving.next()?, Some(NetworkEvent::Joined));
+        check(context, started, &waiting)?;
+        if matches!(serving.next()?, Some(NetworkEvent::Joined)) {
+            waiting = Waiting::Answers;
+        }
     }
     tracing::warn!("peers can get it only while `ipfs-exec serve` runs");
     Ok(())
 }
 
-/// Waits until the process that serves has announced it.
-fn wait(context: &Context, repository: &Repository, cids: &[Cid]) -> Result<(), CommandError> {
+/// Waits until the process that serves has announced it. Where that ends before, its identity.
+fn wait(
+    context: &Context,
+    repository: &Repository,
+    cids: &[Cid],
+) -> Result<Option<Identity>, CommandError> {
     let started = Instant::now();
     while !is_done(repository, cids)? {
-        check(context, started, false)?;
+        match Identity::of_repository(repository.path()) {
+            Ok(identity) => return Ok(Some(identity)),
+            Err(IdentityError::InUse { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        check(context, started, &Waiting::Server)?;
         let waited = context.interrupt.wait(TICK);
         waited.map_err(|error| CommandError::failed(format!("cannot wait: {error}")))?;
     }
-    Ok(())
+    Ok(None)
+}
+
+/// What is waited for.
+enum Waiting {
+    Dht,
+    Answers,
+    Server,
 }
 
 fn is_done(repository: &Repository, cids: &[Cid]) -> Result<bool, CommandError> {
@@ -104,7 +126,7 @@ fn is_done(repository: &Repository, cids: &[Cid]) -> Result<bool, CommandError> 
     Ok(!cids.iter().any(is_open))
 }
 
-fn check(context: &Context, started: Instant, has_joined: bool) -> Result<(), CommandError> {
+fn check(context: &Context, started: Instant, waiting: &Waiting) -> Result<(), CommandError> {
     if context.interrupt.asked() {
         return Err(CommandError::interrupted());
     }
@@ -112,11 +134,19 @@ fn check(context: &Context, started: Instant, has_joined: bool) -> Result<(), Co
         return Ok(());
     }
     let seconds = context.idle_timeout.as_secs();
-    Err(if has_joined {
-        CommandError::failed(format!("the DHT did not take it within {seconds} s"))
-            .with_hint("try again later; `ipfs-exec serve` will")
-    } else {
-        CommandError::failed(format!("no DHT was there to be told within {seconds} s"))
-            .with_hint("name a peer that keeps one with `--peer`, or use `--public`")
-    })
+    let (problem, hint) = match waiting {
+        Waiting::Dht => (
+            "no DHT was there to be told",
+            "name a peer that keeps one with `--peer`, or use `--public`",
+        ),
+        Waiting::Answers => (
+            "the DHT did not take it",
+            "try again later; `ipfs-exec serve` will",
+        ),
+        Waiting::Server => (
+            "the process that serves has not told any DHT",
+            "see that it knows a peer that keeps one; it goes on trying",
+        ),
+    };
+    Err(CommandError::failed(format!("{problem} within {seconds} s")).with_hint(hint))
 }

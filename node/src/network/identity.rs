@@ -94,6 +94,11 @@ impl Identity {
         &self.keypair
     }
 
+    /// Whether it ends with the process: nobody will find this peer later.
+    pub fn is_passing(&self) -> bool {
+        self._lock.is_none()
+    }
+
     /// The name that peers know it by.
     pub fn peer_id(&self) -> PeerId {
         self.keypair.public().to_peer_id()

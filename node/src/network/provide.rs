@@ -5,7 +5,7 @@
 //! ```
 //!
 //! A round begins when the node has joined a DHT, when content was added, and twice a day. Content
-//! of which the DHT was told half a day ago or less is passed over.
+//! of which the DHT was told a few hours ago is passed over.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
@@ -21,6 +21,9 @@ use crate::repo::{PinKind, RepoError, Repository};
 
 /// Records of the DHT last 48 hours, and peers that keep them come and go.
 const ROUND_INTERVAL: Duration = Duration::from_secs(12 * 3600);
+
+/// What was announced less than this ago is passed over; the round before took its time.
+const FRESH: Duration = Duration::from_secs(6 * 3600);
 
 /// How often it is looked whether content was added.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
@@ -134,7 +137,7 @@ impl Announcer {
         if self.listed.is_none() && now >= self.next_round {
             self.next_round = now + ROUND_INTERVAL;
             self.announced
-                .retain(|_, when| now.saturating_duration_since(*when) < ROUND_INTERVAL);
+                .retain(|_, when| now.saturating_duration_since(*when) < FRESH);
             self.listed = Some(list(Arc::clone(&self.repository), self.strategy));
         }
         while self.under_way.len() < MAX_UNDER_WAY

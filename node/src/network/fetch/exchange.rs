@@ -120,8 +120,9 @@ impl Exchange {
         let Some(gateways) = &self.gateways else {
             return;
         };
+        // Whoever was asked as well: it may have come from the other.
+        self.bitswap.cancel(&[*cid]);
         if routes.at_gateways.remove(cid.hash()).is_some() {
-            self.bitswap.cancel(&[*cid]);
             gateways.cancel(&[*cid]);
         }
     }

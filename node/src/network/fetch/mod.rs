@@ -31,6 +31,7 @@ pub use self::starter::LazyNetwork;
 use self::exchange::{Arrived, Exchange, Routes};
 use self::queue::{Queue, Task};
 use self::sources::{Prospects, Sources, Verdict};
+use super::bitswap::SessionEvent;
 use super::event::{NetworkEvent, Role};
 use super::http::gateway::GatewayEvent;
 use super::options::Mdns;
@@ -393,10 +394,6 @@ impl<'r> Fetcher<'r> {
         accepted: &mut Vec<Block>,
     ) -> Result<(), Arc<FetchError>> {
         let now = Instant::now();
-        if arrived.ended {
-            let cid = state.queue.any_under_way().unwrap_or_default();
-            return Err(FetchError::Ended { cid }.into());
-        }
         let sources = state.sources.as_mut().expect("it came with the exchange");
         for event in &arrived.network {
             sources.network_event(event, now);
@@ -411,10 +408,21 @@ impl<'r> Fetcher<'r> {
             }
         }
         for event in &arrived.session {
-            sources.session_event(event, now);
+            let is_old = matches!(event, SessionEvent::NotFound { cid, .. }
+                if !state.queue.is_under_way(cid.hash()));
+            if !is_old {
+                sources.session_event(event, now);
+            }
         }
+        // All of them, also behind one whose links cannot be followed: what came is kept.
+        let mut taken = Ok(());
         for block in arrived.blocks {
-            self.take_block(state, exchange, block, accepted)?;
+            taken = taken.and(self.take_block(state, exchange, block, accepted));
+        }
+        taken?;
+        if arrived.ended {
+            let cid = state.queue.any_under_way().unwrap_or_default();
+            return Err(FetchError::Ended { cid }.into());
         }
         // After the blocks: the end of a stream comes behind what it brought.
         let sources = state.sources.as_mut().expect("it came with the exchange");

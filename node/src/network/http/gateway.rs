@@ -40,7 +40,7 @@ const MAX_REQUESTS: usize = 16;
 /// Bytes of blocks that wait for the session's owner. Above it nothing more is read.
 const MAX_BACKLOG_BYTES: usize = 16 << 20;
 
-/// Wrong answers in a row after which a gateway is not asked any more.
+/// Failures in a row after which a gateway is not asked any more.
 const MAX_FAULTS: u32 = 3;
 
 /// Pieces of a CAR stream between the connection and the thread that verifies.
@@ -71,8 +71,8 @@ pub enum GatewayError {
         #[source]
         source: CarError,
     },
-    /// All gateways have answered wrongly too often.
-    #[error("no gateway is left that answers rightly")]
+    /// All gateways have failed too often.
+    #[error("every gateway has failed {MAX_FAULTS} times in a row")]
     NoneLeft,
 }
 
@@ -212,7 +212,7 @@ impl Gateways {
         for (url, faults) in servers.iter_mut().filter(|(url, _)| url == server) {
             *faults = if is_fault { *faults + 1 } else { 0 };
             if *faults == MAX_FAULTS {
-                tracing::warn!(%url, "the gateway is not asked any more: its answers are wrong");
+                tracing::warn!(%url, "the gateway is not asked any more: it failed {MAX_FAULTS} times in a row");
             }
         }
     }
@@ -341,7 +341,7 @@ impl Read for Pieces {
 
 /// What a request came to.
 enum Done {
-    Block(Cid, Result<Block, GatewayError>),
+    Block(Cid, Result<(Block, OwnedSemaphorePermit), GatewayError>),
     Dag(Cid, Result<(), GatewayError>),
 }
 
@@ -366,7 +366,7 @@ impl Worker {
                     Some(command) => self.obey(command),
                     None => return,
                 },
-                Some(done) = self.running.next(), if has_running => self.finish(done).await,
+                Some(done) = self.running.next(), if has_running => self.finish(done),
             }
         }
     }
@@ -398,7 +398,19 @@ impl Worker {
                 continue;
             }
             let gateways = self.gateways.clone();
-            let asking = async move { Done::Block(cid, gateways.block(cid).await) };
+            let backlog = Arc::clone(&self.backlog);
+            // Whatever waits for room here, the other answers are read on.
+            let asking = async move {
+                let given = match gateways.block(cid).await {
+                    Ok(block) => {
+                        let share = backlog.acquire_many_owned(permits(&block)).await;
+                        let of_backlog = share.expect("the backlog is never closed");
+                        Ok((block, of_backlog))
+                    }
+                    Err(error) => Err(error),
+                };
+                Done::Block(cid, given)
+            };
             self.running.push(asking.boxed());
         }
         if self.pending.is_empty() {
@@ -406,18 +418,12 @@ impl Worker {
         }
     }
 
-    async fn finish(&mut self, done: Done) {
+    fn finish(&mut self, done: Done) {
         let event = match done {
-            Done::Block(_, Ok(block)) => {
-                let size = permits(&block);
-                let share = Arc::clone(&self.backlog).acquire_many_owned(size).await;
-                GatewayEvent::Block {
-                    block,
-                    _share: Share {
-                        _of_backlog: share.expect("the backlog is never closed"),
-                    },
-                }
-            }
+            Done::Block(_, Ok((block, share))) => GatewayEvent::Block {
+                block,
+                _share: Share { _of_backlog: share },
+            },
             Done::Block(cid, Err(error)) => GatewayEvent::Failed {
                 cid,
                 error: Arc::new(error),

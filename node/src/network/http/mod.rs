@@ -16,10 +16,11 @@ use reqwest::{Client, Response, StatusCode};
 pub use reqwest::Url;
 
 /// How long a server may take to accept a connection.
-const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
-/// How long a server may send nothing while it is waited for.
-const READ_LIMIT: Duration = Duration::from_secs(30);
+/// How long a server may send nothing while it is waited for: short enough that another can be asked
+/// before a fetch counts as idle.
+const READ_LIMIT: Duration = Duration::from_secs(8);
 
 /// Redirects of one request: from a name to another, to a path, and one more.
 const MAX_REDIRECTS: usize = 4;

@@ -391,6 +391,10 @@ impl Node {
 
     /// Peers that keep a DHT become part of it here.
     fn identified(&mut self, peer: PeerId, info: identify::Info) {
+        // What it said before is replaced, so that it cannot grow.
+        let behaviour = self.swarm.behaviour_mut();
+        behaviour.lan_dht.remove_peer(&peer);
+        behaviour.public_dht.remove_peer(&peer);
         let addresses = info.listen_addrs.into_iter();
         for address in addresses.take(limits::MAX_ADDRESSES_PER_PEER) {
             let behaviour = self.swarm.behaviour_mut();

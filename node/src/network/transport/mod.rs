@@ -6,9 +6,11 @@ mod unread;
 
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use futures::{AsyncRead, AsyncWrite};
 use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::transport::timeout::TransportTimeout;
 use libp2p::core::transport::{Boxed, OrTransport, Transport};
 use libp2p::core::upgrade::Version;
 use libp2p::dns::{self, ResolverConfig, ResolverOpts};
@@ -18,6 +20,10 @@ use libp2p::{PeerId, noise, quic, relay, tcp};
 
 use self::frames::Yamux;
 use self::unread::UnreadAnswers;
+
+/// How long a connection may take until it is encrypted and authenticated, in either direction. A peer
+/// that accepts and says nothing would be waited for without end.
+const SETUP_LIMIT: Duration = Duration::from_secs(10);
 
 /// What connections are made of.
 pub(super) type Connections = Boxed<(PeerId, StreamMuxerBox)>;
@@ -56,8 +62,9 @@ pub(super) fn build(
         either.map(|either, _| either.into_inner()).boxed()
     };
     let all = OrTransport::new(relayed, with_names(direct)?);
+    let all = all.map(|either, _| either.into_inner());
     Ok((
-        all.map(|either, _| either.into_inner()).boxed(),
+        TransportTimeout::new(all, SETUP_LIMIT).boxed(),
         relay_client,
     ))
 }

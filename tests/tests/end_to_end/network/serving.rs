@@ -136,7 +136,7 @@ fn what_cannot_be_provided_is_refused() {
     let served = Served::start(&environment);
     environment
         .ipfs_exec(["provide", "--idle-timeout=3", &cid])
-        .fails(1, &["no DHT"]);
+        .fails(1, &["has not told any DHT"]);
     environment
         .ipfs_exec(["provide", "--stop", &cid])
         .succeeds();

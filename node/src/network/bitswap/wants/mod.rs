@@ -243,6 +243,8 @@ impl Wants {
         }
         if !state.providers.contains(&peer) {
             if state.providers.len() >= MAX_PROVIDERS {
+                // It will not be asked.
+                state.outlet.send(SessionEvent::PeerUnreachable { peer });
                 return;
             }
             state.providers.push(peer);
@@ -260,6 +262,7 @@ impl Wants {
             return;
         };
         if state.providers.contains(&peer) || state.providers.len() >= MAX_PROVIDERS {
+            state.outlet.send(SessionEvent::PeerConnected { peer });
             return;
         }
         state.providers.push(peer);
