@@ -238,7 +238,13 @@ impl Wants {
             return;
         }
         if is_connected {
-            self.now_provides(session, peer);
+            let is_known = state.providers.contains(&peer);
+            if is_known || state.providers.len() >= MAX_PROVIDERS {
+                // Who named it waits for an answer.
+                state.outlet.send(SessionEvent::PeerConnected { peer });
+            } else {
+                self.now_provides(session, peer);
+            }
             return;
         }
         if !state.providers.contains(&peer) {
@@ -262,7 +268,6 @@ impl Wants {
             return;
         };
         if state.providers.contains(&peer) || state.providers.len() >= MAX_PROVIDERS {
-            state.outlet.send(SessionEvent::PeerConnected { peer });
             return;
         }
         state.providers.push(peer);
