@@ -3,13 +3,14 @@
 //! Everything is done by the two libraries; this crate turns words into calls, and results into
 //! words and exit codes.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod commands;
 mod config;
 mod context;
 mod duration;
 mod error;
+mod memory;
 mod output;
 mod profile;
 mod progress;
@@ -24,11 +25,6 @@ use clap::{CommandFactory, FromArgMatches};
 use ipfs_exec_executor::run::EXIT_FAILED;
 
 use commands::Cli;
-
-/// Blocks come and go by the hundred kilobytes; the system's allocator would return their pages
-/// and fault them in again each time.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let arguments = commands::as_subcommand(std::env::args_os().collect());
