@@ -82,7 +82,7 @@ pub enum Fault {
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn reencode(bytes: &bytes::Bytes) -> Option<bytes::Bytes> {
     let message = message::Message::decode(bytes).ok()?;
-    let written = message.encode(protocol::Version::OneTwo);
+    let written = message.encode(protocol::Version::OneTwo).concat();
     // Messages are far shorter than the five bytes of a length could say.
     let length = written.iter().position(|byte| byte & 0x80 == 0)? + 1;
     Some(bytes::Bytes::from(written).slice(length..))

@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::{Buf, Bytes};
 use futures::{AsyncRead, AsyncWrite};
 use libp2p::Stream;
 use tokio::time::{Sleep, sleep};
@@ -56,8 +57,8 @@ enum State {
 pub(crate) struct Outbound {
     state: State,
     queue: VecDeque<Outgoing>,
-    /// The first of the queue, encoded, and how much of it was written.
-    writing: Option<(Vec<u8>, usize)>,
+    /// What is still to be written of the first of the queue.
+    writing: Option<VecDeque<Bytes>>,
     attempts: u32,
     deadline: Pin<Box<Sleep>>,
 }
@@ -182,16 +183,20 @@ impl Outbound {
         if self.writing.is_none() {
             restart(deadline);
         }
-        let encoded = || (first.message.encode(*version), 0);
-        let (bytes, written) = self.writing.get_or_insert_with(encoded);
+        let encoded = || first.message.encode(*version).into();
+        let pieces = self.writing.get_or_insert_with(encoded);
         let mut stream = Pin::new(stream.as_mut());
-        while *written < bytes.len() {
-            match stream.as_mut().poll_write(context, &bytes[*written..]) {
+        while let Some(piece) = pieces.front_mut() {
+            if piece.is_empty() {
+                pieces.pop_front();
+                continue;
+            }
+            match stream.as_mut().poll_write(context, piece) {
                 Poll::Ready(Ok(0)) => {
                     return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
                 }
                 Poll::Ready(Ok(count)) => {
-                    *written += count;
+                    piece.advance(count);
                     restart(self.deadline.as_mut());
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
