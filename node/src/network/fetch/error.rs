@@ -13,6 +13,7 @@ use crate::dag::DagError;
 use crate::network::NetworkError;
 use crate::network::bitswap::Fault;
 use crate::network::http::gateway::GatewayError;
+use crate::network::http::root_cause;
 
 /// Why a peer could not be dialled, on one line: the causes alone, without the addresses that were
 /// tried.
@@ -35,11 +36,7 @@ impl Error for DialProblem {}
 /// The last cause of an error. Where several addresses were tried each has a line; the first one
 /// says what they are.
 fn root(error: &(dyn Error + 'static)) -> String {
-    let mut cause = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    let text = cause.to_string();
+    let text = root_cause(error);
     let line = text.lines().last().unwrap_or_default();
     let line = line.trim_start_matches([' ', '-']);
     // `cause: cause` where an error repeats its source.

@@ -48,6 +48,7 @@ impl Task {
 pub(super) struct Queue {
     /// The last is next.
     waiting: Vec<Task>,
+    /// Of deep tasks: what was taken alone may still be asked for with all below it.
     seen: Seen,
     /// By hash, since one block may be asked for under several CIDs.
     under_way: HashMap<Multihash, Vec<Task>>,
@@ -60,11 +61,11 @@ impl Queue {
         self.waiting.extend(tasks.rev());
     }
 
-    /// Takes the next task that was not taken before, if there is room for it.
+    /// Takes the next task, if there is room for it; none that is deep twice.
     pub(super) fn pop(&mut self) -> Option<Task> {
         while self.has_room() {
             let task = self.waiting.pop()?;
-            if self.seen.insert(&task.cid) {
+            if !task.deep || self.seen.insert(&task.cid) {
                 return Some(task);
             }
         }
@@ -82,7 +83,9 @@ impl Queue {
 
     /// Notes that `task` was asked for; false where its block was already.
     pub(super) fn begin(&mut self, task: Task) -> bool {
-        self.seen.insert(&task.cid);
+        if task.deep {
+            self.seen.insert(&task.cid);
+        }
         let tasks = self.under_way.entry(*task.cid.hash()).or_default();
         tasks.push(task);
         let first = tasks.len() == 1;
@@ -141,6 +144,21 @@ mod tests {
         queue.push([task(3, 1), task(4, 1)].into_iter());
         let rest: Vec<_> = std::iter::from_fn(|| queue.pop()).collect();
         assert_eq!(rest, [task(3, 1), task(4, 1), task(2, 1)]);
+    }
+
+    #[test]
+    fn what_came_alone_comes_again_with_all_below_it() {
+        let mut queue = Queue::default();
+        let deep = task(1, 1);
+        let alone = Task {
+            deep: false,
+            ..deep
+        };
+        assert!(queue.begin(alone));
+        queue.end(deep.cid.hash());
+        queue.push([deep, deep].into_iter());
+        assert_eq!(queue.pop(), Some(deep));
+        assert_eq!(queue.pop(), None);
     }
 
     #[test]

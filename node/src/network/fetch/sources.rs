@@ -50,6 +50,14 @@ struct NotFound {
     is_passed_on: bool,
 }
 
+impl NotFound {
+    /// Whether it holds of the peers that are connected now. That no peer was there to be asked
+    /// does so once those who came have been given the time to answer: when all `is_settled`.
+    fn is_certain(&self, is_settled: bool) -> bool {
+        self.asked > 0 || is_settled
+    }
+}
+
 /// What is known of the peers that were and will be asked.
 #[derive(Debug)]
 pub(super) struct Sources {
@@ -137,7 +145,7 @@ impl Sources {
         let unanswered = self
             .not_found
             .iter_mut()
-            .filter(|(_, found)| !found.is_passed_on && (found.asked > 0 || is_settled));
+            .filter(|(_, found)| !found.is_passed_on && found.is_certain(is_settled));
         unanswered
             .map(|(cid, found)| {
                 found.is_passed_on = true;
@@ -260,7 +268,7 @@ impl Sources {
         let mut not_found = self
             .not_found
             .iter()
-            .filter(|(cid, found)| is_wanted(cid) && (found.asked > 0 || is_settled));
+            .filter(|(cid, found)| is_wanted(cid) && found.is_certain(is_settled));
         let (cid, found) = not_found.next()?;
         Some(self.faulty(*cid).unwrap_or(FetchError::NotFound {
             cid: *cid,
