@@ -8,6 +8,8 @@ mod blocks;
 mod car;
 mod concurrency;
 mod directories;
+#[cfg(feature = "network")]
+mod discovery;
 mod files;
 mod hostile;
 #[cfg(feature = "network")]

@@ -1,7 +1,7 @@
 //! Reaching a node that can only be reached through another: it listens at a relay.
 
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -9,6 +9,7 @@ use ipfs_exec_node::block::{MemoryBlocks, RAW};
 use ipfs_exec_node::network::bitswap::SessionEvent;
 use ipfs_exec_node::network::{Identity, Multiaddr, Network, NetworkEvent, NetworkOptions, Role};
 use ipfs_exec_node::{Block, Blocks};
+use libp2p::multiaddr::Protocol;
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
 use libp2p::{SwarmBuilder, identify, noise, relay, tcp, yamux};
 
@@ -75,7 +76,7 @@ fn a_node_that_listens_at_a_relay_gives_blocks() {
     let blocks = Arc::new(MemoryBlocks::default());
     blocks.put(std::slice::from_ref(&block)).unwrap();
     let mut options = NetworkOptions::new(Identity::passing());
-    options.listen = vec![relay.with(libp2p::multiaddr::Protocol::P2pCircuit)];
+    options.listen = vec![relay.with(Protocol::P2pCircuit)];
     options.serve = true;
     let giver = Network::start(blocks, options).unwrap();
     let events = giver.subscribe();
@@ -107,4 +108,43 @@ fn a_node_that_listens_at_a_relay_gives_blocks() {
             break;
         }
     }
+}
+
+/// Once they are connected through the relay, the two find out where the other is, and go on without
+/// it (DCUtR).
+#[test]
+fn nodes_that_met_at_a_relay_connect_directly() {
+    let relay = start_relay();
+    let mut options = NetworkOptions::new(Identity::passing());
+    options.listen = vec![
+        "/ip4/127.0.0.1/tcp/0".parse().unwrap(),
+        relay.with(Protocol::P2pCircuit),
+    ];
+    // Who serves tells where it listens. Here only the relay can say how it is seen.
+    options.serve = false;
+    let giver = Network::start(Arc::new(MemoryBlocks::default()), options).unwrap();
+    let events = giver.subscribe();
+    let is_relayed = |address: &Multiaddr| address.iter().any(|part| part == Protocol::P2pCircuit);
+    let address = loop {
+        if let NetworkEvent::Listening { address } = events.recv_timeout(PATIENCE).unwrap()
+            && is_relayed(&address)
+        {
+            break address;
+        }
+    };
+    let mut options = NetworkOptions::new(Identity::passing());
+    options.peers = vec![address];
+    let taker = Network::start(Arc::new(MemoryBlocks::default()), options).unwrap();
+    let events = taker.subscribe();
+    let mut ways = Vec::new();
+    let deadline = Instant::now() + PATIENCE;
+    while ways.last() != Some(&false) {
+        if let NetworkEvent::Connected { peer, address, .. } =
+            events.recv_deadline(deadline).unwrap()
+            && peer == giver.peer_id()
+        {
+            ways.push(is_relayed(&address));
+        }
+    }
+    assert_eq!(ways, [true, false]);
 }

@@ -231,7 +231,7 @@ impl Node {
 
     fn dial_failed(&mut self, connection: ConnectionId, error: DialError) {
         if matches!(error, DialError::DialPeerConditionFalse(_)) {
-            return self.standing.needless(connection);
+            return self.standing.needless(connection, Instant::now());
         }
         let error = Arc::new(error);
         let failed = self
@@ -261,7 +261,7 @@ impl Node {
                 endpoint,
                 ..
             } => {
-                let role = self.standing.connected(peer, connection_id);
+                let role = self.standing.connected(peer, connection_id, Instant::now());
                 if role != Role::Other {
                     self.swarm.behaviour_mut().bitswap.keep_connected(peer);
                 }
@@ -391,6 +391,7 @@ impl Node {
 
     /// Peers that keep a DHT become part of it here.
     fn identified(&mut self, peer: PeerId, info: identify::Info) {
+        self.standing.identified(peer, Instant::now());
         // What it said before is replaced, so that it cannot grow.
         let behaviour = self.swarm.behaviour_mut();
         behaviour.lan_dht.remove_peer(&peer);

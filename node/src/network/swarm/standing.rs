@@ -16,10 +16,14 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// Longest such pause.
 const LAST_PAUSE: Duration = Duration::from_secs(8);
 
+/// How long a relay may take to say where it sees this node.
+const RELAY_PATIENCE: Duration = Duration::from_secs(2);
+
 /// One address that was named.
 #[derive(Debug)]
 struct Standing {
     address: Multiaddr,
+    relay: Option<Relay>,
     role: Role,
     /// Its id, from the address or once it was connected.
     peer: Option<PeerId>,
@@ -31,6 +35,35 @@ struct Standing {
     pause: Duration,
     /// When it is dialled again.
     again: Option<Instant>,
+}
+
+/// Through which a peer is reached. It is dialled first: only who knows how it is seen from outside
+/// can go on without the relay later, and the relay tells.
+#[derive(Debug)]
+struct Relay {
+    address: Multiaddr,
+    peer: PeerId,
+    is_connected: bool,
+}
+
+impl Relay {
+    /// The relay of an address that has one.
+    fn of(address: &Multiaddr) -> Option<Relay> {
+        let is_circuit = |part: &Protocol<'_>| *part == Protocol::P2pCircuit;
+        address.iter().find(is_circuit)?;
+        let address: Multiaddr = address
+            .iter()
+            .take_while(|part| !is_circuit(part))
+            .collect();
+        match address.iter().last()? {
+            Protocol::P2p(peer) => Some(Relay {
+                address,
+                peer,
+                is_connected: false,
+            }),
+            _ => None,
+        }
+    }
 }
 
 /// All of them.
@@ -50,6 +83,7 @@ impl StandingPeers {
             // The one before is a relay.
             .last();
         self.peers.push(Standing {
+            relay: Relay::of(&address),
             address,
             role,
             peer,
@@ -74,8 +108,12 @@ impl StandingPeers {
             .filter(|standing| standing.again.is_some_and(|again| again <= now));
         due.map(|standing| {
             standing.again = None;
-            let address = standing.address.clone();
-            let options = match standing.peer {
+            let relay = standing.relay.as_ref().filter(|relay| !relay.is_connected);
+            let (peer, address) = match relay {
+                Some(relay) => (Some(relay.peer), relay.address.clone()),
+                None => (standing.peer, standing.address.clone()),
+            };
+            let options = match peer {
                 Some(peer) => DialOpts::peer_id(peer)
                     .condition(PeerCondition::Disconnected)
                     .addresses(vec![address])
@@ -105,10 +143,17 @@ impl StandingPeers {
     }
 
     /// A dial was not made, because the peer is connected.
-    pub(super) fn needless(&mut self, connection: ConnectionId) {
-        if let Some(standing) = self.dialled_by(connection) {
-            standing.dialling = None;
-            standing.is_tried = true;
+    pub(super) fn needless(&mut self, connection: ConnectionId, now: Instant) {
+        let Some(standing) = self.dialled_by(connection) else {
+            return;
+        };
+        standing.dialling = None;
+        match &mut standing.relay {
+            Some(relay) if !relay.is_connected => {
+                relay.is_connected = true;
+                standing.again = Some(now);
+            }
+            _ => standing.is_tried = true,
         }
     }
 
@@ -119,9 +164,20 @@ impl StandingPeers {
     }
 
     /// A peer was connected; says why.
-    pub(super) fn connected(&mut self, peer: PeerId, connection: ConnectionId) -> Role {
+    pub(super) fn connected(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionId,
+        now: Instant,
+    ) -> Role {
         for standing in &mut self.peers {
-            if standing.dialling == Some(connection) || standing.peer == Some(peer) {
+            if let Some(relay) = standing.relay.as_mut().filter(|relay| relay.peer == peer) {
+                if !relay.is_connected {
+                    relay.is_connected = true;
+                    standing.dialling = None;
+                    standing.again = Some(now + RELAY_PATIENCE);
+                }
+            } else if standing.dialling == Some(connection) || standing.peer == Some(peer) {
                 standing.peer = Some(peer);
                 standing.dialling = None;
                 standing.problem = None;
@@ -133,8 +189,24 @@ impl StandingPeers {
         self.role(&peer)
     }
 
+    /// A peer has told about itself, and about how it sees this node.
+    pub(super) fn identified(&mut self, peer: PeerId, now: Instant) {
+        let is_behind =
+            |standing: &&mut Standing| matches!(&standing.relay, Some(relay) if relay.peer == peer);
+        for standing in self.peers.iter_mut().filter(is_behind) {
+            standing.again = standing.again.map(|again| again.min(now));
+        }
+    }
+
     /// The last connection to a peer has ended.
     pub(super) fn disconnected(&mut self, peer: PeerId, now: Instant) {
+        for relay in self
+            .peers
+            .iter_mut()
+            .filter_map(|standing| standing.relay.as_mut())
+        {
+            relay.is_connected &= relay.peer != peer;
+        }
         let of_peer = |standing: &&mut Standing| standing.peer == Some(peer);
         for standing in self.peers.iter_mut().filter(of_peer) {
             standing.again = Some(now + standing.pause);
@@ -211,10 +283,35 @@ mod tests {
         }
         let dials = standing.due(now);
         let connection = dials[0].connection_id();
-        assert_eq!(standing.connected(peer, connection), Role::Named);
+        assert_eq!(standing.connected(peer, connection, now), Role::Named);
         assert!(standing.all_tried());
         standing.disconnected(peer, now);
         assert_eq!(standing.due(now + FIRST_PAUSE).len(), 2);
         assert_eq!(standing.role(&PeerId::random()), Role::Other);
+    }
+
+    #[test]
+    fn a_relay_is_dialled_before_the_peer_behind_it() {
+        let now = Instant::now();
+        let (relay, peer) = (PeerId::random(), PeerId::random());
+        let mut standing = StandingPeers::default();
+        let address = format!("/ip4/127.0.0.1/tcp/1/p2p/{relay}/p2p-circuit/p2p/{peer}");
+        standing.add(address.parse().unwrap(), Role::Named, now);
+        let dial = standing.due(now).remove(0);
+        assert_eq!(dial.get_peer_id(), Some(relay));
+        let role = standing.connected(relay, dial.connection_id(), now);
+        assert_eq!(role, Role::Other);
+        assert!(standing.due(now).is_empty() && !standing.all_tried());
+        standing.identified(relay, now);
+        let dial = standing.due(now).remove(0);
+        assert_eq!(dial.get_peer_id(), Some(peer));
+        assert_eq!(
+            standing.connected(peer, dial.connection_id(), now),
+            Role::Named
+        );
+        standing.disconnected(relay, now);
+        standing.disconnected(peer, now);
+        let dial = standing.due(now + FIRST_PAUSE).remove(0);
+        assert_eq!(dial.get_peer_id(), Some(relay));
     }
 }

@@ -1,0 +1,164 @@
+//! What others say of who has content: as much of it as they like, true or not.
+
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use ipfs_exec_node::block::{MemoryBlocks, RAW};
+use ipfs_exec_node::limits;
+use ipfs_exec_node::network::bitswap::SessionEvent;
+use ipfs_exec_node::network::{Identity, Multiaddr, Network, NetworkEvent, NetworkOptions};
+use ipfs_exec_node::{Block, Blocks, Cid};
+use libp2p::kad::store::{MemoryStore, MemoryStoreConfig, RecordStore};
+use libp2p::kad::{self, ProviderRecord, RecordKey};
+use libp2p::multiaddr::Protocol;
+use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
+use libp2p::{PeerId, StreamProtocol, SwarmBuilder, identify, noise, tcp, yamux};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[derive(NetworkBehaviour)]
+struct DhtBehaviour {
+    dht: kad::Behaviour<MemoryStore>,
+    identify: identify::Behaviour,
+}
+
+/// Starts the only node of a DHT on a thread that ends with the process. It says that `providers`
+/// have `cid`. Gives its address.
+fn start_dht(cid: &Cid, providers: Vec<(PeerId, Vec<Multiaddr>)>) -> Multiaddr {
+    let key = RecordKey::from(cid.hash().to_bytes());
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async move {
+            let swarm = SwarmBuilder::with_new_identity().with_tokio().with_tcp(
+                tcp::Config::default(),
+                noise::Config::new,
+                yamux::Config::default,
+            );
+            let mut swarm = swarm
+                .unwrap()
+                .with_behaviour(|key| {
+                    let peer = key.public().to_peer_id();
+                    let bounds = MemoryStoreConfig {
+                        max_providers_per_key: usize::MAX,
+                        ..MemoryStoreConfig::default()
+                    };
+                    let store = MemoryStore::with_config(peer, bounds);
+                    let protocol = StreamProtocol::new("/ipfs/lan/kad/1.0.0");
+                    let mut dht =
+                        kad::Behaviour::with_config(peer, store, kad::Config::new(protocol));
+                    dht.set_mode(Some(kad::Mode::Server));
+                    let config = identify::Config::new("ipfs/0.1.0".to_owned(), key.public());
+                    let identify = identify::Behaviour::new(config);
+                    DhtBehaviour { dht, identify }
+                })
+                .unwrap()
+                .build();
+            let store = swarm.behaviour_mut().dht.store_mut();
+            for (peer, addresses) in providers {
+                let record = ProviderRecord::new(key.clone(), peer, addresses);
+                store.add_provider(record).unwrap();
+            }
+            let loopback = "/ip4/127.0.0.1/tcp/0".parse().unwrap();
+            swarm.listen_on(loopback).unwrap();
+            loop {
+                if let SwarmEvent::NewListenAddr { address, .. } = swarm.select_next_some().await {
+                    let peer = *swarm.local_peer_id();
+                    sender.send(address.with_p2p(peer).unwrap()).unwrap();
+                }
+            }
+        });
+    });
+    receiver.recv_timeout(PATIENCE).unwrap()
+}
+
+/// A node that gives `block`, and where it is.
+fn giver(block: &Block) -> (Network, Multiaddr) {
+    let blocks = Arc::new(MemoryBlocks::default());
+    blocks.put(std::slice::from_ref(block)).unwrap();
+    let mut options = NetworkOptions::new(Identity::passing());
+    options.listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
+    options.serve = true;
+    let giver = Network::start(blocks, options).unwrap();
+    let events = giver.subscribe();
+    loop {
+        if let NetworkEvent::Listening { mut address } = events.recv_timeout(PATIENCE).unwrap() {
+            address.pop();
+            return (giver, address);
+        }
+    }
+}
+
+fn taker(dht: Multiaddr) -> Network {
+    let mut options = NetworkOptions::new(Identity::passing());
+    options.bootstrap = vec![dht];
+    Network::start(Arc::new(MemoryBlocks::default()), options).unwrap()
+}
+
+/// Addresses at which nobody listens: nobody may use these ports but root.
+fn dead_addresses(count: u16) -> Vec<Multiaddr> {
+    let make = |number: u16| {
+        let [high, low] = number.to_be_bytes();
+        let address = std::net::Ipv4Addr::new(127, 1, high, low);
+        Multiaddr::from(address).with(Protocol::Tcp(1))
+    };
+    (0..count).map(make).collect()
+}
+
+/// As many as fit the longest answer that a DHT gives.
+#[test]
+fn a_thousand_dead_addresses_of_a_provider_do_not_hide_another() {
+    let block = Block::new(cid::Version::V1, RAW, Bytes::from_static(b"found"));
+    let (giver, address) = giver(&block);
+    let dht = start_dht(
+        block.cid(),
+        vec![
+            (PeerId::random(), dead_addresses(1200)),
+            (giver.peer_id(), vec![address]),
+        ],
+    );
+    let taker = taker(dht);
+    let events = taker.subscribe();
+    taker.find_providers(block.cid());
+    let is_giver = |event: &NetworkEvent| matches!(event, NetworkEvent::Connected { peer, .. } if *peer == giver.peer_id());
+    while !is_giver(&events.recv_timeout(PATIENCE).unwrap()) {}
+    let session = taker.bitswap().session();
+    session.add_provider(giver.peer_id());
+    session.want(&[*block.cid()]);
+    loop {
+        if let SessionEvent::Block { block: got, .. } = session.recv_timeout(PATIENCE).unwrap() {
+            assert_eq!(got, block);
+            break;
+        }
+    }
+}
+
+/// As many as one answer names.
+#[test]
+fn providers_that_are_not_there_end_the_search() {
+    let block = Block::new(cid::Version::V1, RAW, Bytes::from_static(b"lost"));
+    let providers = dead_addresses(200)
+        .into_iter()
+        .map(|address| (PeerId::random(), vec![address]));
+    let dht = start_dht(block.cid(), providers.collect());
+    let taker = taker(dht);
+    let events = taker.subscribe();
+    taker.find_providers(block.cid());
+    let mut providers = 0;
+    let deadline = Instant::now() + PATIENCE;
+    let mut has_begun = false;
+    loop {
+        match events.recv_deadline(deadline).unwrap() {
+            NetworkEvent::Searching { .. } => has_begun = true,
+            NetworkEvent::Provider { .. } => providers += 1,
+            NetworkEvent::ProvidersSearched { .. } if has_begun => break,
+            _ => {}
+        }
+    }
+    assert!((1..=limits::MAX_PROVIDERS).contains(&providers));
+}
