@@ -182,15 +182,16 @@ const TWO_HOSTS: &str = r#"
     ip link set lo up
     ip netns add other
     ip link add near type veth peer name far netns other
-    ip addr add 10.99.0.1/24 dev near
+    ip addr add $NETWORK.1/24 dev near
     ip link set near up
-    ip -n other addr add 10.99.0.2/24 dev far
+    ip route add 224.0.0.0/4 dev near
+    ip -n other addr add $NETWORK.2/24 dev far
     ip -n other link set far up
     ip -n other link set lo up
     sh -c "$1" > server.out 2> server.err &
     server=$!
     trap 'kill $server; wait $server' EXIT
-    while ! grep -q '^listening on /ip4/10' server.out; do
+    while ! grep -q "^listening on /ip4/$NETWORK" server.out; do
         kill -0 $server
         read -t 0.05 _ <> /dev/zero || :
     done
@@ -200,6 +201,12 @@ const TWO_HOSTS: &str = r#"
 /// Runs `server` and `client` on two hosts, as root of user and network namespaces of their own.
 #[track_caller]
 fn on_two_hosts(environment: &Environment, server: &str, client: &str) -> String {
+    on_two_hosts_of("10.99.0", environment, server, client)
+}
+
+/// The same, in the network of this address.
+#[track_caller]
+fn on_two_hosts_of(network: &str, environment: &Environment, server: &str, client: &str) -> String {
     requirement::tool("ip", "iproute2");
     let arguments = [
         "--user",
@@ -214,6 +221,8 @@ fn on_two_hosts(environment: &Environment, server: &str, client: &str) -> String
         .arguments(arguments)
         .arguments([TWO_HOSTS, "bash", server, client])
         .variable("IPFS_EXEC", binary())
+        .variable("NETWORK", network)
+        .variable("MDNS_FLOOD", env!("CARGO_BIN_EXE_mdns_flood"))
         .run();
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
     outcome.text().to_owned()
@@ -238,6 +247,39 @@ fn peers_of_the_local_network_are_found() {
     );
     let read = on_two_hosts(&environment, "exec \"$IPFS_EXEC\" serve", &client);
     assert_eq!(read, "found by multicast DNS");
+}
+
+/// Anybody on a network can claim to be any number of peers.
+#[test]
+fn thousands_of_peers_that_are_not_there_do_not_hide_one_that_is() {
+    let environment = Environment::new();
+    environment.write("file", "found among thousands");
+    let cid = environment.add("file");
+    environment.configure("");
+    environment.directory("other");
+    let client = |command: &str| {
+        format!(
+            "export IPFS_EXEC_PATH=$PWD/other\n\
+             {command}"
+        )
+    };
+    let flooded = "\"$MDNS_FLOOD\" 10.99.0.1 & exec \"$IPFS_EXEC\" serve";
+    let read = on_two_hosts(
+        &environment,
+        flooded,
+        &client(&format!("exec \"$IPFS_EXEC\" cat {cid}")),
+    );
+    assert_eq!(read, "found among thousands");
+    // What nobody has is not waited for without end.
+    let other = "QmeugpFaBp7aafV2uN7GC3E2GbAycnEU3c2Q3FS7mSLbo4";
+    let told = on_two_hosts(
+        &environment,
+        flooded,
+        &client(&format!(
+            "\"$IPFS_EXEC\" cat --idle-timeout 4 {other} || echo ended with $?"
+        )),
+    );
+    assert_eq!(told, "ended with 1\n");
 }
 
 /// The network is cut for a while in the middle of a fetch.
@@ -273,4 +315,30 @@ fn a_fetch_outlives_a_partition_that_heals() {
         &format!("exec bash -c '{}'", client.replace('\'', "'\\''")),
     );
     assert_eq!(told, "whole\n");
+}
+
+/// A peer calls back (AutoNAT), which it does at public addresses alone.
+#[test]
+fn those_who_serve_find_out_that_they_can_be_reached() {
+    let environment = Environment::new();
+    environment.directory("other");
+    let client = r#"
+        peer=$(sed -n 's/listening on //p' server.out | grep 45.99 | head -n 1)
+        IPFS_EXEC_PATH=$PWD/other IPFS_EXEC_LOG=info "$IPFS_EXEC" serve --no-mdns --peer $peer > /dev/null 2> log &
+        client=$!
+        while ! grep -q 'others can reach this node.*/ip4/45.99.0.2/' log; do
+            kill -0 $client || exit 9
+            read -t 0.1 _ <> /dev/zero || :
+        done
+        kill $client
+        wait $client || :
+        echo reached
+    "#;
+    let told = on_two_hosts_of(
+        "45.99.0",
+        &environment,
+        "exec \"$IPFS_EXEC\" serve --no-mdns",
+        &format!("exec bash -c '{}'", client.replace('\'', "'\\''")),
+    );
+    assert_eq!(told, "reached\n");
 }
