@@ -161,9 +161,7 @@ impl Source<'_, '_> {
 
     /// Says that all below `cid` will be read.
     pub(crate) fn expect(&self, cid: &Cid) {
-        if let Source::Fetching(fetcher) = self {
-            fetcher.expect_all(cid);
-        }
+        self.blocks().expect_all(cid);
     }
 }
 
@@ -205,11 +203,23 @@ impl Context {
         reporter: &dyn Reporter,
         work: impl FnOnce(&Source<'_, '_>) -> Result<T, CommandError>,
     ) -> Result<T, CommandError> {
+        self.with_blocks_within(self.idle_timeout, repository, depth, reporter, work)
+    }
+
+    /// The same, with another time after which a fetch gives up.
+    pub(crate) fn with_blocks_within<T>(
+        &self,
+        idle_timeout: Duration,
+        repository: &Repository,
+        depth: Depth,
+        reporter: &dyn Reporter,
+        work: impl FnOnce(&Source<'_, '_>) -> Result<T, CommandError>,
+    ) -> Result<T, CommandError> {
         let Some(network) = &self.network else {
             return work(&Source::Local(repository));
         };
         let mut options = FetchOptions::default();
-        options.idle_timeout = self.idle_timeout;
+        options.idle_timeout = idle_timeout;
         options.deep = depth == Depth::Everything;
         let fetcher = Fetcher::new(repository, network, options, reporter);
         let result = work(&Source::Fetching(&fetcher));

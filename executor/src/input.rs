@@ -2,8 +2,10 @@
 //!
 //! [`InputTree`] is what a run needs of it, however it comes about: a file or directory on the
 //! host that shows the input DAG, and an end that tells whether all of it could be read.
-//! [`ExportedInput`] writes the whole DAG out beforehand.
+//! [`ExportedInput`] writes the whole DAG out beforehand; [`MountedInput`] reads what the program
+//! touches.
 
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -12,12 +14,13 @@ use ipfs_exec_node::Cid;
 use ipfs_exec_node::block::Blocks;
 use ipfs_exec_node::path::EntryName;
 use ipfs_exec_node::progress::Reporter;
-use ipfs_exec_node::unixfs::{self, ExportOptions, Mtime, UnixfsError};
+use ipfs_exec_node::unixfs::{self, ExportOptions, Mtime, NodeKind, UnixfsError};
 use rustix::fs::{AtFlags, FileType, statat};
 
 use crate::beneath;
+use crate::mount::{DIRECTORY_MODE, FILE_MODE, Failure, MountError, Observer, SandboxMount, Top};
 
-/// Name of the export in scratch.
+/// Name of the export, or of the mount point, in scratch.
 pub(crate) const EXPORT: &str = "input";
 
 /// Why an input cannot be shown.
@@ -39,6 +42,18 @@ pub enum InputError {
         /// Its root.
         cid: Cid,
     },
+    /// It could not be mounted.
+    #[error("cannot mount input {cid}")]
+    Mount {
+        /// Its root.
+        cid: Cid,
+        /// Why.
+        #[source]
+        source: Box<MountError>,
+    },
+    /// The program needed what could not be had.
+    #[error("the program could not read all of its input")]
+    Read(#[source] Failure),
     /// The directory to write to could not be used.
     #[error("cannot prepare input {cid} in `{path}`", path = path.display())]
     Io {
@@ -52,6 +67,18 @@ pub enum InputError {
     },
 }
 
+/// How a program gets to its input.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum InputMode {
+    /// Mounted where that is possible, else copied.
+    #[default]
+    Auto,
+    /// Mounted: only what is read is fetched.
+    Mount,
+    /// Written out before the program begins.
+    Copy,
+}
+
 /// What an input is at its root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InputKind {
@@ -61,12 +88,6 @@ pub enum InputKind {
     Directory,
 }
 
-/// Mode of files that record none: what a program sees must not depend on the caller's umask.
-const FILE_MODE: u32 = 0o444;
-
-/// Mode of directories that record none.
-const DIRECTORY_MODE: u32 = 0o555;
-
 /// An input DAG that a sandbox can be given.
 pub trait InputTree {
     /// Where it stands on the host. Its content must not change while the program runs; the
@@ -75,6 +96,11 @@ pub trait InputTree {
 
     /// What it is.
     fn kind(&self) -> InputKind;
+
+    /// What has to be mounted there, in the sandbox alone.
+    fn mount(&self) -> Option<&SandboxMount<'_>> {
+        None
+    }
 
     /// Takes it away after the program's end.
     ///
@@ -109,6 +135,7 @@ impl ExportedInput {
             path: scratch.to_owned(),
             source: errno.into(),
         };
+        blocks.expect_all(cid);
         let directory = beneath::open_root(scratch).map_err(failed)?;
         let name = EntryName::new(EXPORT.as_bytes()).expect("a plain word is a valid name");
         let options = ExportOptions {
@@ -144,5 +171,72 @@ impl InputTree for ExportedInput {
     fn finish(self: Box<Self>) -> Result<(), InputError> {
         // Everything was read before the program began.
         Ok(())
+    }
+}
+
+/// An input that is read as the program reads it.
+#[derive(Debug)]
+pub struct MountedInput<'b> {
+    mount: SandboxMount<'b>,
+    kind: InputKind,
+}
+
+impl<'b> MountedInput<'b> {
+    /// Prepares to show the DAG `cid` in the directory `scratch`, which has no entry of that name
+    /// yet and is emptied by its owner. Reads its root.
+    ///
+    /// # Errors
+    /// [`InputError`].
+    pub fn new(
+        scratch: &Path,
+        blocks: &'b dyn Blocks,
+        cid: &Cid,
+        observer: Option<&'b dyn Observer>,
+    ) -> Result<MountedInput<'b>, InputError> {
+        let target = scratch.join(EXPORT);
+        let mount =
+            SandboxMount::new(blocks, Top::Dag(cid), &target, observer).map_err(|source| {
+                InputError::Mount {
+                    cid: *cid,
+                    source: Box::new(source),
+                }
+            })?;
+        let failed = |source| InputError::Io {
+            cid: *cid,
+            path: scratch.to_owned(),
+            source,
+        };
+        let kind = match mount.kind() {
+            Some(NodeKind::Symlink) => return Err(InputError::Symlink { cid: *cid }),
+            Some(NodeKind::File) => {
+                File::create_new(&target).map_err(failed)?;
+                InputKind::File
+            }
+            _ => {
+                fs::create_dir(&target).map_err(failed)?;
+                InputKind::Directory
+            }
+        };
+        Ok(MountedInput { mount, kind })
+    }
+}
+
+impl InputTree for MountedInput<'_> {
+    fn host_path(&self) -> &Path {
+        self.mount.target()
+    }
+
+    fn kind(&self) -> InputKind {
+        self.kind
+    }
+
+    fn mount(&self) -> Option<&SandboxMount<'_>> {
+        Some(&self.mount)
+    }
+
+    fn finish(self: Box<Self>) -> Result<(), InputError> {
+        self.mount
+            .take_failure()
+            .map_or(Ok(()), |failure| Err(InputError::Read(failure)))
     }
 }

@@ -23,7 +23,7 @@
 //! let input: Cid = "QmUNLLsPACCz1vLxQVkXqqLX5R1X345qqfHbsf67hvA3Nn".parse()?;
 //! let arguments = ["sh", "-c", "echo hello > /output/greeting"].map(Into::into).into();
 //! let job = Job::new(rootfs, input, arguments, [])?;
-//! let outcome = run(&repository, &repository, &job, &RunOptions::default(), None, &Silent)?;
+//! let outcome = run(&repository, &repository, &job, &RunOptions::default(), None, None, &Silent)?;
 //! println!("{} with exit code {}", outcome.output.cid, outcome.exit.code());
 //! # Ok(())
 //! # }
@@ -46,7 +46,9 @@ pub mod job;
 pub mod sandbox;
 
 pub mod input;
+pub mod mount;
 pub mod output;
+pub mod trace;
 
 pub mod run;
 

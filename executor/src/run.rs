@@ -20,8 +20,11 @@ use ipfs_exec_node::unixfs::{ExportOptions, ImportOptions, Imported};
 
 use crate::archive::{UnpackOptions, Warning};
 use crate::beneath;
-use crate::input::{self, ExportedInput, InputError, InputKind, InputTree};
+use crate::input::{
+    self, ExportedInput, InputError, InputKind, InputMode, InputTree, MountedInput,
+};
 use crate::job::Job;
+use crate::mount::{MountError, Observer};
 use crate::output::{self, OutputError, WritableDirectories};
 use crate::rootfs::{InitError, Rootfs, RootfsCache, RootfsError, RootfsOptions};
 use crate::sandbox::{self, Bubblewrap, Exit, HostPaths, RootLayout, SandboxError};
@@ -42,7 +45,9 @@ pub struct RunOptions {
     pub rootfs: UnpackOptions,
     /// Bytes that the cache of root file systems may keep.
     pub cache_cap_bytes: u64,
-    /// Bounds on the input.
+    /// How the program gets to its input.
+    pub input_mode: InputMode,
+    /// Bounds on the input where it is copied.
     pub input: ExportOptions,
     /// How the output is imported. What its owner cannot read is made readable in any case: a
     /// program may leave such files behind.
@@ -56,6 +61,7 @@ impl Default for RunOptions {
         RunOptions {
             rootfs: UnpackOptions::default(),
             cache_cap_bytes: RootfsOptions::DEFAULT_CACHE_CAP_BYTES,
+            input_mode: InputMode::default(),
             input: ExportOptions::default(),
             output: ImportOptions::default(),
             pin: Some(String::new()),
@@ -152,6 +158,7 @@ impl RunError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             RunError::Sandbox(error) => error.hint(),
+            RunError::Input(InputError::Mount { source, .. }) => source.hint(),
             RunError::CleanUp { first, .. } => first.error().and_then(RunError::hint),
             _ => None,
         }
@@ -171,7 +178,7 @@ impl RunError {
 ///
 /// `cancel` becomes readable when the caller wants to stop; the program is then killed and
 /// [`RunError::Interrupted`] given, with nothing kept. When this process is killed, the program dies
-/// too.
+/// too. `observer` learns what the program touches of its input, which then has to be mounted.
 ///
 /// # Errors
 /// [`RunError`]. That the program failed is none: see [`Outcome::exit`].
@@ -181,6 +188,7 @@ pub fn run(
     job: &Job,
     options: &RunOptions,
     cancel: Option<BorrowedFd<'_>>,
+    observer: Option<&dyn Observer>,
     reporter: &dyn Reporter,
 ) -> Result<Outcome, RunError> {
     let session = repository.session()?;
@@ -191,6 +199,7 @@ pub fn run(
         job,
         options,
         cancel,
+        observer,
         reporter,
     };
     let result = run.steps().map_err(|error| run.interruption(error));
@@ -212,6 +221,7 @@ struct Run<'r> {
     job: &'r Job,
     options: &'r RunOptions,
     cancel: Option<BorrowedFd<'r>>,
+    observer: Option<&'r dyn Observer>,
     reporter: &'r dyn Reporter,
 }
 
@@ -223,10 +233,17 @@ impl Run<'_> {
             .protect(&[*self.job.rootfs(), *self.job.input()])?;
         let rootfs = self.rootfs()?;
         rootfs.init()?;
-        let input = self.input()?;
         let directories = WritableDirectories::create(self.session.scratch())?;
+        let mut input = self.input()?;
         self.check_interrupted()?;
-        let result = self.execute(&bubblewrap, &rootfs, &*input, &directories);
+        let mut result = self.execute(&bubblewrap, &rootfs, &*input, &directories);
+        if input.mount().is_some() && self.may_copy() && is_not_started(&result) {
+            tracing::info!("the input cannot be mounted in the sandbox");
+            drop(input);
+            self.remove(input::EXPORT)?;
+            input = self.copied_input()?;
+            result = self.execute(&bubblewrap, &rootfs, &*input, &directories);
+        }
         // An input that failed fails the run, whatever the program made of it.
         let finished = input.finish();
         let exit = result?;
@@ -256,16 +273,47 @@ impl Run<'_> {
         )
     }
 
-    fn input(&self) -> Result<Box<dyn InputTree>, InputError> {
-        let scratch = self.session.scratch();
-        let (cid, options) = (self.job.input(), &self.options.input);
-        Ok(Box::new(ExportedInput::new(
-            scratch,
-            self.blocks,
-            cid,
-            options,
-            self.reporter,
-        )?))
+    /// Mounted, as long as that is possible.
+    fn input(&self) -> Result<Box<dyn InputTree + '_>, InputError> {
+        if self.options.input_mode == InputMode::Copy {
+            return self.copied_input();
+        }
+        let (scratch, cid) = (self.session.scratch(), self.job.input());
+        match MountedInput::new(scratch, self.blocks, cid, self.observer) {
+            Err(InputError::Mount { source: error, .. })
+                if self.may_copy() && matches!(*error, MountError::Device(_)) =>
+            {
+                tracing::info!(%error, "the input cannot be mounted");
+                self.copied_input()
+            }
+            input => {
+                tracing::info!(%cid, "the input is mounted");
+                Ok(Box::new(input?))
+            }
+        }
+    }
+
+    fn may_copy(&self) -> bool {
+        self.options.input_mode == InputMode::Auto && self.observer.is_none()
+    }
+
+    fn copied_input(&self) -> Result<Box<dyn InputTree + '_>, InputError> {
+        let (scratch, cid) = (self.session.scratch(), self.job.input());
+        tracing::info!(%cid, "the input is copied");
+        let options = &self.options.input;
+        let copied = ExportedInput::new(scratch, self.blocks, cid, options, self.reporter)?;
+        Ok(Box::new(copied))
+    }
+
+    /// Removes an entry of the scratch directory.
+    fn remove(&self, name: &str) -> Result<(), RunError> {
+        let removed = beneath::open_root(self.session.scratch())
+            .map_err(|errno| TreeError::new(b"scratch", errno))
+            .and_then(|scratch| tree::remove_tree(scratch.as_fd(), name.as_bytes()));
+        removed.map_err(|source| RunError::CleanUp {
+            first: FirstError(None),
+            source,
+        })
     }
 
     fn execute(
@@ -292,7 +340,8 @@ impl Run<'_> {
             output: directories.output(),
             tmp: directories.tmp(),
         };
-        match sandbox::execute(bubblewrap, self.job, &paths, self.cancel) {
+        let mounts: Vec<_> = input.mount().into_iter().collect();
+        match sandbox::execute(bubblewrap, self.job, &paths, &mounts, self.cancel) {
             Err(SandboxError::NotExecuted) => Err(rootfs.not_executed().into()),
             result => Ok(result?),
         }
@@ -322,6 +371,11 @@ impl Run<'_> {
             error.normalised()
         }
     }
+}
+
+/// Whether bubblewrap did not even start, as where the kernel refuses what it needs before.
+fn is_not_started(result: &Result<Exit, RunError>) -> bool {
+    matches!(result, Err(RunError::Sandbox(SandboxError::Spawn { .. })))
 }
 
 /// Empties the scratch directory of what a run leaves there.

@@ -289,6 +289,11 @@ pub trait Blocks: Send + Sync {
         let _ = cids;
     }
 
+    /// Says that all blocks below `root` will be read, in the order of the DAG.
+    fn expect_all(&self, root: &Cid) {
+        let _ = root;
+    }
+
     /// Gives the data of `cid`: from the CID itself where that holds it, else by
     /// [`Blocks::read`].
     ///
@@ -321,6 +326,10 @@ impl<B: Blocks + ?Sized> Blocks for &B {
 
     fn expect(&self, cids: &[Cid]) {
         (**self).expect(cids);
+    }
+
+    fn expect_all(&self, root: &Cid) {
+        (**self).expect_all(root);
     }
 }
 

@@ -10,6 +10,7 @@ mod id;
 mod import;
 mod ls;
 mod mkdir;
+mod mount;
 mod peers;
 mod pin;
 mod provide;
@@ -62,6 +63,7 @@ enum Command {
     Ls(ls::LsArgs),
     Stat(stat::StatArgs),
     Mkdir(mkdir::MkdirArgs),
+    Mount(mount::MountArgs),
     Pin(pin::PinArgs),
     Import(import::ImportArgs),
     Export(export::ExportArgs),
@@ -87,6 +89,7 @@ impl Cli {
             Command::Ls(arguments) => ls::ls(&context, arguments).map(done),
             Command::Stat(arguments) => stat::stat(&context, arguments).map(done),
             Command::Mkdir(arguments) => mkdir::mkdir(&context, arguments).map(done),
+            Command::Mount(arguments) => mount::mount(&context, arguments).map(done),
             Command::Pin(arguments) => pin::pin(&context, arguments).map(done),
             Command::Import(arguments) => import::import(&context, arguments).map(done),
             Command::Export(arguments) => export::export(&context, arguments).map(done),

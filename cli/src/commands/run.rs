@@ -1,12 +1,17 @@
 //! `run`: the computation.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
+use ipfs_exec_executor::input::InputMode;
+use ipfs_exec_executor::mount::Observer;
 use ipfs_exec_executor::run::EXIT_FAILED;
+use ipfs_exec_executor::trace::Trace;
 use ipfs_exec_executor::{Job, Outcome, RunError, RunOptions};
 use ipfs_exec_node::path::{ContentPath, escape};
 use ipfs_exec_node::repo::{Repository, Session};
@@ -16,7 +21,7 @@ use rustix::fs::CWD;
 use serde_json::json;
 
 use crate::context::{Context, Depth, Source, resolve};
-use crate::error::CommandError;
+use crate::error::{CommandError, LocalError};
 use crate::profile::ProfileArgs;
 use crate::progress::Progress;
 use crate::serving::{self, ServingArgs, Until};
@@ -41,7 +46,20 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "SIZE", default_value = "16GiB", value_parser = size::parse)]
     max_rootfs_size: u64,
 
-    /// Refuse inputs with more content than this
+    /// How the program gets to its input: `mount` reads and fetches what it touches alone, `copy` writes
+    /// all of it out first, `auto` mounts where this machine can
+    #[arg(long, value_name = "MODE", value_enum, default_value_t = Mode::Auto)]
+    input_mode: Mode,
+
+    /// Write to FILE what the program touched of its input, one JSON object an access
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+
+    /// Tell on stderr how much of the input the program depended on
+    #[arg(long)]
+    stats: bool,
+
+    /// Refuse inputs with more content than this where they are copied
     #[arg(long, value_name = "SIZE", default_value = "1TiB", value_parser = size::parse)]
     max_input_size: u64,
 
@@ -75,6 +93,24 @@ pub(crate) struct RunArgs {
     #[arg(required = true, num_args = 2.., trailing_var_arg = true, allow_hyphen_values = true,
           value_names = ["ROOTFS", "INPUT", "ARG"])]
     command: Vec<OsString>,
+}
+
+/// How the program gets to its input.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Mode {
+    Auto,
+    Mount,
+    Copy,
+}
+
+impl From<Mode> for InputMode {
+    fn from(mode: Mode) -> InputMode {
+        match mode {
+            Mode::Auto => InputMode::Auto,
+            Mode::Mount => InputMode::Mount,
+            Mode::Copy => InputMode::Copy,
+        }
+    }
 }
 
 const HELP: &str = "\
@@ -130,7 +166,7 @@ fn compute(
     repository: &Repository,
 ) -> Result<Result<Outcome, RunError>, CommandError> {
     let progress = context.progress();
-    context.with_blocks(repository, Depth::Everything, &progress, |source| {
+    context.with_blocks(repository, Depth::Blocks, &progress, |source| {
         compute_from(context, arguments, repository, source, &progress)
     })
 }
@@ -154,7 +190,6 @@ fn compute_from(
     // Live as long as the run: what is imported for it must not be collected meanwhile.
     let (rootfs, _rootfs_lease) = content(context, repository, blocks, rootfs)?;
     let (input, _input_lease) = content(context, repository, blocks, input)?;
-    source.expect(&input);
     let job = Job::new(
         rootfs,
         input,
@@ -165,12 +200,58 @@ fn compute_from(
     let mut options = RunOptions::default();
     options.rootfs.max_bytes = arguments.max_rootfs_size;
     options.input.max_bytes = arguments.max_input_size;
+    options.input_mode = arguments.input_mode.into();
     options.output = output;
     options.pin = arguments.pin.then(String::new);
     let cancel = Some(context.interrupt.descriptor());
-    Ok(ipfs_exec_executor::run(
-        repository, blocks, &job, &options, cancel, progress,
-    ))
+    let trace = Trace::default();
+    let observer =
+        (arguments.trace.is_some() || arguments.stats).then_some(&trace as &dyn Observer);
+    if observer.is_some() && matches!(arguments.input_mode, Mode::Copy) {
+        return Err(CommandError::usage(
+            "what is copied cannot be traced: leave out `--input-mode copy`",
+        ));
+    }
+    let outcome = ipfs_exec_executor::run(
+        repository, blocks, &job, &options, cancel, observer, progress,
+    );
+    if let Some(path) = &arguments.trace {
+        write_trace(&trace, path)?;
+    }
+    if arguments.stats {
+        tell_stats(&trace, blocks)?;
+    }
+    Ok(outcome)
+}
+
+/// Also of a run that failed: it tells what the program got to.
+fn write_trace(trace: &Trace, path: &Path) -> Result<(), CommandError> {
+    let write = || {
+        let mut file = BufWriter::new(File::create(path)?);
+        for line in trace.lines() {
+            writeln!(file, "{line}")?;
+        }
+        file.flush()
+    };
+    write().map_err(|source| {
+        LocalError {
+            action: "write",
+            path: path.to_owned(),
+            source,
+        }
+        .into()
+    })
+}
+
+fn tell_stats(trace: &Trace, blocks: &dyn Blocks) -> Result<(), CommandError> {
+    let all = trace.blocks();
+    let mut bytes = 0;
+    for cid in &all {
+        bytes += blocks.size(cid)?.unwrap_or(0);
+    }
+    let mut stderr = std::io::stderr().lock();
+    writeln!(stderr, "input: {} blocks, {bytes} bytes", all.len())?;
+    Ok(())
 }
 
 /// The CID that an argument stands for; a local file or directory is imported, and stays while the

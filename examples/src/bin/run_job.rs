@@ -38,6 +38,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         &job,
         &RunOptions::default(),
         None,
+        None,
         &Silent,
     )?;
     println!("{}", outcome.output.cid);

@@ -21,9 +21,10 @@
     reason = "code between fork and exec needs `pre_exec` and libc's calls"
 )]
 
+mod courier;
 mod supervisor;
 
-use std::ffi::{CStr, OsString};
+use std::ffi::{CStr, CString, OsString};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -32,7 +33,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::ptr;
 
-use rustix::fs::{Mode, stat};
+use rustix::fs::{Mode, OFlags, stat};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal};
 
@@ -51,6 +52,9 @@ const DEFAULT_ACTION: [u64; 4] = [0; 4];
 /// Size of the kernel's signal set.
 const SIGNAL_SET_BYTES: usize = 8;
 
+/// The device of FUSE.
+const DEVICE: &CStr = c"/dev/fuse";
+
 /// Devices that the child may open. Our own files of them must not be changed through it.
 const DEVICES: [&CStr; 6] = [
     c"/dev/null",
@@ -60,6 +64,20 @@ const DEVICES: [&CStr; 6] = [
     c"/dev/urandom",
     c"/dev/tty",
 ];
+
+/// A FUSE file system that the child is to see.
+///
+/// The kernel takes a device only from the user namespace that it was opened in. So the child opens
+/// it, in place of a descriptor that we hold, whose number the options can name.
+#[derive(Clone, Debug)]
+pub(crate) struct MountRequest {
+    /// Where, on the host.
+    pub(crate) target: CString,
+    /// The descriptor.
+    pub(crate) device: RawFd,
+    /// What the kernel is told, that number included.
+    pub(crate) options: CString,
+}
 
 /// What the child has as descriptors 0, 1 and 2.
 #[derive(Debug)]
@@ -77,6 +95,8 @@ pub(crate) struct Supervised {
     pub(crate) supervisor: Child,
     /// Dropped, it has all of them killed.
     pub(crate) leash: OwnedFd,
+    /// The devices of what was mounted, in order.
+    pub(crate) devices: Vec<OwnedFd>,
 }
 
 /// Starts `program` with an empty environment, in a session of its own, so that signals of the
@@ -91,11 +111,17 @@ pub(crate) fn spawn(
     arguments: &[OsString],
     streams: Streams,
     inherited: &[BorrowedFd<'_>],
+    mounts: Vec<MountRequest>,
 ) -> io::Result<Supervised> {
     let (collar, leash) = pipe_with(PipeFlags::CLOEXEC)?;
+    let (sender, receiver) = courier::open()?;
+    let count = mounts.len();
     let preparation = Preparation {
         owns_devices: stat(DEVICES[0])?.st_uid == rustix::process::geteuid().as_raw(),
         inherited: inherited.iter().map(AsRawFd::as_raw_fd).collect(),
+        identity: Identity::maps(),
+        mounts,
+        sender,
         collar: collar.as_raw_fd(),
     };
     let mut command = Command::new(program);
@@ -108,14 +134,34 @@ pub(crate) fn spawn(
     // SAFETY: `Preparation::run` makes system calls only: it neither allocates nor takes a lock
     // that a thread of the parent could hold, and touches no memory but its own copy of itself.
     unsafe { command.pre_exec(move || preparation.run()) };
-    let supervisor = command.spawn()?;
-    Ok(Supervised { supervisor, leash })
+    let mut supervisor = command.spawn()?;
+    // The closure holds the other end, without which receiving would not end.
+    drop(command);
+    // They were sent before `exec`, which has succeeded.
+    let devices = (0..count).map(|_| courier::receive(&receiver));
+    match devices.collect() {
+        Ok(devices) => Ok(Supervised {
+            supervisor,
+            leash,
+            devices,
+        }),
+        Err(error) => {
+            drop(leash);
+            supervisor.wait()?;
+            Err(error)
+        }
+    }
 }
 
 /// What is done between `fork` and `exec`.
 struct Preparation {
     owns_devices: bool,
     inherited: Vec<RawFd>,
+    /// For a user namespace of the child's own.
+    identity: Identity,
+    mounts: Vec<MountRequest>,
+    /// By which the devices of the mounts get to us.
+    sender: OwnedFd,
     /// Our end of the leash.
     collar: RawFd,
 }
@@ -126,9 +172,15 @@ impl Preparation {
         reset_signals()?;
         rustix::process::setsid()?;
         rustix::process::umask(Mode::from_raw_mode(UMASK));
-        if self.owns_devices {
-            seal_devices()?;
+        if self.owns_devices || !self.mounts.is_empty() {
+            enter_mount_namespace(&self.identity)?;
         }
+        if self.owns_devices {
+            DEVICES.into_iter().try_for_each(seal_device)?;
+        }
+        self.mounts
+            .iter()
+            .try_for_each(|mount| mount.fulfil(&self.sender))?;
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
         let supervisor = rustix::process::getpid();
         match fork()? {
@@ -168,9 +220,9 @@ fn close_all_but(kept: RawFd) -> io::Result<()> {
     close_range(kept + 1, libc::c_uint::MAX, 0)
 }
 
-/// Borrows a descriptor that [`close_all_but`] kept.
+/// Borrows a descriptor that stays open up to the end of this process or to `exec`.
 fn borrow(kept: RawFd) -> BorrowedFd<'static> {
-    // SAFETY: the supervisor closes it only by ending.
+    // SAFETY: nobody closes it; see the callers.
     unsafe { BorrowedFd::borrow_raw(kept) }
 }
 
@@ -184,22 +236,73 @@ fn die_with(parent: Pid) -> io::Result<()> {
     }
 }
 
-/// Makes the device files read-only in a mount namespace of the child's own.
-///
-/// Root of the host stays the owner of what belongs to it also in a user namespace without any
-/// capability, and so could change the mode of the host's `/dev/null` from inside a sandbox.
-fn seal_devices() -> io::Result<()> {
-    let none = ptr::null();
+/// Who the child is in a user namespace: who it was.
+struct Identity {
+    uids: CString,
+    gids: CString,
+}
+
+impl Identity {
+    /// Made before `fork`, since it takes memory.
+    fn maps() -> Identity {
+        let map = |id: u32| CString::new(format!("{id} {id} 1")).expect("digits have no NUL");
+        Identity {
+            uids: map(rustix::process::geteuid().as_raw()),
+            gids: map(rustix::process::getegid().as_raw()),
+        }
+    }
+}
+
+/// Puts the process into a mount namespace of its own, in which nothing reaches the host. Who may
+/// not make one by itself gets a user namespace for it, and stays who it was.
+fn enter_mount_namespace(identity: &Identity) -> io::Result<()> {
     // SAFETY: the flag asks for a new mount namespace; memory and descriptors stay shared with
     // nobody, as `fork` left them.
-    check(unsafe { libc::unshare(libc::CLONE_NEWNS) }.into())?;
+    if let Err(error) = check(unsafe { libc::unshare(libc::CLONE_NEWNS) }.into()) {
+        if error.raw_os_error() != Some(libc::EPERM) {
+            return Err(error);
+        }
+        let flags = libc::CLONE_NEWUSER | libc::CLONE_NEWNS;
+        // SAFETY: as above.
+        check(unsafe { libc::unshare(flags) }.into())?;
+        write_setting(c"/proc/self/setgroups", c"deny")?;
+        write_setting(c"/proc/self/uid_map", &identity.uids)?;
+        write_setting(c"/proc/self/gid_map", &identity.gids)?;
+    }
+    let none = ptr::null();
     let private = libc::MS_REC | libc::MS_SLAVE;
     // SAFETY: all pointers are null or end in NUL.
-    check(unsafe { libc::mount(none, c"/".as_ptr(), none, private, ptr::null()) }.into())?;
-    DEVICES.into_iter().try_for_each(seal_device)
+    check(unsafe { libc::mount(none, c"/".as_ptr(), none, private, ptr::null()) }.into())
+}
+
+fn write_setting(path: &CStr, value: &CStr) -> io::Result<()> {
+    let file = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::write(&file, value.to_bytes())?;
+    Ok(())
+}
+
+impl MountRequest {
+    fn fulfil(&self, sender: &OwnedFd) -> io::Result<()> {
+        let opened = rustix::fs::open(DEVICE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+        // SAFETY: takes integers; the descriptor that is replaced is one that we hold and that
+        // nothing in this process uses.
+        let replaced = unsafe { libc::dup3(opened.as_raw_fd(), self.device, libc::O_CLOEXEC) };
+        if replaced < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        courier::send(sender, borrow(self.device))?;
+        let flags = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV;
+        let (source, kind) = (c"ipfs-exec".as_ptr(), c"fuse.ipfs".as_ptr());
+        let (target, options) = (self.target.as_ptr(), self.options.as_ptr());
+        // SAFETY: all pointers end in NUL.
+        check(unsafe { libc::mount(source, target, kind, flags, options.cast()) }.into())
+    }
 }
 
 /// Puts a read-only mount of the device file on itself.
+///
+/// Root of the host stays the owner of what belongs to it also in a user namespace without any
+/// capability, and so could change the mode of the host's `/dev/null` from inside a sandbox.
 fn seal_device(path: &CStr) -> io::Result<()> {
     let (path, none) = (path.as_ptr(), ptr::null());
     // SAFETY: all pointers are null or end in NUL.
@@ -302,7 +405,7 @@ mod tests {
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
         let arguments = ["-c", script].map(OsString::from);
         let shell = Path::new("/bin/sh");
-        let mut child = spawn(shell, &arguments, streams(writer), inherited).unwrap();
+        let mut child = spawn(shell, &arguments, streams(writer), inherited, vec![]).unwrap();
         let output = std::io::read_to_string(File::from(reader)).unwrap();
         assert!(child.supervisor.wait().unwrap().success());
         output
@@ -349,7 +452,8 @@ mod tests {
     #[test]
     fn a_missing_program_is_an_error() {
         let output = File::open("/dev/null").unwrap().into();
-        let error = spawn(Path::new("/nonexistent"), &[], streams(output), &[]).unwrap_err();
+        let error =
+            spawn(Path::new("/nonexistent"), &[], streams(output), &[], vec![]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 
@@ -358,7 +462,14 @@ mod tests {
         for (script, wanted) in [("exit 7", Some(7)), ("kill -KILL $$", None)] {
             let output = File::open("/dev/null").unwrap().into();
             let arguments = ["-c", script].map(OsString::from);
-            let mut child = spawn(Path::new("/bin/sh"), &arguments, streams(output), &[]).unwrap();
+            let mut child = spawn(
+                Path::new("/bin/sh"),
+                &arguments,
+                streams(output),
+                &[],
+                vec![],
+            )
+            .unwrap();
             assert_eq!(child.supervisor.wait().unwrap().code(), wanted, "{script}");
         }
     }
@@ -371,7 +482,7 @@ mod tests {
             let script = "trap '' HUP TERM INT; setsid sleep 60 & sleep 60 & (sleep 60 &) ; wait";
             let arguments = ["-c", script].map(OsString::from);
             let shell = Path::new("/bin/sh");
-            let mut child = spawn(shell, &arguments, streams(writer), &[]).unwrap();
+            let mut child = spawn(shell, &arguments, streams(writer), &[], vec![]).unwrap();
             std::thread::sleep(Duration::from_micros(microseconds));
             let started = Instant::now();
             drop(child.leash);

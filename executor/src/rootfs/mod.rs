@@ -399,6 +399,7 @@ impl Builder<'_> {
         options: &RootfsOptions<'_>,
         reporter: &dyn Reporter,
     ) -> Result<archive::Unpacked, RootfsError> {
+        blocks.expect_all(self.cid);
         let reader = FileReader::open(blocks, self.cid).map_err(|source| RootfsError::Content {
             cid: *self.cid,
             source,

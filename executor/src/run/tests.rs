@@ -68,6 +68,7 @@ impl Bench {
             job,
             &options,
             None,
+            None,
             &Silent,
         );
         self.assert_clean();
@@ -231,7 +232,7 @@ fn exit_codes_of_runs_that_do_not_begin() {
         let job = bench.job(rootfs, bench.empty, "true");
         let options = RunOptions::default();
         let repository = &bench.repository;
-        let error = run(repository, repository, &job, &options, None, &Silent).unwrap_err();
+        let error = run(repository, repository, &job, &options, None, None, &Silent).unwrap_err();
         bench.assert_clean();
         error.exit_code()
     };
@@ -276,7 +277,10 @@ fn interruption_keeps_nothing() {
     let repository = &bench.repository;
     let pins = repository.pins().unwrap().len();
     let cancel = Some(cancel.as_fd());
-    let error = run(repository, repository, &job, &options, cancel, &Silent).unwrap_err();
+    let error = run(
+        repository, repository, &job, &options, cancel, None, &Silent,
+    )
+    .unwrap_err();
     assert!(matches!(error, RunError::Interrupted), "{error:?}");
     assert_eq!(repository.pins().unwrap().len(), pins);
     bench.assert_clean();
@@ -292,7 +296,16 @@ fn many_runs_at_once_on_one_repository() {
             .map(|_| {
                 scope.spawn(|| {
                     let repository = Repository::open(bench.repository.path()).unwrap();
-                    run(&repository, &repository, &job, &options, None, &Silent).unwrap()
+                    run(
+                        &repository,
+                        &repository,
+                        &job,
+                        &options,
+                        None,
+                        None,
+                        &Silent,
+                    )
+                    .unwrap()
                 })
             })
             .collect();

@@ -15,6 +15,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::{Child, ExitStatus};
+use std::thread;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{OFlags, fcntl_setfl};
@@ -28,6 +29,7 @@ use super::probe::{Bubblewrap, forbidding_setting};
 use super::status::Status;
 use super::streams;
 use crate::job::Job;
+use crate::mount::SandboxMount;
 use crate::process::{self, Streams, Supervised};
 
 /// How a program ended.
@@ -60,7 +62,8 @@ impl Exit {
 /// Runs `job` and waits for its end. The program's stdin is ours, its stdout and stderr are our
 /// stderr; what is no terminal or pipe of these is relayed by threads.
 ///
-/// `cancel` becomes readable when the program is to be killed.
+/// `cancel` becomes readable when the program is to be killed. `mounts` are made in the sandbox and
+/// served meanwhile.
 ///
 /// When this returns, with or without an error, all processes of the sandbox are dead. When this
 /// process is killed, they are killed too.
@@ -71,15 +74,27 @@ pub fn execute(
     bubblewrap: &Bubblewrap,
     job: &Job,
     paths: &HostPaths<'_>,
+    mounts: &[&SandboxMount<'_>],
     cancel: Option<BorrowedFd<'_>>,
 ) -> Result<Exit, SandboxError> {
     let (streams, output) = streams::open().map_err(SandboxError::Follow)?;
-    let (gate, status, mut running) = start(bubblewrap, job, paths, streams)?;
+    let (gate, status, running, devices) = start(bubblewrap, job, paths, mounts, streams)?;
     let mut status = Status::new(status);
-    let cancelled = running
-        .follow(&mut status, cancel)
-        .map_err(SandboxError::Follow)?;
-    let ended = running.end().map_err(SandboxError::Follow)?;
+    let (cancelled, ended) = thread::scope(|scope| {
+        let serving: Vec<_> = mounts
+            .iter()
+            .zip(devices)
+            .map(|(mount, device)| scope.spawn(|| mount.serve(device)))
+            .collect();
+        let followed = follow_to_end(running, &mut status, cancel);
+        // Nobody is left who could read.
+        mounts.iter().for_each(|mount| mount.stop());
+        for served in serving {
+            let served = served.join().expect("the server does not panic");
+            served.map_err(SandboxError::Mount)?;
+        }
+        followed.map_err(SandboxError::Follow)
+    })?;
     status.read().map_err(SandboxError::Follow)?;
     // Nobody writes to it any more: what the program printed is out before its end is told.
     drop(output);
@@ -94,13 +109,25 @@ pub fn execute(
     }
 }
 
-/// Starts bubblewrap. Gives the reading ends of the gate and of the status pipe.
+/// Whether the program was killed for `cancel`, and how bubblewrap ended; all is dead then.
+fn follow_to_end(
+    mut running: Running,
+    status: &mut Status,
+    cancel: Option<BorrowedFd<'_>>,
+) -> io::Result<(bool, ExitStatus)> {
+    let cancelled = running.follow(status, cancel)?;
+    Ok((cancelled, running.end()?))
+}
+
+/// Starts bubblewrap. Gives the reading ends of the gate and of the status pipe, and the devices of
+/// what is mounted.
 fn start(
     bubblewrap: &Bubblewrap,
     job: &Job,
     paths: &HostPaths<'_>,
+    mounts: &[&SandboxMount<'_>],
     streams: Streams,
-) -> Result<(OwnedFd, File, Running), SandboxError> {
+) -> Result<(OwnedFd, File, Running, Vec<OwnedFd>), SandboxError> {
     let follow = |error: Errno| SandboxError::Follow(error.into());
     let gate = open_gate().map_err(SandboxError::Follow)?;
     let (status, report) = pipe_with(PipeFlags::CLOEXEC).map_err(follow)?;
@@ -111,16 +138,19 @@ fn start(
     };
     let plan = Plan::new(job, paths, descriptors, bubblewrap.version)?;
     let inherited = [report.as_fd(), gate.as_fd()];
-    let child = process::spawn(&bubblewrap.path, plan.arguments(), streams, &inherited).map_err(
-        |source| SandboxError::Spawn {
-            program: bubblewrap.path.clone(),
-            source,
-        },
-    )?;
+    let mounts = mounts.iter().map(|mount| mount.request()).collect();
+    let (path, arguments) = (&bubblewrap.path, plan.arguments());
+    let child = process::spawn(path, arguments, streams, &inherited, mounts);
+    let mut child = child.map_err(|source| SandboxError::Spawn {
+        program: bubblewrap.path.clone(),
+        source,
+    })?;
+    let devices = std::mem::take(&mut child.devices);
     Ok((
         gate,
         File::from(status),
         Running::new(child).map_err(SandboxError::Follow)?,
+        devices,
     ))
 }
 
@@ -158,6 +188,7 @@ impl Running {
         let Supervised {
             mut supervisor,
             leash,
+            ..
         } = supervised;
         // Not waited for yet, so the number still means this child.
         match pidfd_open(Pid::from_child(&supervisor), PidfdFlags::empty()) {

@@ -37,6 +37,9 @@ pub enum SandboxError {
     /// Bubblewrap was killed by something else than us, or speaks in riddles.
     #[error("bubblewrap ended without the exit code of the program")]
     NoStatus,
+    /// What is mounted in the sandbox could not be served.
+    #[error("cannot serve what is mounted in the sandbox")]
+    Mount(#[source] io::Error),
     /// Talking to bubblewrap failed.
     #[error("cannot follow bubblewrap")]
     Follow(#[source] io::Error),

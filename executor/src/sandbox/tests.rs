@@ -113,7 +113,7 @@ impl Host {
             output: &self.path("output"),
             tmp: &self.path("tmp"),
         };
-        execute(&Bubblewrap::find().unwrap(), &job, &paths, cancel)
+        execute(&Bubblewrap::find().unwrap(), &job, &paths, &[], cancel)
     }
 
     /// Runs a shell in both layouts of the root, and gives what it wrote to `/output/result`.

@@ -49,18 +49,56 @@ pub fn list(
     cid: &Cid,
     visit: &mut dyn FnMut(Entry) -> Result<ControlFlow<()>, UnixfsError>,
 ) -> Result<(), UnixfsError> {
-    let mut pending = vec![Pending::root(*cid)];
-    while let Some(next) = pending.pop() {
-        let node = Node::load(blocks, &next.cid)?;
-        let (entries, shards) = expand(&node, &next)?;
-        for entry in entries {
-            if visit(entry)?.is_break() {
-                return Ok(());
-            }
+    let mut listing = Listing::new(*cid);
+    while let Some(entry) = listing.next(blocks)? {
+        if visit(entry)?.is_break() {
+            break;
         }
-        pending.extend(shards.into_iter().rev());
     }
     Ok(())
+}
+
+/// A place in the listing of a directory, in the order of [`list`]. Memory is that of one block and
+/// of the shards beside the path to it.
+#[derive(Clone, Debug)]
+pub struct Listing {
+    /// The next one last.
+    pending: Vec<Pending>,
+    entries: std::vec::IntoIter<Entry>,
+}
+
+impl Listing {
+    /// The beginning of the directory `cid`.
+    pub fn new(cid: Cid) -> Listing {
+        Listing {
+            pending: vec![Pending::root(cid)],
+            entries: Vec::new().into_iter(),
+        }
+    }
+
+    /// The next entry; `None` at the end.
+    ///
+    /// # Errors
+    /// As [`list`]. The place stays where it was.
+    pub fn next(&mut self, blocks: &dyn Blocks) -> Result<Option<Entry>, UnixfsError> {
+        loop {
+            if let Some(entry) = self.entries.next() {
+                return Ok(Some(entry));
+            }
+            let Some(next) = self.pending.last() else {
+                return Ok(None);
+            };
+            let node = Node::load(blocks, &next.cid)?;
+            let (entries, shards) = expand(&node, next)?;
+            self.pending.pop();
+            if !shards.is_empty() {
+                let below: Vec<Cid> = shards.iter().map(|shard| shard.cid).collect();
+                blocks.expect(&below);
+            }
+            self.pending.extend(shards.into_iter().rev());
+            self.entries = entries.into_iter();
+        }
+    }
 }
 
 /// A node of a directory that is still to be read.

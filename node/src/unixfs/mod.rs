@@ -14,15 +14,17 @@ mod hamt;
 mod hamt_writer;
 mod import;
 mod node;
+mod range;
 mod read;
 mod resolve;
 mod tasks;
 
 pub use data::{Metadata, Mtime};
-pub use directory::{BuiltDirectory, DirectoryBuilder, Entry, list, lookup};
+pub use directory::{BuiltDirectory, DirectoryBuilder, Entry, Listing, list, lookup};
 pub use export::{ExportOptions, export};
 pub use import::{ImportOptions, Imported, ImportedEntry, import_path, import_stream};
 pub use node::{Node, NodeKind};
+pub use range::{blocks_from, read_range};
 pub use read::FileReader;
 pub use resolve::resolve;
 

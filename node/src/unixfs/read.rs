@@ -5,6 +5,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use bytes::Bytes;
 
 use super::node::{Content, FilePart, Node};
+use super::range::check_part;
 use super::{NodeKind, UnixfsError};
 use crate::block::{Blocks, Cid};
 use crate::limits;
@@ -157,19 +158,7 @@ pub(super) fn load_part(
         });
     }
     let node = Node::load(blocks, &part.cid)?;
-    if node.kind() != NodeKind::File {
-        return Err(UnixfsError::NotFile {
-            cid: part.cid,
-            kind: node.kind(),
-        });
-    }
-    if node.size() != part.size {
-        return Err(UnixfsError::SizeMismatch {
-            cid: part.cid,
-            declared: part.size,
-            actual: node.size(),
-        });
-    }
+    check_part(part, &node)?;
     Ok(node)
 }
 

@@ -53,7 +53,8 @@ const FLUSH_AFTER: Duration = Duration::from_secs(5);
 pub struct FetchOptions {
     /// A fetch that gets no block for this long has failed.
     pub idle_timeout: Duration,
-    /// Whether what a missing block links to is fetched at once, since it will be read too.
+    /// Whether what a missing block links to is fetched at once, since it will be read too. Where
+    /// not, each read stands for itself: one that failed leaves the next as it would have been.
     pub deep: bool,
 }
 
@@ -137,17 +138,6 @@ impl<'r> Fetcher<'r> {
         }
     }
 
-    /// Says that all below `root` will be read: once a block is missing, everything that is
-    /// missing there is fetched, in the order of the DAG.
-    pub fn expect_all(&self, root: &Cid) {
-        let mut state = self.lock();
-        if state.exchange.is_some() {
-            state.queue.push([root_task(*root)].into_iter());
-        } else {
-            state.roots.push(*root);
-        }
-    }
-
     /// Fetches whatever of the DAG below `root` is missing.
     ///
     /// # Errors
@@ -209,17 +199,15 @@ impl<'r> Fetcher<'r> {
             let cid = *cid;
             Arc::new(FetchError::Network { cid, source })
         })?;
-        let session = self
-            .repository
-            .session()
-            .map_err(|error| Arc::new(FetchError::Store(error.into())))?;
-        // While peers are being dialled.
-        session
-            .prepare()
-            .map_err(|error| Arc::new(FetchError::Store(error.into())))?;
-        // Readers look here from now on. Only the thread that holds the lock gets this far.
-        if self.kept.set(session).is_err() {
-            tracing::debug!("the session was opened twice");
+        if self.kept.get().is_none() {
+            let failed = |error: RepoError| Arc::new(FetchError::Store(error.into()));
+            let session = self.repository.session().map_err(failed)?;
+            // While peers are being dialled.
+            session.prepare().map_err(failed)?;
+            // Readers look here from now on. Only the thread that holds the lock gets this far.
+            if self.kept.set(session).is_err() {
+                tracing::debug!("the session was opened twice");
+            }
         }
         let exchange = Arc::new(Exchange::new(Arc::clone(&network)));
         let mut sources = Sources::new(
@@ -283,6 +271,9 @@ impl<'r> Fetcher<'r> {
             };
             if let Some(outcome) = outcome {
                 state.leave(hash);
+                if outcome.is_err() && !self.options.deep {
+                    state.start_over();
+                }
                 return outcome;
             }
             state = self.work_or_wait(state);
@@ -509,6 +500,19 @@ impl<'r> Fetcher<'r> {
 }
 
 impl State {
+    /// Forgets a failure that everybody who waited was told: later reads try again. Not while
+    /// somebody is at work with what there is.
+    fn start_over(&mut self) {
+        if self.working || !self.awaited.is_empty() {
+            return;
+        }
+        self.failed = None;
+        self.exchange = None;
+        self.sources = None;
+        self.routes = Routes::default();
+        self.queue = Queue::default();
+    }
+
     /// A reader no longer waits.
     fn leave(&mut self, hash: &Multihash) {
         if let Some(awaited) = self.awaited.get_mut(hash) {
@@ -557,6 +561,16 @@ impl Blocks for Fetcher<'_> {
         });
         let missing: Vec<_> = missing.collect();
         self.lock().queue.push(missing.into_iter());
+    }
+
+    /// Once a block is missing, everything that is missing below `root` is fetched.
+    fn expect_all(&self, root: &Cid) {
+        let mut state = self.lock();
+        if state.exchange.is_some() {
+            state.queue.push([root_task(*root)].into_iter());
+        } else {
+            state.roots.push(*root);
+        }
     }
 }
 

@@ -213,6 +213,10 @@ fn on_two_hosts_of(network: &str, environment: &Environment, server: &str, clien
         "--map-root-user",
         "--net",
         "--mount",
+        // All that is started ends with it.
+        "--pid",
+        "--fork",
+        "--kill-child",
         "bash",
         "-c",
     ];

@@ -1,0 +1,101 @@
+//! `mount`: content as a file system.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use ipfs_exec_executor::mount::{Mount, MountError, Top, Unobserved};
+use ipfs_exec_node::path::ContentPath;
+use ipfs_exec_node::progress::{Event, Reporter};
+
+use crate::context::{Context, Depth, resolve};
+use crate::error::CommandError;
+use crate::output;
+
+/// Show a directory as a file system, read-only
+///
+/// What is not here is fetched as it is read. Prints one line when it is ready, and runs until it is
+/// unmounted (`fusermount3 -u DIR`) or gets a signal. Every file and directory tells its CID as the
+/// extended attribute `ipfs.cid`.
+#[derive(Args, Debug)]
+#[command(after_long_help = HELP, override_usage = "ipfs-exec mount [OPTIONS] PATH DIR
+       ipfs-exec mount [OPTIONS] --all DIR")]
+pub(crate) struct MountArgs {
+    /// Show every CID: any DIR/CID/path can be read, DIR itself cannot be listed
+    #[arg(long)]
+    all: bool,
+
+    /// Let other users in as well; an ordinary user needs `user_allow_other` in /etc/fuse.conf
+    #[arg(long)]
+    allow_other: bool,
+
+    /// Seconds without any block after which a read fails [default: --idle-timeout]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    timeout: Option<u64>,
+
+    /// Content path of a directory, unless `--all`; then an empty directory
+    #[arg(required = true, num_args = 1..=2, value_names = ["PATH", "DIR"])]
+    places: Vec<PathBuf>,
+}
+
+const HELP: &str = "\
+Examples:
+  ipfs-exec mount QmeugpFaBp7aafV2uN7GC3E2GbAycnEU3c2Q3FS7mSLbo4 /mnt
+  ipfs-exec mount --all ~/ipfs";
+
+/// A mount lasts too long for a progress bar.
+struct Quiet<'c>(&'c Context);
+
+impl Reporter for Quiet<'_> {
+    fn report(&self, _event: Event) {}
+
+    fn interrupted(&self) -> bool {
+        self.0.interrupt.asked()
+    }
+}
+
+pub(crate) fn mount(context: &Context, arguments: MountArgs) -> Result<(), CommandError> {
+    let (path, directory) = match (&arguments.places[..], arguments.all) {
+        ([directory], true) => (None, directory),
+        ([path, directory], false) => {
+            let path = path.to_str().ok_or_else(|| {
+                CommandError::usage(format!("`{}` is no content path", path.display()))
+            })?;
+            (Some(path.parse::<ContentPath>()?), directory)
+        }
+        ([_], _) => return Err(CommandError::usage("name a content path and a directory")),
+        _ => return Err(CommandError::usage("with `--all`, name a directory alone")),
+    };
+    let repository = context.repository()?;
+    let patience = arguments
+        .timeout
+        .map_or(context.idle_timeout, Duration::from_secs);
+    let quiet = Quiet(context);
+    context.with_blocks_within(patience, &repository, Depth::Blocks, &quiet, |source| {
+        let blocks = source.blocks();
+        let cid = path
+            .as_ref()
+            .map(|path| resolve(blocks, path))
+            .transpose()?;
+        let top = cid.as_ref().map_or(Top::Everything, Top::Dag);
+        let mount = Mount::new(blocks, top, directory, arguments.allow_other, &Unobserved);
+        let mount = mount.map_err(explain)?;
+        let shown = path
+            .as_ref()
+            .map_or("/ipfs".to_owned(), ToString::to_string);
+        output::line(format!(
+            "{shown} is mounted at {}",
+            mount.directory().display()
+        ))?;
+        let cancel = Some(context.interrupt.descriptor());
+        mount.serve(cancel).map_err(explain)
+    })
+}
+
+fn explain(error: MountError) -> CommandError {
+    let failed = CommandError::from_chain(&error);
+    match error.hint() {
+        Some(hint) => failed.with_hint(hint),
+        None => failed,
+    }
+}

@@ -1,0 +1,155 @@
+//! Verified blocks, kept for the next request.
+//!
+//! The kernel asks for a block in several requests, often at the same time: the first one reads it,
+//! the others wait for that.
+
+use std::collections::HashSet;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use ipfs_exec_node::Cid;
+use ipfs_exec_node::block::{Block, BlockError, Blocks, Multihash};
+
+use super::lru::Lru;
+
+/// Bytes of blocks that are kept. The kernel keeps what it was given; this only has to last from one
+/// request to the next.
+const CACHE_BYTES: usize = 32 << 20;
+
+/// What an entry costs beside its data.
+const ENTRY_BYTES: usize = 256;
+
+/// See the [module](self).
+pub(super) struct BlockCache<'b> {
+    blocks: &'b dyn Blocks,
+    state: Mutex<State>,
+    loaded: Condvar,
+}
+
+struct State {
+    kept: Lru<Multihash, Bytes>,
+    loading: HashSet<Multihash>,
+}
+
+impl<'b> BlockCache<'b> {
+    pub(super) fn new(blocks: &'b dyn Blocks) -> BlockCache<'b> {
+        BlockCache {
+            blocks,
+            state: Mutex::new(State {
+                kept: Lru::new(CACHE_BYTES),
+                loading: HashSet::new(),
+            }),
+            loaded: Condvar::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The block, if it is kept here.
+    pub(super) fn kept(&self, cid: &Cid) -> Option<Bytes> {
+        self.lock().kept.get(cid.hash()).cloned()
+    }
+}
+
+impl Blocks for BlockCache<'_> {
+    fn read(&self, cid: &Cid) -> Result<Bytes, BlockError> {
+        let hash = *cid.hash();
+        let mut state = self.lock();
+        loop {
+            if let Some(data) = state.kept.get(&hash) {
+                return Ok(data.clone());
+            }
+            if state.loading.insert(hash) {
+                break;
+            }
+            state = self
+                .loaded
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(state);
+        let read = self.blocks.read(cid);
+        let mut state = self.lock();
+        state.loading.remove(&hash);
+        if let Ok(data) = &read {
+            let weight = data.len() + ENTRY_BYTES;
+            state.kept.insert(hash, data.clone(), weight);
+        }
+        drop(state);
+        // Also after an error: one of those who wait tries again.
+        self.loaded.notify_all();
+        read
+    }
+
+    fn has(&self, cid: &Cid) -> Result<bool, BlockError> {
+        self.blocks.has(cid)
+    }
+
+    fn size(&self, cid: &Cid) -> Result<Option<u64>, BlockError> {
+        self.blocks.size(cid)
+    }
+
+    fn put(&self, batch: &[Block]) -> Result<(), BlockError> {
+        self.blocks.put(batch)
+    }
+
+    fn expect(&self, cids: &[Cid]) {
+        self.blocks.expect(cids);
+    }
+
+    fn expect_all(&self, root: &Cid) {
+        self.blocks.expect_all(root);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ipfs_exec_node::block::{RAW, sha2_256};
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    struct Counting {
+        block: Block,
+        reads: AtomicUsize,
+        readers: Barrier,
+    }
+
+    impl Blocks for Counting {
+        fn read(&self, _: &Cid) -> Result<Bytes, BlockError> {
+            self.reads.fetch_add(1, Ordering::Relaxed);
+            self.readers.wait();
+            Ok(self.block.data().clone())
+        }
+
+        fn has(&self, _: &Cid) -> Result<bool, BlockError> {
+            Ok(true)
+        }
+
+        fn put(&self, _: &[Block]) -> Result<(), BlockError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_block_is_read_once_however_many_ask() {
+        let cid = Cid::new_v1(RAW, sha2_256(&[b"data"]));
+        let block = Block::verified(cid, "data".into()).unwrap();
+        let blocks = Counting {
+            block,
+            reads: AtomicUsize::new(0),
+            // The one who reads, and the test.
+            readers: Barrier::new(2),
+        };
+        let cache = BlockCache::new(&blocks);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| assert_eq!(cache.read(&cid).unwrap(), "data"));
+            }
+            blocks.readers.wait();
+        });
+        assert_eq!(blocks.reads.load(Ordering::Relaxed), 1);
+    }
+}

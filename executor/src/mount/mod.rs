@@ -1,0 +1,357 @@
+//! DAGs as file systems: read-only, lazy, by FUSE.
+//!
+//! A mount shows a UnixFS DAG from any [`Blocks`]; only what is touched is read. It serves on threads
+//! of its own and never opens a path below itself. What could not be read is an I/O error for the
+//! program, and remembered for whoever made the mount.
+//!
+//! ```text
+//! device ── server ── protocol        requests and answers, on as many threads as wait
+//!              │
+//!             view ── inodes          what stands where
+//!              │
+//!            cache ── Blocks          verified blocks, each read once
+//! ```
+//!
+//! [`Mount`] is on the host, for everybody who may see it. [`SandboxMount`] is made inside a sandbox,
+//! in whose mount namespace it lives and dies: nothing of it is ever on the host, also when this
+//! process is killed.
+
+mod cache;
+mod device;
+mod inodes;
+mod lru;
+mod observer;
+mod protocol;
+mod server;
+mod view;
+
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
+use ipfs_exec_node::Cid;
+use ipfs_exec_node::block::Blocks;
+use ipfs_exec_node::unixfs::{NodeKind, UnixfsError};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::process::{getegid, geteuid};
+
+pub use observer::{Access, Learnt, Observer, Unobserved};
+pub use view::{Failure, Top};
+
+use device::Connection;
+use server::{Server, Stop};
+pub(crate) use view::{DIRECTORY_MODE, FILE_MODE};
+use view::{Owner, View};
+
+/// What to do where the device or its helper is missing.
+const DEVICE_HINT: &str =
+    "load the module (`modprobe fuse`) and let users open /dev/fuse (mode 0666)";
+const HELPER_HINT: &str = "install `fusermount3` (Debian, Ubuntu: `apt-get install fuse3`)";
+const OTHERS_HINT: &str =
+    "put `user_allow_other` into /etc/fuse.conf, or leave out `--allow-other`";
+
+/// Why nothing can be mounted.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MountError {
+    /// The DAG could not be read.
+    #[error("cannot mount {cid}")]
+    Content {
+        /// Its root.
+        cid: Cid,
+        /// What UnixFS says.
+        #[source]
+        source: Box<UnixfsError>,
+    },
+    /// Only directories can be mounted on the host.
+    #[error("cannot mount {cid}: it is a {kind}, not a directory")]
+    NotDirectory {
+        /// Its root.
+        cid: Cid,
+        /// What it is.
+        kind: NodeKind,
+    },
+    /// There is nothing to mount at.
+    #[error("cannot mount at `{}`", path.display())]
+    MountPoint {
+        /// The directory.
+        path: PathBuf,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
+    },
+    /// A mount would hide what is there.
+    #[error("cannot mount at `{}`: it is not empty", path.display())]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The device cannot be used.
+    #[error("cannot open {}", device::DEVICE)]
+    Device(#[source] io::Error),
+    /// The kernel, or the helper that asks it, refused.
+    #[error("cannot mount at `{}`", path.display())]
+    Mount {
+        /// The directory.
+        path: PathBuf,
+        /// What was said.
+        #[source]
+        source: io::Error,
+    },
+    /// A mount that stood has failed.
+    #[error("the mount has failed")]
+    Serve(#[source] io::Error),
+}
+
+impl MountError {
+    /// What the user can do about it, where that is known.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            MountError::Device(_) => Some(DEVICE_HINT),
+            MountError::Mount { source, .. } if source.to_string().contains("user_allow_other") => {
+                Some(OTHERS_HINT)
+            }
+            MountError::Mount { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                Some(HELPER_HINT)
+            }
+            MountError::NotDirectory { .. } => Some("name a directory, or read files with `cat`"),
+            MountError::MountPoint { .. } | MountError::NotEmpty { .. } => {
+                Some("name an empty directory")
+            }
+            _ => None,
+        }
+    }
+}
+
+fn owner() -> Owner {
+    Owner {
+        uid: geteuid().as_raw(),
+        gid: getegid().as_raw(),
+    }
+}
+
+/// What is shown, ready to be served.
+fn view<'b>(
+    blocks: &'b dyn Blocks,
+    top: Top<'_>,
+    observer: &'b dyn Observer,
+) -> Result<View<'b>, MountError> {
+    let content = |source| match top {
+        Top::Dag(cid) | Top::DagWith(cid, _) => MountError::Content {
+            cid: *cid,
+            source: Box::new(source),
+        },
+        Top::Everything => MountError::Serve(io::Error::other(source)),
+    };
+    View::new(blocks, top, owner(), observer).map_err(content)
+}
+
+/// A mount on the host. Dropped, it is taken away.
+pub struct Mount<'b> {
+    view: View<'b>,
+    connection: Mutex<Connection>,
+    device: OwnedFd,
+    directory: PathBuf,
+    stop: Stop,
+}
+
+impl<'b> Mount<'b> {
+    /// Mounts `top` at `directory`, which is empty. What a process that was killed left there is
+    /// taken away first. `allow_other` lets all users in, not the caller alone.
+    ///
+    /// Nothing is served before [`Mount::serve`]; whoever looks waits for it.
+    ///
+    /// # Errors
+    /// [`MountError`].
+    pub fn new(
+        blocks: &'b dyn Blocks,
+        top: Top<'_>,
+        directory: &Path,
+        allow_other: bool,
+        observer: &'b dyn Observer,
+    ) -> Result<Mount<'b>, MountError> {
+        let at = |source: io::Error| MountError::MountPoint {
+            path: directory.to_owned(),
+            source,
+        };
+        if device::clear_stale(directory).map_err(at)? {
+            tracing::info!(directory = %directory.display(), "a stale mount was taken away");
+        }
+        // Absolute: it is unmounted by this path, wherever the process is then.
+        let directory = directory.canonicalize().map_err(at)?;
+        if fs::read_dir(&directory).map_err(at)?.next().is_some() {
+            return Err(MountError::NotEmpty { path: directory });
+        }
+        let view = view(blocks, top, observer)?;
+        if let (Top::Dag(cid) | Top::DagWith(cid, _), Some(kind)) = (top, view.top_kind())
+            && !kind.is_directory()
+        {
+            return Err(MountError::NotDirectory { cid: *cid, kind });
+        }
+        // Told apart from what mounting itself may fail with.
+        drop(device::open().map_err(MountError::Device)?);
+        let failed = |source| MountError::Mount {
+            path: directory.clone(),
+            source,
+        };
+        let connection = Connection::mount(&directory, allow_other, true).map_err(failed)?;
+        let device = connection.device().try_clone_to_owned().map_err(failed)?;
+        Ok(Mount {
+            view,
+            connection: Mutex::new(connection),
+            device,
+            stop: Stop::new().map_err(failed)?,
+            directory,
+        })
+    }
+
+    /// Where it is, as an absolute path without links.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Serves until it is unmounted, or `cancel` becomes readable: then it is unmounted here.
+    ///
+    /// # Errors
+    /// [`MountError::Serve`]. That something could not be read is none: who read it was told.
+    pub fn serve(&self, cancel: Option<BorrowedFd<'_>>) -> Result<(), MountError> {
+        let server = Server::new(&self.view, self.device.as_fd(), &self.stop);
+        let server = server.map_err(MountError::Serve)?;
+        let ended = Stop::new().map_err(MountError::Serve)?;
+        std::thread::scope(|scope| {
+            let serving = scope.spawn(|| {
+                let served = server.serve();
+                ended.stop();
+                served
+            });
+            let waited = wait(&ended, cancel);
+            let unmounted = match &waited {
+                Ok(false) => Ok(()),
+                Ok(true) | Err(_) => self.unmount(),
+            };
+            self.stop.stop();
+            let served = serving.join().expect("the server does not panic");
+            waited.map(drop).and(unmounted).and(served)
+        })
+        .map_err(MountError::Serve)
+    }
+
+    fn unmount(&self) -> io::Result<()> {
+        let mut connection = self
+            .connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        connection.unmount(&self.directory)
+    }
+}
+
+impl std::fmt::Debug for Mount<'_> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut debug = formatter.debug_struct("Mount");
+        debug
+            .field("directory", &self.directory)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Waits for the end; true where `cancel` came first.
+fn wait(ended: &Stop, cancel: Option<BorrowedFd<'_>>) -> io::Result<bool> {
+    let mut events = vec![PollFd::new(ended, PollFlags::IN)];
+    events.extend(cancel.map(|cancel| PollFd::from_borrowed_fd(cancel, PollFlags::IN)));
+    loop {
+        match poll(&mut events, None) {
+            Ok(_) => return Ok(events[0].revents().is_empty()),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// A mount inside a sandbox, at a path of the host that only the sandbox sees as a mount.
+pub struct SandboxMount<'b> {
+    view: View<'b>,
+    /// Holds the number of the one that is mounted, which the sandbox opens for itself.
+    device: OwnedFd,
+    target: PathBuf,
+    lists_nodes: bool,
+    stop: Stop,
+}
+
+impl<'b> SandboxMount<'b> {
+    /// Prepares to show `top` at `target`, a directory, or a file where `top` is one.
+    ///
+    /// # Errors
+    /// [`MountError`].
+    pub fn new(
+        blocks: &'b dyn Blocks,
+        top: Top<'_>,
+        target: &Path,
+        observer: Option<&'b dyn Observer>,
+    ) -> Result<SandboxMount<'b>, MountError> {
+        let device = device::open().map_err(MountError::Device)?;
+        Ok(SandboxMount {
+            view: view(blocks, top, observer.unwrap_or(&Unobserved))?,
+            device,
+            target: target.to_owned(),
+            // An observer learns what was asked for, not what came along.
+            lists_nodes: observer.is_none(),
+            stop: Stop::new().map_err(MountError::Serve)?,
+        })
+    }
+
+    /// Where it appears.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// What is at the top.
+    pub fn kind(&self) -> Option<NodeKind> {
+        self.view.top_kind()
+    }
+
+    /// The first thing that could not be read.
+    pub fn take_failure(&self) -> Option<Failure> {
+        self.view.take_failure()
+    }
+
+    /// What a process mounts that inherits the device.
+    pub(crate) fn request(&self) -> crate::process::MountRequest {
+        let target = CString::new(self.target.as_os_str().as_bytes());
+        let options = format!(
+            "fd={},rootmode={:o},user_id={},group_id={},default_permissions",
+            self.device.as_raw_fd(),
+            self.view.top_type(),
+            geteuid().as_raw(),
+            getegid().as_raw(),
+        );
+        crate::process::MountRequest {
+            target: target.expect("paths of the repository have no NUL"),
+            device: self.device.as_raw_fd(),
+            options: CString::new(options).expect("options have no NUL"),
+        }
+    }
+
+    /// Serves over the `device` that was mounted, until the sandbox is gone or
+    /// [`SandboxMount::stop`] is called.
+    pub(crate) fn serve(&self, device: OwnedFd) -> io::Result<()> {
+        let connection = Connection::of(device, self.lists_nodes)?;
+        Server::new(&self.view, connection.device(), &self.stop)?.serve()
+    }
+
+    pub(crate) fn stop(&self) {
+        self.stop.stop();
+    }
+}
+
+impl std::fmt::Debug for SandboxMount<'_> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut debug = formatter.debug_struct("SandboxMount");
+        debug.field("target", &self.target).finish_non_exhaustive()
+    }
+}

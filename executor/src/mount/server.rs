@@ -1,0 +1,389 @@
+//! Answers the kernel, request by request, on as many threads as have to wait.
+//!
+//! ```text
+//! kernel ──▶ the thread that listens ──▶ takes a request ──▶ answers it
+//!                 ▲                          │
+//!                 └── another takes over ────┘
+//! ```
+//!
+//! One thread listens at a time; with a request in its hands it lets the next one listen. Where none is
+//! left and no more may be started, the request waits in a queue, so that somebody always listens:
+//! a signal must reach those who wait for the network.
+//!
+//! A signal that does not kill does not end a read, as with every disk; programs rely on that. One
+//! that kills does: whoever waits gets its answer at once, and what it waited for goes nowhere.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::fs;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::Scope;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::Errno;
+
+use super::protocol::{self, Operation, Request};
+use super::view::View;
+
+/// Largest request: one that writes, of as many bytes as the kernel was told, which sends none.
+pub(super) const REQUEST_BYTES: usize = MAX_READ_BYTES as usize + 4096;
+
+/// Most bytes of one read.
+pub(super) const MAX_READ_BYTES: u32 = 1 << 20;
+
+/// Threads that may wait for blocks at the same time.
+const MAX_THREADS: usize = 64;
+
+/// Enough for what runs here, all of which iterates.
+const STACK_BYTES: usize = 512 << 10;
+
+/// How often it is looked whether somebody who was interrupted is being killed.
+const KILL_CHECK: Duration = Duration::from_millis(100);
+
+/// Position of SIGKILL in the sets of pending signals of `/proc`.
+const KILL_BIT: u64 = 1 << (9 - 1);
+
+/// Ends a server from any thread.
+#[derive(Debug)]
+pub(super) struct Stop(OwnedFd);
+
+impl Stop {
+    pub(super) fn new() -> io::Result<Stop> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        Ok(Stop(eventfd(0, flags)?))
+    }
+
+    pub(super) fn stop(&self) {
+        if let Err(errno) = rustix::io::write(&self.0, &1u64.to_ne_bytes()) {
+            tracing::debug!(%errno, "a server was stopped before");
+        }
+    }
+}
+
+impl AsFd for Stop {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// See the [module](self).
+pub(super) struct Server<'s, 'b> {
+    view: &'s View<'b>,
+    device: BorrowedFd<'s>,
+    stop: &'s Stop,
+    listening: Mutex<()>,
+    /// Threads that listen or wait to.
+    idle: AtomicUsize,
+    threads: AtomicUsize,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// Requests that nobody has time for, as they came.
+    waiting: VecDeque<Vec<u8>>,
+    /// Those that are being worked on.
+    under_way: HashMap<u64, UnderWay>,
+    /// Those of them whose thread got a signal.
+    interrupted: HashSet<u64>,
+    has_ended: bool,
+}
+
+/// A request that is being worked on.
+#[derive(Clone, Copy)]
+struct UnderWay {
+    /// The thread that waits.
+    pid: u32,
+    is_answered: bool,
+}
+
+/// What is answered.
+enum Answer {
+    Bytes(Vec<u8>),
+    Pieces(Vec<Bytes>),
+}
+
+impl<'s, 'b> Server<'s, 'b> {
+    /// `device` has been through the first exchange with the kernel.
+    pub(super) fn new(
+        view: &'s View<'b>,
+        device: BorrowedFd<'s>,
+        stop: &'s Stop,
+    ) -> io::Result<Server<'s, 'b>> {
+        fcntl_setfl(device, fcntl_getfl(device)? | OFlags::NONBLOCK)?;
+        Ok(Server {
+            view,
+            device,
+            stop,
+            listening: Mutex::default(),
+            idle: AtomicUsize::new(0),
+            threads: AtomicUsize::new(1),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        })
+    }
+
+    /// Serves until it is unmounted everywhere, or stopped.
+    ///
+    /// # Errors
+    /// Where the device fails, or the kernel says what is no request.
+    pub(super) fn serve(&self) -> io::Result<()> {
+        std::thread::scope(|scope| {
+            let watcher = std::thread::Builder::new().stack_size(STACK_BYTES);
+            watcher.spawn_scoped(scope, || self.watch())?;
+            self.work(scope)
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn work<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) -> io::Result<()> {
+        let result = self.take_requests(scope);
+        self.lock().has_ended = true;
+        self.changed.notify_all();
+        // Who listens next finds out, too.
+        self.stop.stop();
+        result
+    }
+
+    fn take_requests<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) -> io::Result<()> {
+        let mut buffer = vec![0; REQUEST_BYTES];
+        loop {
+            self.idle.fetch_add(1, Ordering::SeqCst);
+            let length = self.listen(&mut buffer);
+            let others = self.idle.fetch_sub(1, Ordering::SeqCst) - 1;
+            let Some(length) = length? else {
+                return Ok(());
+            };
+            let invalid = || io::Error::from(io::ErrorKind::InvalidData);
+            let bytes = &buffer[..length];
+            let request = Request::decode(bytes).ok_or_else(invalid)?;
+            if self.is_done(&request) {
+                continue;
+            }
+            let under_way = UnderWay {
+                pid: request.pid,
+                is_answered: false,
+            };
+            self.lock().under_way.insert(request.unique, under_way);
+            if others == 0 && !self.start_another(scope) {
+                self.lock().waiting.push_back(bytes.to_vec());
+                continue;
+            }
+            self.answer(&request);
+            loop {
+                let waiting = self.lock().waiting.pop_front();
+                let Some(bytes) = waiting else { break };
+                self.answer(&Request::decode(&bytes).ok_or_else(invalid)?);
+            }
+        }
+    }
+
+    /// The length of the next request; none at the end.
+    fn listen(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        let _listening = self
+            .listening
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match rustix::io::read(self.device, &mut *buffer) {
+                Ok(length) => return Ok(Some(length)),
+                Err(Errno::NODEV) => return Ok(None),
+                // The request was withdrawn.
+                Err(Errno::NOENT | Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    if self.await_request()? {
+                        return Ok(None);
+                    }
+                }
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    /// Waits for a request; true where there shall be no more.
+    fn await_request(&self) -> io::Result<bool> {
+        let device = PollFd::from_borrowed_fd(self.device, PollFlags::IN);
+        let mut events = [device, PollFd::new(self.stop, PollFlags::IN)];
+        match poll(&mut events, None) {
+            Ok(_) => Ok(events[1].revents().contains(PollFlags::IN)),
+            Err(Errno::INTR) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// False where there are as many threads as there may be.
+    fn start_another<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) -> bool {
+        let may_start = |threads: usize| (threads < MAX_THREADS).then_some(threads + 1);
+        let order = Ordering::SeqCst;
+        if self.threads.fetch_update(order, order, may_start).is_err() {
+            return false;
+        }
+        let name = "mount".to_owned();
+        let thread = std::thread::Builder::new()
+            .name(name)
+            .stack_size(STACK_BYTES);
+        let started = thread.spawn_scoped(scope, || {
+            if let Err(error) = self.work(scope) {
+                tracing::warn!(%error, "a mount has failed");
+            }
+        });
+        if let Err(error) = &started {
+            tracing::debug!(%error, "no further thread for a mount");
+            self.threads.fetch_sub(1, order);
+        }
+        started.is_ok()
+    }
+
+    /// Does what takes no time; false where there is more to do.
+    fn is_done(&self, request: &Request<'_>) -> bool {
+        match &request.operation {
+            Operation::Forget(nodes) => {
+                for (node, count) in nodes {
+                    self.view.forget(*node, *count);
+                }
+            }
+            Operation::Interrupt { unique } => self.interrupted(request.unique, *unique),
+            Operation::Destroy => self.reply(request.unique, Ok(Answer::Bytes(Vec::new()))),
+            Operation::Write => self.reply(request.unique, Err(Errno::ROFS)),
+            Operation::Unsupported => self.reply(request.unique, Err(Errno::NOSYS)),
+            _ => return false,
+        }
+        true
+    }
+
+    fn answer(&self, request: &Request<'_>) {
+        let result = self.perform(request);
+        let mut state = self.lock();
+        state.interrupted.remove(&request.unique);
+        let under_way = state.under_way.remove(&request.unique);
+        drop(state);
+        if under_way.is_some_and(|request| !request.is_answered) {
+            self.reply(request.unique, result);
+        }
+    }
+
+    fn perform(&self, request: &Request<'_>) -> Result<Answer, Errno> {
+        let node = request.node;
+        Ok(Answer::Bytes(match &request.operation {
+            Operation::Lookup { name } => match self.view.lookup(node, name)? {
+                Some(inode) => protocol::node(inode.number, Some(&inode.attributes)),
+                None => protocol::node(0, None),
+            },
+            Operation::Attributes => self.view.attributes(node)?.encode(),
+            Operation::ReadLink => self.view.read_link(node)?,
+            Operation::Read { offset, size } => {
+                let end = offset.saturating_add(u64::from((*size).min(MAX_READ_BYTES)));
+                return Ok(Answer::Pieces(self.view.read(node, *offset..end)?));
+            }
+            Operation::Statistics => protocol::statistics(self.view.bytes()),
+            Operation::ExtendedAttribute { name, size } => {
+                value(self.view.extended(node, name)?, *size)?
+            }
+            Operation::ExtendedAttributes { size } => {
+                value(self.view.extended_names(node)?, *size)?
+            }
+            Operation::List {
+                offset,
+                size,
+                with_nodes,
+            } => self.view.list(node, *offset, *size, *with_nodes)?,
+            _ => return Err(Errno::NOSYS),
+        }))
+    }
+
+    fn reply(&self, unique: u64, result: Result<Answer, Errno>) {
+        let (error, pieces) = match &result {
+            Ok(Answer::Bytes(bytes)) => (0, vec![&bytes[..]]),
+            Ok(Answer::Pieces(pieces)) => (0, pieces.iter().map(|piece| &piece[..]).collect()),
+            Err(errno) => (errno.raw_os_error(), Vec::new()),
+        };
+        let length = pieces.iter().map(|piece| piece.len()).sum();
+        let header = protocol::reply_header(unique, error, length);
+        let sent = if pieces.len() < MAX_PIECES {
+            let pieces = pieces.into_iter().map(IoSlice::new);
+            let all: Vec<_> = std::iter::once(IoSlice::new(&header))
+                .chain(pieces)
+                .collect();
+            rustix::io::writev(self.device, &all)
+        } else {
+            let whole = [&header, &pieces.concat()[..]].concat();
+            rustix::io::write(self.device, &whole)
+        };
+        if let Err(errno) = sent {
+            // Who asked has gone.
+            tracing::trace!(unique, %errno, "an answer was not taken");
+        }
+    }
+
+    /// A signal came for who waits for `unique`.
+    fn interrupted(&self, own: u64, unique: u64) {
+        let mut state = self.lock();
+        if state.under_way.contains_key(&unique) {
+            state.interrupted.insert(unique);
+            self.changed.notify_all();
+        } else {
+            drop(state);
+            // It is in the hands of a thread that has just read it, or answered: in the first case
+            // the kernel says it once more.
+            self.reply(own, Err(Errno::AGAIN));
+        }
+    }
+
+    /// Answers those who are being killed.
+    fn watch(&self) {
+        let mut state = self.lock();
+        while !state.has_ended {
+            for unique in state.interrupted.clone() {
+                let Some(request) = state.under_way.get_mut(&unique) else {
+                    continue;
+                };
+                if is_being_killed(request.pid) {
+                    request.is_answered = true;
+                    state.interrupted.remove(&unique);
+                    self.reply(unique, Err(Errno::INTR));
+                }
+            }
+            state = if state.interrupted.is_empty() {
+                let woken = self.changed.wait(state);
+                woken.unwrap_or_else(PoisonError::into_inner)
+            } else {
+                let woken = self.changed.wait_timeout(state, KILL_CHECK);
+                woken.unwrap_or_else(PoisonError::into_inner).0
+            };
+        }
+    }
+}
+
+/// Most pieces that one system call takes.
+const MAX_PIECES: usize = 1024;
+
+/// What is said of an extended attribute to who has `size` bytes of room for it.
+fn value(value: Vec<u8>, size: u32) -> Result<Vec<u8>, Errno> {
+    match size as usize {
+        0 => Ok(protocol::length(value.len())),
+        size if size < value.len() => Err(Errno::RANGE),
+        _ => Ok(value),
+    }
+}
+
+/// Whether the thread `pid` has a signal pending that cannot but end it: the kernel makes SIGKILL of
+/// every one whose default is to end, and that nobody handles. Also where it cannot be known.
+fn is_being_killed(pid: u32) -> bool {
+    let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else {
+        return true;
+    };
+    let pending = ["SigPnd:", "ShdPnd:"].into_iter().filter_map(|name| {
+        let line = status.lines().find(|line| line.starts_with(name))?;
+        u64::from_str_radix(line[name.len()..].trim(), 16).ok()
+    });
+    pending.into_iter().any(|signals| signals & KILL_BIT != 0)
+}

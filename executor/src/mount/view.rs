@@ -1,0 +1,757 @@
+//! A DAG as a tree of files: what each request of the kernel gets. It knows nothing of devices and
+//! of how requests come.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use ipfs_exec_node::Cid;
+use ipfs_exec_node::block::{self, Block, BlockError, Blocks, RAW};
+use ipfs_exec_node::path::{EntryName, escape};
+use ipfs_exec_node::unixfs::{self, Entry, Listing, Node, NodeKind, UnixfsError};
+use rustix::io::Errno;
+
+use super::cache::BlockCache;
+use super::inodes::{self, Body, Inode, Inodes};
+use super::lru::Lru;
+use super::observer::{Access, Learnt, Observer};
+use super::protocol::{Attributes, Listed, ListedEntry};
+
+/// Mode of files that record none: what a program sees must not depend on the caller's umask.
+pub(crate) const FILE_MODE: u32 = 0o444;
+/// Mode of directories that record none.
+pub(crate) const DIRECTORY_MODE: u32 = 0o555;
+/// Mode of symbolic links, which is that of every link.
+const LINK_MODE: u32 = 0o777;
+/// Mode of the directory of everything: it can be passed, not listed.
+const EVERYTHING_MODE: u32 = 0o111;
+
+/// Types in a mode.
+const TYPE_FILE: u32 = 0o100_000;
+const TYPE_DIRECTORY: u32 = 0o040_000;
+const TYPE_LINK: u32 = 0o120_000;
+
+/// Memory of decoded inner nodes of files, and of the names of directories, each in bytes.
+const DECODED_BYTES: usize = 16 << 20;
+
+/// About what a link takes in memory, once decoded.
+const DECODED_LINK_BYTES: usize = 256;
+
+/// Listings whose next part the kernel may ask for.
+const MAX_LISTINGS: usize = 64;
+
+/// Nodes above which a listing gives no more of them along: the kernel asks when it wants to know.
+const MAX_NODES_LISTED: usize = 64 * 1024;
+
+/// The most that is asked for ahead of a reader, in bytes.
+const MAX_AHEAD_BYTES: u64 = 16 << 20;
+
+/// Name of the extended attribute that every node has.
+const CID_ATTRIBUTE: &[u8] = b"ipfs.cid";
+
+/// The bits of a mode that are the type.
+const TYPES: u32 = 0o170_000;
+
+/// What kept a program from part of a tree.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read `{path}` of {root}")]
+pub struct Failure {
+    /// The top of the tree.
+    pub root: String,
+    /// Where, below the top.
+    pub path: String,
+    /// Why.
+    #[source]
+    pub source: UnixfsError,
+}
+
+/// What is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Top<'t> {
+    /// One DAG.
+    Dag(&'t Cid),
+    /// A directory, with empty directories to mount something at where it has no such entries.
+    DagWith(&'t Cid, &'t [&'t str]),
+    /// A directory in which every CID is a name, and which cannot be listed.
+    Everything,
+}
+
+/// Who owns the files.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Owner {
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+}
+
+type Names = HashMap<Box<[u8]>, Entry>;
+
+/// See the [module](self).
+pub(super) struct View<'b> {
+    blocks: BlockCache<'b>,
+    top: Option<NodeKind>,
+    inodes: Inodes,
+    mount_points: Vec<String>,
+    owner: Owner,
+    observer: &'b dyn Observer,
+    inner_nodes: Mutex<Lru<Cid, Node>>,
+    directories: Mutex<Lru<Cid, Arc<Names>>>,
+    /// By directory and offset.
+    listings: Mutex<Lru<(u64, u64), Cursor>>,
+    /// Where readers stopped and for how long they went straight on, by file.
+    readers: Mutex<Lru<u64, Reader>>,
+    failure: Mutex<Option<Failure>>,
+}
+
+/// A reader of a file.
+#[derive(Clone, Copy, Debug, Default)]
+struct Reader {
+    end: u64,
+    /// Bytes read without a jump.
+    run: u64,
+    /// Up to where blocks were asked for ahead.
+    ahead: u64,
+}
+
+/// A place in a listing.
+#[derive(Debug)]
+struct Cursor {
+    /// How many of `.` and `..` are behind it.
+    own: usize,
+    listing: Option<Listing>,
+    /// How many mount points are behind it.
+    mount_points: usize,
+    /// The next one, if it was taken already.
+    held: Option<Item>,
+}
+
+/// What is listed.
+#[derive(Debug)]
+enum Item {
+    Entry(Entry),
+    /// One that is a directory in any case.
+    Directory {
+        name: String,
+        number: u64,
+    },
+}
+
+impl Item {
+    fn name(&self) -> &[u8] {
+        match self {
+            Item::Entry(entry) => &entry.name,
+            Item::Directory { name, .. } => name.as_bytes(),
+        }
+    }
+}
+
+/// The blocks of one request, with a record of which those are.
+struct Recorded<'v, 'b> {
+    cache: &'v BlockCache<'b>,
+    taken: Mutex<Vec<Cid>>,
+}
+
+impl Recorded<'_, '_> {
+    fn note(&self, cid: &Cid) {
+        let mut taken = lock(&self.taken);
+        if block::inline_data(cid).is_none() && !taken.contains(cid) {
+            taken.push(*cid);
+        }
+    }
+
+    fn taken(&self) -> Vec<Cid> {
+        lock(&self.taken).clone()
+    }
+}
+
+impl Blocks for Recorded<'_, '_> {
+    fn read(&self, cid: &Cid) -> Result<Bytes, BlockError> {
+        self.note(cid);
+        self.cache.read(cid)
+    }
+
+    fn has(&self, cid: &Cid) -> Result<bool, BlockError> {
+        self.cache.has(cid)
+    }
+
+    fn size(&self, cid: &Cid) -> Result<Option<u64>, BlockError> {
+        self.cache.size(cid)
+    }
+
+    fn put(&self, batch: &[Block]) -> Result<(), BlockError> {
+        self.cache.put(batch)
+    }
+
+    fn expect(&self, cids: &[Cid]) {
+        self.cache.expect(cids);
+    }
+
+    fn expect_all(&self, root: &Cid) {
+        self.cache.expect_all(root);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<'b> View<'b> {
+    /// Reads the top alone.
+    pub(super) fn new(
+        blocks: &'b dyn Blocks,
+        top: Top<'_>,
+        owner: Owner,
+        observer: &'b dyn Observer,
+    ) -> Result<View<'b>, UnixfsError> {
+        let cache = BlockCache::new(blocks);
+        let (body, mount_points) = match top {
+            Top::Dag(cid) => (Body::Content(*cid), &[][..]),
+            Top::DagWith(cid, names) => (Body::Content(*cid), names),
+            Top::Everything => (Body::Everything, &[][..]),
+        };
+        let node = body.cid().map(|cid| Node::load(&cache, &cid)).transpose()?;
+        let attributes = match &node {
+            Some(node) => attributes_of(node, owner),
+            None => plain_directory(EVERYTHING_MODE, owner),
+        };
+        let view = View {
+            blocks: cache,
+            top: node.map(|node| node.kind()),
+            inodes: Inodes::new(body, attributes),
+            mount_points: mount_points.iter().map(ToString::to_string).collect(),
+            owner,
+            observer,
+            inner_nodes: Mutex::new(Lru::new(DECODED_BYTES)),
+            directories: Mutex::new(Lru::new(DECODED_BYTES)),
+            listings: Mutex::new(Lru::new(MAX_LISTINGS)),
+            readers: Mutex::new(Lru::new(MAX_LISTINGS)),
+            failure: Mutex::default(),
+        };
+        if let Some(cid) = body.cid() {
+            view.tell(b"", Some(cid), Learnt::Attributes, &[cid]);
+        }
+        Ok(view)
+    }
+
+    /// The first failure, if there was one.
+    pub(super) fn take_failure(&self) -> Option<Failure> {
+        lock(&self.failure).take()
+    }
+
+    /// The type bits of the mode of the top.
+    pub(super) fn top_type(&self) -> u32 {
+        let root = self.inodes.get(super::protocol::ROOT);
+        root.map_or(0, |root| root.attributes.mode & TYPES)
+    }
+
+    /// What is at the top; none where that is no content.
+    pub(super) fn top_kind(&self) -> Option<NodeKind> {
+        self.top
+    }
+
+    fn recorded(&self) -> Recorded<'_, 'b> {
+        Recorded {
+            cache: &self.blocks,
+            taken: Mutex::default(),
+        }
+    }
+
+    fn tell(&self, path: &[u8], cid: Option<Cid>, what: Learnt, blocks: &[Cid]) {
+        self.observer.accessed(&Access {
+            path,
+            cid,
+            what,
+            blocks,
+        });
+    }
+
+    fn inode(&self, number: u64) -> Result<Arc<Inode>, Errno> {
+        self.inodes.get(number).ok_or(Errno::STALE)
+    }
+
+    /// What a program is told; what is wrong with the content, or could not be had, is remembered.
+    fn failed(&self, path: &[u8], error: UnixfsError) -> Errno {
+        match error {
+            UnixfsError::NotFound { .. } => return Errno::NOENT,
+            UnixfsError::NotDirectory { .. } => return Errno::NOTDIR,
+            _ => {}
+        }
+        let root = self.inodes.get(super::protocol::ROOT);
+        let root = root.and_then(|root| root.body.cid());
+        let path = escape(path);
+        let failure = Failure {
+            root: root.map_or_else(|| "the tree".to_owned(), |cid| cid.to_string()),
+            path,
+            source: error,
+        };
+        tracing::debug!(error = %failure, cause = %failure.source, "a read has failed");
+        lock(&self.failure).get_or_insert(failure);
+        Errno::IO
+    }
+
+    pub(super) fn attributes(&self, number: u64) -> Result<Attributes, Errno> {
+        Ok(self.inode(number)?.attributes)
+    }
+
+    pub(super) fn forget(&self, number: u64, count: u64) {
+        self.inodes.forget(number, count);
+    }
+
+    /// The entry `name`; `None` where there is none and never will be.
+    pub(super) fn lookup(&self, parent: u64, name: &[u8]) -> Result<Option<Arc<Inode>>, Errno> {
+        let parent = self.inode(parent)?;
+        let blocks = self.recorded();
+        let path = || parent.path_of(name);
+        let found = match &parent.body {
+            Body::MountPoint => None,
+            Body::Everything => parse_cid(name).map(|cid| (Body::Content(cid), 0)),
+            Body::Content(cid) => match self.find(&blocks, cid, name) {
+                Ok(entry) => Some((Body::Content(entry.cid), entry.cumulative_size)),
+                Err(UnixfsError::NotFound { .. }) if self.is_mount_point(&parent, name) => {
+                    Some((Body::MountPoint, 0))
+                }
+                Err(UnixfsError::NotFound { .. } | UnixfsError::EntryName { .. }) => None,
+                Err(error) => return Err(self.failed(&path(), error)),
+            },
+        };
+        let Some((body, size)) = found else {
+            self.tell(&path(), None, Learnt::Absence, &blocks.taken());
+            return Ok(None);
+        };
+        let attributes = match body.cid() {
+            Some(cid) => self.load_attributes(&blocks, &cid, size),
+            None => Ok(plain_directory(DIRECTORY_MODE, self.owner)),
+        };
+        let attributes = attributes.map_err(|error| self.failed(&path(), error))?;
+        self.tell(&path(), body.cid(), Learnt::Attributes, &blocks.taken());
+        Ok(Some(self.inodes.enter(&parent, name, body, attributes)))
+    }
+
+    fn is_mount_point(&self, directory: &Inode, name: &[u8]) -> bool {
+        let is_top = directory.number == super::protocol::ROOT;
+        is_top
+            && self
+                .mount_points
+                .iter()
+                .any(|point| point.as_bytes() == name)
+    }
+
+    fn find(
+        &self,
+        blocks: &Recorded<'_, '_>,
+        directory: &Cid,
+        name: &[u8],
+    ) -> Result<Entry, UnixfsError> {
+        let not_found = || UnixfsError::NotFound {
+            directory: *directory,
+            name: escape(name),
+        };
+        let Ok(checked) = EntryName::new(name) else {
+            return Err(not_found());
+        };
+        if let Some(names) = lock(&self.directories).get(directory) {
+            blocks.note(directory);
+            return names.get(name).cloned().ok_or_else(not_found);
+        }
+        let node = Node::load(blocks, directory)?;
+        if node.kind() != NodeKind::Directory {
+            return unixfs::lookup(blocks, directory, &checked);
+        }
+        let mut names = Names::new();
+        let mut listing = Listing::new(*directory);
+        let mut weight = 0;
+        while let Some(entry) = listing.next(blocks)? {
+            weight += DECODED_LINK_BYTES + 2 * entry.name.len();
+            names.entry(entry.name.clone()).or_insert(entry);
+        }
+        let found = names.get(name).cloned().ok_or_else(not_found);
+        lock(&self.directories).insert(*directory, Arc::new(names), weight);
+        found
+    }
+
+    /// What `stat` says of `cid`, of which a link says that `size` bytes are below.
+    fn load_attributes(
+        &self,
+        blocks: &dyn Blocks,
+        cid: &Cid,
+        size: u64,
+    ) -> Result<Attributes, UnixfsError> {
+        if cid.codec() == RAW && size > 0 && block::inline_data(cid).is_none() {
+            return Ok(Attributes {
+                inode: 0,
+                size,
+                mtime: (0, 0),
+                mode: TYPE_FILE | FILE_MODE,
+                uid: self.owner.uid,
+                gid: self.owner.gid,
+            });
+        }
+        Ok(attributes_of(&Node::load(blocks, cid)?, self.owner))
+    }
+
+    pub(super) fn read_link(&self, number: u64) -> Result<Vec<u8>, Errno> {
+        let inode = self.inode(number)?;
+        let cid = inode.body.cid().ok_or(Errno::INVAL)?;
+        let blocks = self.recorded();
+        let node = Node::load(&blocks, &cid).map_err(|error| self.failed(&inode.path(), error))?;
+        let target = node.symlink_target().ok_or(Errno::INVAL)?.to_vec();
+        self.tell(&inode.path(), Some(cid), Learnt::Target, &blocks.taken());
+        Ok(target)
+    }
+
+    /// The value of an extended attribute.
+    pub(super) fn extended(&self, number: u64, name: &[u8]) -> Result<Vec<u8>, Errno> {
+        let inode = self.inode(number)?;
+        match inode.body.cid() {
+            Some(cid) if name == CID_ATTRIBUTE => {
+                self.tell(&inode.path(), Some(cid), Learnt::Cid, &[]);
+                Ok(cid.to_string().into_bytes())
+            }
+            _ => Err(Errno::NODATA),
+        }
+    }
+
+    /// The names of all extended attributes, each with a NUL behind it.
+    pub(super) fn extended_names(&self, number: u64) -> Result<Vec<u8>, Errno> {
+        let names = match self.inode(number)?.body.cid() {
+            Some(_) => [CID_ATTRIBUTE, b"\0"].concat(),
+            None => Vec::new(),
+        };
+        Ok(names)
+    }
+
+    /// Bytes of all that is shown, as far as that is known.
+    pub(super) fn bytes(&self) -> u64 {
+        let root = self.inodes.get(super::protocol::ROOT);
+        let cid = root.and_then(|root| root.body.cid());
+        cid.and_then(|cid| Node::load(&self.blocks, &cid).ok())
+            .map_or(0, |node| node.cumulative_size())
+    }
+
+    /// The bytes of a file in `range`, in pieces; short at its end.
+    pub(super) fn read(&self, number: u64, range: Range<u64>) -> Result<Vec<Bytes>, Errno> {
+        let inode = self.inode(number)?;
+        let cid = inode.body.cid().ok_or(Errno::ISDIR)?;
+        let blocks = self.recorded();
+        let read = self.read_from(&blocks, &inode, &cid, range.clone());
+        let pieces = read.map_err(|error| self.failed(&inode.path(), error))?;
+        let length: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
+        let end = range.start + length;
+        let taken = blocks.taken();
+        self.tell(
+            &inode.path(),
+            Some(cid),
+            Learnt::Content(range.start..end),
+            &taken,
+        );
+        Ok(pieces)
+    }
+
+    fn read_from(
+        &self,
+        blocks: &Recorded<'_, '_>,
+        inode: &Inode,
+        cid: &Cid,
+        range: Range<u64>,
+    ) -> Result<Vec<Bytes>, UnixfsError> {
+        let root = self.file_node(blocks, cid)?;
+        let declared = inode.attributes.size;
+        if root.size() != declared {
+            return Err(UnixfsError::SizeMismatch {
+                cid: *cid,
+                declared,
+                actual: root.size(),
+            });
+        }
+        if root.links() > 0 {
+            self.look_ahead(inode.number, &root, &range);
+        }
+        unixfs::read_range(&root, range, &mut |cid| self.file_node(blocks, cid))
+    }
+
+    /// A node of a file. Inner ones are kept decoded, since each read passes them.
+    fn file_node(&self, blocks: &Recorded<'_, '_>, cid: &Cid) -> Result<Node, UnixfsError> {
+        if let Some(node) = lock(&self.inner_nodes).get(cid) {
+            blocks.note(cid);
+            return Ok(node.clone());
+        }
+        let node = Node::load(blocks, cid)?;
+        if node.links() > 0 {
+            let weight = node.links() * DECODED_LINK_BYTES;
+            lock(&self.inner_nodes).insert(*cid, node.clone(), weight);
+        }
+        Ok(node)
+    }
+
+    /// Asks for what a reader that goes straight on will need: as much as it has read so far, so that
+    /// one who jumps gets little that it does not want.
+    fn look_ahead(&self, number: u64, root: &Node, range: &Range<u64>) {
+        let mut readers = lock(&self.readers);
+        let before = readers.get(&number).copied().unwrap_or_default();
+        // The kernel's own reading ahead comes in pieces that may arrive in any order.
+        let slack = range.end - range.start;
+        let goes_on = range.start <= before.end + slack && range.end + slack >= before.end;
+        let mut reader = if goes_on {
+            Reader {
+                end: before.end.max(range.end),
+                run: before.run + slack,
+                ahead: before.ahead,
+            }
+        } else {
+            Reader {
+                end: range.end,
+                run: slack,
+                ahead: range.end,
+            }
+        };
+        let until = reader.end + reader.run.min(MAX_AHEAD_BYTES);
+        let from = reader.ahead.max(range.start);
+        // In large steps: each costs a walk.
+        let is_due = range.end >= from || until - from >= MAX_AHEAD_BYTES / 4;
+        if is_due {
+            reader.ahead = until.max(from);
+        }
+        readers.insert(number, reader, 1);
+        drop(readers);
+        if is_due && until > range.start {
+            let mut known = |cid: &Cid| {
+                if let Some(node) = lock(&self.inner_nodes).get(cid) {
+                    return Some(node.clone());
+                }
+                let data = self.blocks.kept(cid)?;
+                Node::decode(cid, data).ok().filter(|node| node.links() > 0)
+            };
+            let next = unixfs::blocks_from(root, range.start, until - range.start, &mut known);
+            self.blocks.expect(&next);
+        }
+    }
+
+    /// A part of the listing of a directory from `offset` on, of up to `size` bytes; with the nodes
+    /// themselves, as far as there is room for them, where that is asked for.
+    pub(super) fn list(
+        &self,
+        number: u64,
+        offset: u64,
+        size: u32,
+        with_nodes: bool,
+    ) -> Result<Vec<u8>, Errno> {
+        let directory = self.inode(number)?;
+        if directory.body == Body::Everything {
+            return Err(Errno::ACCESS);
+        }
+        let blocks = self.recorded();
+        let listing = self.list_some(&blocks, &directory, offset, size, with_nodes);
+        let listing = listing.map_err(|error| self.failed(&directory.path(), error))?;
+        let cid = directory.body.cid();
+        self.tell(&directory.path(), cid, Learnt::Names, &blocks.taken());
+        Ok(listing)
+    }
+
+    fn list_some(
+        &self,
+        blocks: &Recorded<'_, '_>,
+        directory: &Arc<Inode>,
+        offset: u64,
+        size: u32,
+        with_nodes: bool,
+    ) -> Result<Vec<u8>, UnixfsError> {
+        let kept = lock(&self.listings).take(&(directory.number, offset));
+        let mut cursor = match kept {
+            Some(cursor) => cursor,
+            None => self.cursor_at(blocks, directory, offset)?,
+        };
+        let mut listed = Listed::new(size);
+        let mut room = listed.room();
+        let mut batch = Vec::new();
+        while let Some(item) = self.next_item(blocks, directory, &mut cursor)? {
+            let length = Listed::length(item.name(), with_nodes);
+            if length > room {
+                cursor.held = Some(item);
+                break;
+            }
+            room -= length;
+            batch.push(item);
+        }
+        if with_nodes {
+            self.expect_nodes(&batch);
+        }
+        let mut at = offset;
+        for item in &batch {
+            at += 1;
+            self.put_item(directory, item, at, &mut listed, with_nodes);
+        }
+        lock(&self.listings).insert((directory.number, at), cursor, 1);
+        Ok(listed.into_bytes())
+    }
+
+    /// The place in a listing before which `offset` items are.
+    fn cursor_at(
+        &self,
+        blocks: &Recorded<'_, '_>,
+        directory: &Inode,
+        offset: u64,
+    ) -> Result<Cursor, UnixfsError> {
+        let mut cursor = Cursor {
+            own: 0,
+            listing: directory.body.cid().map(Listing::new),
+            mount_points: 0,
+            held: None,
+        };
+        for _ in 0..offset {
+            if self.next_item(blocks, directory, &mut cursor)?.is_none() {
+                break;
+            }
+        }
+        Ok(cursor)
+    }
+
+    fn next_item(
+        &self,
+        blocks: &Recorded<'_, '_>,
+        directory: &Inode,
+        cursor: &mut Cursor,
+    ) -> Result<Option<Item>, UnixfsError> {
+        if let Some(item) = cursor.held.take() {
+            return Ok(Some(item));
+        }
+        let own = [(".", directory.number), ("..", directory.parent_number())];
+        if let Some((name, number)) = own.get(cursor.own) {
+            cursor.own += 1;
+            return Ok(Some(Item::Directory {
+                name: (*name).to_owned(),
+                number: *number,
+            }));
+        }
+        let (Some(listing), Some(cid)) = (&mut cursor.listing, directory.body.cid()) else {
+            return Ok(None);
+        };
+        if let Some(entry) = listing.next(blocks)? {
+            entry.checked_name(&cid)?;
+            return Ok(Some(Item::Entry(entry)));
+        }
+        while let Some(name) = self.mount_points.get(cursor.mount_points) {
+            cursor.mount_points += 1;
+            let is_missing = self.is_mount_point(directory, name.as_bytes())
+                && matches!(
+                    self.find(blocks, &cid, name.as_bytes()),
+                    Err(UnixfsError::NotFound { .. })
+                );
+            if is_missing {
+                return Ok(Some(Item::Directory {
+                    name: name.clone(),
+                    number: inodes::number_of(directory.number, name.as_bytes()),
+                }));
+            }
+        }
+        Ok(None)
+    }
+
+    fn put_item(
+        &self,
+        directory: &Arc<Inode>,
+        item: &Item,
+        offset: u64,
+        listed: &mut Listed,
+        with_nodes: bool,
+    ) {
+        let (entry, node) = match item {
+            Item::Directory { name, number } => {
+                let entry = ListedEntry {
+                    inode: *number,
+                    offset,
+                    kind: TYPE_DIRECTORY,
+                    name: name.as_bytes(),
+                };
+                (entry, None)
+            }
+            Item::Entry(entry) => {
+                let may_enter = with_nodes && self.inodes.len() < MAX_NODES_LISTED;
+                let node = may_enter
+                    .then(|| self.enter_listed(directory, entry))
+                    .flatten();
+                let number = || inodes::number_of(directory.number, &entry.name);
+                let listed = ListedEntry {
+                    inode: node.as_ref().map_or_else(number, |node| node.number),
+                    offset,
+                    kind: match &node {
+                        Some(node) => node.attributes.mode & TYPES,
+                        None if entry.cid.codec() == RAW => TYPE_FILE,
+                        None => 0,
+                    },
+                    name: &entry.name,
+                };
+                (listed, node)
+            }
+        };
+        if with_nodes {
+            let number = node.as_ref().map_or(0, |node| node.number);
+            listed.push_node(entry, number, node.as_ref().map(|node| &node.attributes));
+        } else {
+            listed.push(entry);
+        }
+    }
+
+    fn expect_nodes(&self, batch: &[Item]) {
+        let unknown = |item: &Item| match item {
+            Item::Entry(entry) if entry.cid.codec() != RAW || entry.cumulative_size == 0 => {
+                Some(entry.cid)
+            }
+            _ => None,
+        };
+        let wanted: Vec<Cid> = batch.iter().filter_map(unknown).collect();
+        if !wanted.is_empty() {
+            self.blocks.expect(&wanted);
+        }
+    }
+
+    /// The node of an entry that is listed; none where it cannot be had: whoever asks for it learns
+    /// why.
+    fn enter_listed(&self, directory: &Arc<Inode>, entry: &Entry) -> Option<Arc<Inode>> {
+        let blocks = self.recorded();
+        match self.load_attributes(&blocks, &entry.cid, entry.cumulative_size) {
+            Ok(attributes) => {
+                let path = directory.path_of(&entry.name);
+                self.tell(&path, Some(entry.cid), Learnt::Attributes, &blocks.taken());
+                let body = Body::Content(entry.cid);
+                Some(self.inodes.enter(directory, &entry.name, body, attributes))
+            }
+            Err(error) => {
+                tracing::debug!(cid = %entry.cid, %error, "an entry is listed without its node");
+                None
+            }
+        }
+    }
+}
+
+fn parse_cid(name: &[u8]) -> Option<Cid> {
+    std::str::from_utf8(name).ok()?.parse().ok()
+}
+
+fn plain_directory(mode: u32, owner: Owner) -> Attributes {
+    Attributes {
+        inode: 0,
+        size: 0,
+        mtime: (0, 0),
+        mode: TYPE_DIRECTORY | mode,
+        uid: owner.uid,
+        gid: owner.gid,
+    }
+}
+
+fn attributes_of(node: &Node, owner: Owner) -> Attributes {
+    let metadata = node.metadata();
+    let mode = match node.kind() {
+        NodeKind::Symlink => TYPE_LINK | LINK_MODE,
+        kind if kind.is_directory() => TYPE_DIRECTORY | metadata.mode.unwrap_or(DIRECTORY_MODE),
+        _ => TYPE_FILE | metadata.mode.unwrap_or(FILE_MODE),
+    };
+    let mtime = metadata.mtime.unwrap_or_default();
+    Attributes {
+        inode: 0,
+        size: node.size(),
+        mtime: (mtime.seconds, mtime.nanoseconds),
+        mode,
+        uid: owner.uid,
+        gid: owner.gid,
+    }
+}
