@@ -53,6 +53,23 @@ impl<'b> BlockCache<'b> {
     }
 }
 
+impl BlockCache<'_> {
+    /// Reads a block that will be asked for, if it is at hand and nobody reads it already.
+    pub(super) fn warm(&self, cid: &Cid) {
+        let is_known = {
+            let mut state = self.lock();
+            state.loading.contains(cid.hash()) || state.kept.get(cid.hash()).is_some()
+        };
+        if is_known || !matches!(self.blocks.has(cid), Ok(true)) {
+            return;
+        }
+        if let Err(error) = self.read(cid) {
+            // Who asks for it learns it, too.
+            tracing::debug!(%cid, %error, "cannot read ahead");
+        }
+    }
+}
+
 impl Blocks for BlockCache<'_> {
     fn read(&self, cid: &Cid) -> Result<Bytes, BlockError> {
         let hash = *cid.hash();

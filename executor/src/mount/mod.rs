@@ -16,6 +16,7 @@
 //! in whose mount namespace it lives and dies: nothing of it is ever on the host, also when this
 //! process is killed.
 
+mod ahead;
 mod cache;
 mod device;
 mod inodes;

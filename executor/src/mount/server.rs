@@ -6,7 +6,8 @@
 //!                 └── another takes over ────┘
 //! ```
 //!
-//! One thread listens at a time; with a request in its hands it lets the next one listen. Where none is
+//! One thread listens at a time. What is at hand it answers on the spot; with any other request in its
+//! hands it lets the next one listen. Where none is
 //! left and no more may be started, the request waits in a queue, so that somebody always listens:
 //! a signal must reach those who wait for the network.
 //!
@@ -16,6 +17,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs;
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -38,6 +40,9 @@ pub(super) const MAX_READ_BYTES: u32 = 1 << 20;
 
 /// Threads that may wait for blocks at the same time.
 const MAX_THREADS: usize = 64;
+
+/// Threads that read blocks before they are asked for: one hashes while the other reads.
+const READERS_AHEAD: usize = 2;
 
 /// Enough for what runs here, all of which iterates.
 const STACK_BYTES: usize = 512 << 10;
@@ -137,6 +142,10 @@ impl<'s, 'b> Server<'s, 'b> {
         std::thread::scope(|scope| {
             let watcher = std::thread::Builder::new().stack_size(STACK_BYTES);
             watcher.spawn_scoped(scope, || self.watch())?;
+            for _ in 0..READERS_AHEAD {
+                let reader = std::thread::Builder::new().stack_size(STACK_BYTES);
+                reader.spawn_scoped(scope, || self.view.read_ahead())?;
+            }
             self.work(scope)
         })
     }
@@ -148,6 +157,7 @@ impl<'s, 'b> Server<'s, 'b> {
     fn work<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) -> io::Result<()> {
         let result = self.take_requests(scope);
         self.lock().has_ended = true;
+        self.view.end();
         self.changed.notify_all();
         // Who listens next finds out, too.
         self.stop.stop();
@@ -166,9 +176,6 @@ impl<'s, 'b> Server<'s, 'b> {
             let invalid = || io::Error::from(io::ErrorKind::InvalidData);
             let bytes = &buffer[..length];
             let request = Request::decode(bytes).ok_or_else(invalid)?;
-            if self.is_done(&request) {
-                continue;
-            }
             let under_way = UnderWay {
                 pid: request.pid,
                 is_answered: false,
@@ -187,7 +194,7 @@ impl<'s, 'b> Server<'s, 'b> {
         }
     }
 
-    /// The length of the next request; none at the end.
+    /// The length of the next request that takes time; none at the end.
     fn listen(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         let _listening = self
             .listening
@@ -195,7 +202,12 @@ impl<'s, 'b> Server<'s, 'b> {
             .unwrap_or_else(PoisonError::into_inner);
         loop {
             match rustix::io::read(self.device, &mut *buffer) {
-                Ok(length) => return Ok(Some(length)),
+                Ok(length) => {
+                    let request = Request::decode(&buffer[..length]);
+                    if !request.is_some_and(|request| self.is_done(&request)) {
+                        return Ok(Some(length));
+                    }
+                }
                 Err(Errno::NODEV) => return Ok(None),
                 // The request was withdrawn.
                 Err(Errno::NOENT | Errno::INTR) => {}
@@ -255,6 +267,13 @@ impl<'s, 'b> Server<'s, 'b> {
             Operation::Destroy => self.reply(request.unique, Ok(Answer::Bytes(Vec::new()))),
             Operation::Write => self.reply(request.unique, Err(Errno::ROFS)),
             Operation::Unsupported => self.reply(request.unique, Err(Errno::NOSYS)),
+            Operation::Read { offset, size } => {
+                let range = read_range(*offset, *size);
+                let Some(pieces) = self.view.read_kept(request.node, range) else {
+                    return false;
+                };
+                self.reply(request.unique, Ok(Answer::Pieces(pieces)));
+            }
             _ => return false,
         }
         true
@@ -281,8 +300,8 @@ impl<'s, 'b> Server<'s, 'b> {
             Operation::Attributes => self.view.attributes(node)?.encode(),
             Operation::ReadLink => self.view.read_link(node)?,
             Operation::Read { offset, size } => {
-                let end = offset.saturating_add(u64::from((*size).min(MAX_READ_BYTES)));
-                return Ok(Answer::Pieces(self.view.read(node, *offset..end)?));
+                let pieces = self.view.read(node, read_range(*offset, *size))?;
+                return Ok(Answer::Pieces(pieces));
             }
             Operation::Statistics => protocol::statistics(self.view.bytes()),
             Operation::ExtendedAttribute { name, size } => {
@@ -361,6 +380,10 @@ impl<'s, 'b> Server<'s, 'b> {
             };
         }
     }
+}
+
+fn read_range(offset: u64, size: u32) -> Range<u64> {
+    offset..offset.saturating_add(u64::from(size.min(MAX_READ_BYTES)))
 }
 
 /// Most pieces that one system call takes.

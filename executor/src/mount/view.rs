@@ -12,6 +12,7 @@ use ipfs_exec_node::path::{EntryName, escape};
 use ipfs_exec_node::unixfs::{self, Entry, Listing, Node, NodeKind, UnixfsError};
 use rustix::io::Errno;
 
+use super::ahead::Ahead;
 use super::cache::BlockCache;
 use super::inodes::{self, Body, Inode, Inodes};
 use super::lru::Lru;
@@ -94,10 +95,12 @@ pub(super) struct View<'b> {
     mount_points: Vec<String>,
     owner: Owner,
     observer: &'b dyn Observer,
-    inner_nodes: Mutex<Lru<Cid, Node>>,
+    inner_nodes: Mutex<Lru<Cid, Arc<Node>>>,
     directories: Mutex<Lru<Cid, Arc<Names>>>,
     /// By directory and offset.
     listings: Mutex<Lru<(u64, u64), Cursor>>,
+    /// Blocks that are read before they are asked for.
+    ahead: Ahead,
     /// Where readers stopped and for how long they went straight on, by file.
     readers: Mutex<Lru<u64, Reader>>,
     failure: Mutex<Option<Failure>>,
@@ -224,6 +227,7 @@ impl<'b> View<'b> {
             inner_nodes: Mutex::new(Lru::new(DECODED_BYTES)),
             directories: Mutex::new(Lru::new(DECODED_BYTES)),
             listings: Mutex::new(Lru::new(MAX_LISTINGS)),
+            ahead: Ahead::default(),
             readers: Mutex::new(Lru::new(MAX_LISTINGS)),
             failure: Mutex::default(),
         };
@@ -231,6 +235,18 @@ impl<'b> View<'b> {
             view.tell(b"", Some(cid), Learnt::Attributes, &[cid]);
         }
         Ok(view)
+    }
+
+    /// Reads ahead, until [`View::end`].
+    pub(super) fn read_ahead(&self) {
+        while let Some(cid) = self.ahead.next() {
+            self.blocks.warm(&cid);
+        }
+    }
+
+    /// Nothing will be asked for any more.
+    pub(super) fn end(&self) {
+        self.ahead.end();
     }
 
     /// The first failure, if there was one.
@@ -447,6 +463,48 @@ impl<'b> View<'b> {
         Ok(pieces)
     }
 
+    /// The same, if nothing has to be read for it.
+    pub(super) fn read_kept(&self, number: u64, range: Range<u64>) -> Option<Vec<Bytes>> {
+        let inode = self.inode(number).ok()?;
+        let cid = inode.body.cid()?;
+        let taken = Mutex::new(Vec::new());
+        let mut kept = |cid: &Cid| {
+            let missing = || UnixfsError::Block(BlockError::Missing { cid: *cid });
+            lock(&taken).push(*cid);
+            self.kept_node(cid).ok_or_else(missing)
+        };
+        let root = kept(&cid).ok()?;
+        if root.size() != inode.attributes.size {
+            return None;
+        }
+        let pieces = unixfs::read_range(&root, range.clone(), &mut kept).ok()?;
+        if root.links() > 0 {
+            self.look_ahead(number, &root, &range);
+        }
+        let length: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
+        let content = Learnt::Content(range.start..range.start + length);
+        self.tell(&inode.path(), Some(cid), content, &lock(&taken));
+        Some(pieces)
+    }
+
+    /// A node of a file, if its block is kept.
+    fn kept_node(&self, cid: &Cid) -> Option<Arc<Node>> {
+        if let Some(node) = lock(&self.inner_nodes).get(cid) {
+            return Some(Arc::clone(node));
+        }
+        let node = Arc::new(Node::decode(cid, self.blocks.kept(cid)?).ok()?);
+        self.keep_node(&node);
+        Some(node)
+    }
+
+    /// Keeps a node decoded, if it is an inner one.
+    fn keep_node(&self, node: &Arc<Node>) {
+        if node.links() > 0 {
+            let weight = node.links() * DECODED_LINK_BYTES;
+            lock(&self.inner_nodes).insert(*node.cid(), Arc::clone(node), weight);
+        }
+    }
+
     fn read_from(
         &self,
         blocks: &Recorded<'_, '_>,
@@ -470,16 +528,13 @@ impl<'b> View<'b> {
     }
 
     /// A node of a file. Inner ones are kept decoded, since each read passes them.
-    fn file_node(&self, blocks: &Recorded<'_, '_>, cid: &Cid) -> Result<Node, UnixfsError> {
+    fn file_node(&self, blocks: &Recorded<'_, '_>, cid: &Cid) -> Result<Arc<Node>, UnixfsError> {
         if let Some(node) = lock(&self.inner_nodes).get(cid) {
             blocks.note(cid);
-            return Ok(node.clone());
+            return Ok(Arc::clone(node));
         }
-        let node = Node::load(blocks, cid)?;
-        if node.links() > 0 {
-            let weight = node.links() * DECODED_LINK_BYTES;
-            lock(&self.inner_nodes).insert(*cid, node.clone(), weight);
-        }
+        let node = Arc::new(Node::load(blocks, cid)?);
+        self.keep_node(&node);
         Ok(node)
     }
 
@@ -514,15 +569,12 @@ impl<'b> View<'b> {
         readers.insert(number, reader, 1);
         drop(readers);
         if is_due && until > range.start {
-            let mut known = |cid: &Cid| {
-                if let Some(node) = lock(&self.inner_nodes).get(cid) {
-                    return Some(node.clone());
-                }
-                let data = self.blocks.kept(cid)?;
-                Node::decode(cid, data).ok().filter(|node| node.links() > 0)
-            };
+            let mut known = |cid: &Cid| lock(&self.inner_nodes).get(cid).map(Arc::clone);
             let next = unixfs::blocks_from(root, range.start, until - range.start, &mut known);
             self.blocks.expect(&next);
+            let current = unixfs::blocks_from(root, range.start, slack, &mut known);
+            self.ahead
+                .add(next.into_iter().filter(|cid| !current.contains(cid)));
         }
     }
 

@@ -4,6 +4,7 @@
 //! again.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -29,7 +30,7 @@ struct Placed {
 pub fn read_range(
     root: &Node,
     range: Range<u64>,
-    load: &mut dyn FnMut(&Cid) -> Result<Node, UnixfsError>,
+    load: &mut dyn FnMut(&Cid) -> Result<Arc<Node>, UnixfsError>,
 ) -> Result<Vec<Bytes>, UnixfsError> {
     if root.kind() != NodeKind::File {
         return Err(UnixfsError::NotFile {
@@ -95,7 +96,7 @@ pub fn blocks_from(
     root: &Node,
     offset: u64,
     bytes: u64,
-    known: &mut dyn FnMut(&Cid) -> Option<Node>,
+    known: &mut dyn FnMut(&Cid) -> Option<Arc<Node>>,
 ) -> Vec<Cid> {
     let range = offset..offset.saturating_add(bytes);
     let mut needed = Vec::new();
@@ -162,7 +163,7 @@ mod tests {
         let (blocks, root) = file(&content);
         for start in 0..200 {
             for end in start..200 {
-                let mut load = |cid: &Cid| Node::load(&blocks, cid);
+                let mut load = |cid: &Cid| Node::load(&blocks, cid).map(Arc::new);
                 let pieces = read_range(&root, start..end, &mut load).unwrap();
                 let clipped = (start.min(187) as usize)..(end.min(187) as usize);
                 assert_eq!(pieces.concat(), content[clipped], "{start}..{end}");
@@ -176,7 +177,7 @@ mod tests {
         let mut loaded = 0;
         let mut load = |cid: &Cid| {
             loaded += 1;
-            Node::load(&blocks, cid)
+            Node::load(&blocks, cid).map(Arc::new)
         };
         read_range(&root, 95..96, &mut load).unwrap();
         assert_eq!(loaded, 3);
@@ -188,7 +189,7 @@ mod tests {
         let (blocks, root) = file(&content);
         let mut known = |cid: &Cid| {
             let node = Node::load(&blocks, cid).unwrap();
-            (node.links() > 0).then_some(node)
+            (node.links() > 0).then(|| Arc::new(node))
         };
         let leaves = blocks_from(&root, 85, 20, &mut known);
         let read: Vec<u8> = leaves

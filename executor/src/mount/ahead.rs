@@ -1,0 +1,56 @@
+//! Blocks that will be asked for soon: a queue for those who read them meanwhile.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use ipfs_exec_node::Cid;
+
+/// Blocks that may wait. Those that are too many are read when they are asked for.
+const MAX_WAITING: usize = 64;
+
+/// See the [module](self).
+#[derive(Debug, Default)]
+pub(super) struct Ahead {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: VecDeque<Cid>,
+    has_ended: bool,
+}
+
+impl Ahead {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn add(&self, blocks: impl Iterator<Item = Cid>) {
+        let mut state = self.lock();
+        let room = MAX_WAITING.saturating_sub(state.waiting.len());
+        state.waiting.extend(blocks.take(room));
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Waits for the next one; none at the end.
+    pub(super) fn next(&self) -> Option<Cid> {
+        let mut state = self.lock();
+        loop {
+            if state.has_ended {
+                return None;
+            }
+            if let Some(next) = state.waiting.pop_front() {
+                return Some(next);
+            }
+            let woken = self.changed.wait(state);
+            state = woken.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    pub(super) fn end(&self) {
+        self.lock().has_ended = true;
+        self.changed.notify_all();
+    }
+}
