@@ -24,7 +24,7 @@ skip() {
 }
 
 ./examples/require.sh bwrap:bubblewrap busybox:busybox-static cc:gcc cc:libc6-dev make:make \
-    strace:strace ip:iproute2 tc:iproute2 npm:npm \
+    strace:strace ip:iproute2 tc:iproute2 npm:npm fusermount3:fuse3 \
     unshare:util-linux runuser:util-linux useradd:passwd python3:python3
 [ ! -d "${CARGO_HOME:-${HOME:-/}/.cargo}/bin" ] || PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
 command -v cargo >/dev/null 2>&1 || fail 'cargo is missing; install a Rust toolchain from https://rustup.rs'
@@ -114,6 +114,7 @@ fi
 chmod 755 "$place"
 cp "$end_to_end" "$place/end_to_end"
 cp "$IPFS_EXEC_BIN" "$place/ipfs-exec"
+cp "$target/debug/mdns_flood" "$place/mdns_flood"
 cp -r "$IPFS_EXEC_FIXTURES" "$place/fixtures"
 cp -r examples "$place/examples"
 chmod -R u+rwX,go+rX "$place"
@@ -122,6 +123,6 @@ chown "$user:" "$place/home" "$place/tmp"
 cd "$place"
 runuser -u "$user" -- env -i PATH="/usr/local/bin:/usr/bin:/bin" CI="${CI:-}" RUST_BACKTRACE=1 \
     HOME="$place/home" TMPDIR="$place/tmp" \
-    IPFS_EXEC_BIN="$place/ipfs-exec" IPFS_EXEC_FIXTURES="$place/fixtures" \
+    IPFS_EXEC_BIN="$place/ipfs-exec" IPFS_EXEC_HELPERS="$place" IPFS_EXEC_FIXTURES="$place/fixtures" \
     IPFS_EXEC_EXAMPLES="$place/examples" IPFS_EXEC_KILLS="${IPFS_EXEC_KILLS:-200}" \
     "$place/end_to_end" --test-threads=2 --skip network::interop::

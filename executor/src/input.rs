@@ -43,14 +43,8 @@ pub enum InputError {
         cid: Cid,
     },
     /// It could not be mounted.
-    #[error("cannot mount input {cid}")]
-    Mount {
-        /// Its root.
-        cid: Cid,
-        /// Why.
-        #[source]
-        source: Box<MountError>,
-    },
+    #[error(transparent)]
+    Mount(Box<MountError>),
     /// The program needed what could not be had.
     #[error("the program could not read all of its input")]
     Read(#[source] Failure),
@@ -194,13 +188,8 @@ impl<'b> MountedInput<'b> {
         observer: Option<&'b dyn Observer>,
     ) -> Result<MountedInput<'b>, InputError> {
         let target = scratch.join(EXPORT);
-        let mount =
-            SandboxMount::new(blocks, Top::Dag(cid), &target, observer).map_err(|source| {
-                InputError::Mount {
-                    cid: *cid,
-                    source: Box::new(source),
-                }
-            })?;
+        let mount = SandboxMount::new(blocks, Top::Dag(cid), &target, observer)
+            .map_err(|error| InputError::Mount(Box::new(error)))?;
         let failed = |source| InputError::Io {
             cid: *cid,
             path: scratch.to_owned(),

@@ -158,7 +158,7 @@ impl RunError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             RunError::Sandbox(error) => error.hint(),
-            RunError::Input(InputError::Mount { source, .. }) => source.hint(),
+            RunError::Input(InputError::Mount(error)) => error.hint(),
             RunError::CleanUp { first, .. } => first.error().and_then(RunError::hint),
             _ => None,
         }
@@ -280,7 +280,7 @@ impl Run<'_> {
         }
         let (scratch, cid) = (self.session.scratch(), self.job.input());
         match MountedInput::new(scratch, self.blocks, cid, self.observer) {
-            Err(InputError::Mount { source: error, .. })
+            Err(InputError::Mount(error))
                 if self.may_copy() && matches!(*error, MountError::Device(_)) =>
             {
                 tracing::info!(%error, "the input cannot be mounted");

@@ -225,6 +225,13 @@ pub fn binary() -> PathBuf {
     })
 }
 
+/// A helper program of the tests, which stands where it was `built` or in `IPFS_EXEC_HELPERS`.
+pub fn helper(built: &str) -> PathBuf {
+    let name = Path::new(built).file_name().unwrap_or_default();
+    std::env::var_os("IPFS_EXEC_HELPERS")
+        .map_or_else(|| built.into(), |place| Path::new(&place).join(name))
+}
+
 /// Runs `work` that is expected to take memory, and checks that it stayed within `limit_bytes`.
 #[track_caller]
 pub fn assert_bounded(outcome: &Outcome, limit_bytes: u64) {

@@ -22,6 +22,7 @@ pub mod environment;
 pub mod gateway;
 pub mod http;
 pub mod invocation;
+pub mod mounted;
 pub mod peer;
 
 pub mod random;
@@ -34,4 +35,5 @@ pub mod vector;
 pub use archive::Archive;
 pub use environment::Environment;
 pub use invocation::{Invocation, Outcome, Running};
+pub use mounted::Mounted;
 pub use served::Served;

@@ -33,6 +33,19 @@ pub fn bubblewrap() {
     );
 }
 
+/// Checks that file systems can be mounted here.
+///
+/// # Panics
+/// If they cannot.
+pub fn fuse() {
+    let device = "/dev/fuse";
+    let opened = std::fs::File::options().read(true).write(true).open(device);
+    if let Err(error) = opened {
+        panic!("cannot open {device}; load the module and let users open it (mode 0666): {error}");
+    }
+    tool("fusermount3", "fuse3");
+}
+
 /// The path of a tool.
 ///
 /// # Panics

@@ -19,6 +19,7 @@ mod fixtures;
 mod vectors;
 
 mod images;
+mod mount;
 mod output;
 mod rootfs;
 mod run;

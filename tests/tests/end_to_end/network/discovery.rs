@@ -1,6 +1,6 @@
 //! Finding peers that were not named: by the DHT, by routers, and on the local network.
 
-use ipfs_exec_tests::environment::binary;
+use ipfs_exec_tests::environment::{binary, helper};
 use ipfs_exec_tests::http::{Response, Server};
 use ipfs_exec_tests::random::Random;
 use ipfs_exec_tests::{Environment, Served, requirement};
@@ -226,7 +226,7 @@ fn on_two_hosts_of(network: &str, environment: &Environment, server: &str, clien
         .arguments([TWO_HOSTS, "bash", server, client])
         .variable("IPFS_EXEC", binary())
         .variable("NETWORK", network)
-        .variable("MDNS_FLOOD", env!("CARGO_BIN_EXE_mdns_flood"))
+        .variable("MDNS_FLOOD", helper(env!("CARGO_BIN_EXE_mdns_flood")))
         .run();
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
     outcome.text().to_owned()

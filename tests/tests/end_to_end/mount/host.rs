@@ -1,0 +1,335 @@
+//! `mount`: what `ipfs-api-mount` promised, and more.
+
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use ipfs_exec_tests::dag::{Blocks, Link, unknown_cid};
+use ipfs_exec_tests::environment::entries;
+use ipfs_exec_tests::random::Random;
+use ipfs_exec_tests::{Environment, Mounted, Served, requirement};
+use rustix::process::Signal;
+
+fn errno(error: std::io::Error) -> i32 {
+    error.raw_os_error().unwrap()
+}
+
+/// Some of everything, each in the form that the arguments give it.
+fn tree(environment: &Environment, arguments: &[&str]) -> String {
+    environment.write("tree/large", Random::new(60).bytes(10 << 20));
+    environment.write("tree/small", Random::new(61).bytes(100));
+    environment.write("tree/empty", "");
+    environment.write("tree/sub/deep/file", "deep");
+    environment.directory("tree/nothing");
+    let link = environment.file("tree/link");
+    if link.symlink_metadata().is_err() {
+        std::os::unix::fs::symlink("sub/deep/file", link).unwrap();
+    }
+    let added = environment.ipfs_exec(["add", "-Q"]).arguments(arguments);
+    added.argument("tree").succeeds().line()
+}
+
+/// Compares what is mounted with what was added.
+fn assert_same(mounted: &Path, original: &Path) {
+    let mut names = entries(original);
+    let mut found = entries(mounted);
+    names.sort();
+    found.sort();
+    assert_eq!(found, names, "{}", mounted.display());
+    for name in names {
+        let (mounted, original) = (mounted.join(&name), original.join(&name));
+        let (found, wanted) = (
+            mounted.symlink_metadata().unwrap(),
+            original.symlink_metadata().unwrap(),
+        );
+        assert_eq!(found.file_type(), wanted.file_type(), "{name}");
+        if wanted.is_dir() {
+            assert_same(&mounted, &original);
+        } else if wanted.is_symlink() {
+            assert_eq!(
+                fs::read_link(mounted).unwrap(),
+                fs::read_link(original).unwrap()
+            );
+        } else {
+            assert_eq!(found.len(), wanted.len(), "{name}");
+            assert!(
+                fs::read(mounted).unwrap() == fs::read(original).unwrap(),
+                "{name}"
+            );
+        }
+    }
+}
+
+#[test]
+fn trees_of_every_form_are_shown_as_they_are() {
+    let environment = Environment::new();
+    let forms: [&[&str]; 4] = [
+        &[],
+        &["--raw-leaves"],
+        &["--cid-version", "1"],
+        &["--profile", "unixfs-v1-2025"],
+    ];
+    for (number, form) in forms.into_iter().enumerate() {
+        let cid = tree(&environment, form);
+        let mounted = Mounted::new(&environment, [&*cid], &format!("at-{number}"));
+        assert_same(&mounted.path(""), &environment.file("tree"));
+        mounted.end();
+    }
+}
+
+#[test]
+fn attributes_are_those_of_content_that_never_changes() {
+    let environment = Environment::new();
+    let cid = tree(&environment, &[]);
+    let mounted = Mounted::new(&environment, [&*cid], "at");
+    for (path, mode) in [("", 0o040_555), ("sub", 0o040_555), ("small", 0o100_444)] {
+        let status = fs::metadata(mounted.path(path)).unwrap();
+        assert_eq!(status.mode(), mode, "{path}");
+        assert_eq!((status.mtime(), status.atime(), status.ctime()), (0, 0, 0));
+        assert_eq!(status.nlink(), 1);
+    }
+    let large = fs::metadata(mounted.path("large")).unwrap();
+    assert_eq!(large.blocks(), (10 << 20) / 512);
+    let number = large.ino();
+    mounted.end();
+    let mounted = Mounted::new(&environment, [&*cid], "again");
+    let again = fs::metadata(mounted.path("large")).unwrap();
+    assert_eq!(again.ino(), number);
+    let mut value = [0; 100];
+    let length = rustix::fs::getxattr(mounted.path("small"), "ipfs.cid", &mut value).unwrap();
+    let small = environment.ipfs_exec(["stat", "--json", &format!("{cid}/small")]);
+    assert_eq!(
+        std::str::from_utf8(&value[..length]).unwrap(),
+        small.succeeds().json()[0]["cid"].as_str().unwrap()
+    );
+    mounted.end();
+}
+
+#[test]
+fn recorded_modes_and_times_are_shown() {
+    let environment = Environment::new();
+    let file = environment.write("tree/program", "#!");
+    fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o750)).unwrap();
+    let cid = environment.ipfs_exec(["add", "-Q", "--preserve-mode", "--mtime", "1000", "tree"]);
+    let mounted = Mounted::new(&environment, [&*cid.succeeds().line()], "at");
+    let status = fs::metadata(mounted.path("program")).unwrap();
+    assert_eq!((status.mode(), status.mtime()), (0o100_750, 1000));
+    mounted.end();
+}
+
+#[test]
+fn what_cannot_be_done_is_said_as_on_every_disk() {
+    let environment = Environment::new();
+    let cid = tree(&environment, &[]);
+    let mounted = Mounted::new(&environment, [&*cid], "at");
+    let not_there = File::open(mounted.path("none")).unwrap_err();
+    assert_eq!(not_there.kind(), ErrorKind::NotFound);
+    let no_directory = fs::read_dir(mounted.path("small")).unwrap_err();
+    assert_eq!(no_directory.kind(), ErrorKind::NotADirectory);
+    let below_a_file = File::open(mounted.path("small/none")).unwrap_err();
+    assert_eq!(below_a_file.kind(), ErrorKind::NotADirectory);
+    let directory = fs::read(mounted.path("sub")).unwrap_err();
+    assert_eq!(directory.kind(), ErrorKind::IsADirectory);
+    for result in [
+        File::options()
+            .write(true)
+            .open(mounted.path("small"))
+            .map(drop),
+        File::create(mounted.path("new")).map(drop),
+        fs::remove_file(mounted.path("small")),
+        fs::create_dir(mounted.path("new")),
+        fs::rename(mounted.path("small"), mounted.path("new")),
+    ] {
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::ReadOnlyFilesystem);
+    }
+    mounted.end();
+}
+
+#[test]
+fn directories_of_many_shards_are_listed_and_searched() {
+    let environment = Environment::new();
+    for number in 0..3000 {
+        environment.write(format!("tree/file-{number}"), number.to_string());
+    }
+    let added = environment.ipfs_exec(["add", "-Q", "--hamt-threshold", "1", "tree"]);
+    let cid = added.succeeds().line();
+    let mounted = Mounted::new(&environment, [&*cid], "at");
+    assert_same(&mounted.path(""), &environment.file("tree"));
+    // A place in a listing that was left is found again.
+    let listed = environment
+        .program("find")
+        .argument(mounted.path(""))
+        .arguments(["-size", "-2", "-name", "*7"])
+        .succeeds();
+    assert_eq!(listed.lines().len(), 300);
+    mounted.end();
+}
+
+#[test]
+fn a_part_of_a_path_is_mounted() {
+    let environment = Environment::new();
+    let cid = tree(&environment, &[]);
+    let mounted = Mounted::new(&environment, [&*format!("/ipfs/{cid}/sub/deep")], "at");
+    assert_eq!(fs::read(mounted.path("file")).unwrap(), b"deep");
+    mounted.end();
+}
+
+#[test]
+fn everything_is_below_one_directory() {
+    let environment = Environment::new();
+    let cid = tree(&environment, &[]);
+    let mounted = Mounted::new(&environment, ["--all"], "at");
+    let top = fs::metadata(mounted.path("")).unwrap();
+    assert_eq!(top.mode(), 0o040_111);
+    let listed = fs::read_dir(mounted.path("")).and_then(|mut entries| entries.next().transpose());
+    assert_eq!(listed.unwrap_err().kind(), ErrorKind::PermissionDenied);
+    assert_same(&mounted.path(&cid), &environment.file("tree"));
+    assert_eq!(
+        fs::read(mounted.path(format!("{cid}/sub/deep/file"))).unwrap(),
+        b"deep"
+    );
+    for name in ["nonsense", "Qm", &cid[1..]] {
+        let error = fs::metadata(mounted.path(name)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{name}");
+    }
+    // Files are there as well, by themselves.
+    let file = environment.add("tree/small");
+    assert_eq!(fs::metadata(mounted.path(file)).unwrap().len(), 100);
+    mounted.running.signal(Signal::TERM);
+    assert_eq!(mounted.running.wait().code, Some(0));
+}
+
+#[test]
+fn what_cannot_be_mounted_is_refused() {
+    let environment = Environment::new();
+    let cid = tree(&environment, &[]);
+    environment.directory("at");
+    environment.write("full/file", "");
+    let mount = |arguments: &[&str]| environment.ipfs_exec(["mount"]).arguments(arguments);
+    mount(&[&format!("{cid}/small"), "at"]).fails(1, &["is a file", "not a directory"]);
+    mount(&["nonsense", "at"]).fails(1, &["nonsense"]);
+    mount(&[&unknown_cid("nowhere").to_string(), "at"]).fails(1, &["is not here"]);
+    mount(&[&cid, "nowhere"]).fails(1, &["nowhere"]);
+    mount(&[&cid, "full"]).fails(1, &["full", "not empty"]);
+    mount(&[&cid, "full/file"]).fails(1, &["full/file"]);
+    mount(&["--all", &cid, "at"]).fails(2, &["--all"]);
+    mount(&[&cid]).fails(2, &["directory"]);
+}
+
+/// What is missing is an error for the one who reads it, and for nobody else.
+#[test]
+fn blocks_that_are_missing_are_errors_of_their_own() {
+    let environment = Environment::new();
+    let mut blocks = Blocks::new();
+    let (here, gone) = (blocks.file(b"here"), blocks.file(b"gone"));
+    let root = blocks.directory(&[Link::new("gone", gone, 10), Link::new("here", here, 10)]);
+    blocks.forget(&gone);
+    environment.write("some.car", blocks.car(&[root]));
+    environment.ipfs_exec(["import", "some.car"]).succeeds();
+    let mounted = Mounted::new(&environment, [&*root.to_string()], "at");
+    assert_eq!(
+        errno(fs::read(mounted.path("gone")).unwrap_err()),
+        libc::EIO
+    );
+    assert_eq!(fs::read(mounted.path("here")).unwrap(), b"here");
+    let names: Vec<_> = entries(&mounted.path(""));
+    assert_eq!(names.len(), 2);
+    mounted.end();
+}
+
+/// A peer that comes too late: an error once, and the next read works.
+#[test]
+fn a_read_that_timed_out_can_be_done_again() {
+    let (giver, taker) = (Environment::new(), Environment::new());
+    giver.write("tree/file", "from afar");
+    let cid = giver.add("tree");
+    let served = Served::start(&giver);
+    let address = served.tcp.clone();
+    let mounted = Mounted::new(
+        &taker,
+        ["--all", "--timeout", "2", "--peer", &address],
+        "at",
+    );
+    served.end();
+    let begun = Instant::now();
+    let path = mounted.path(format!("{cid}/file"));
+    assert_eq!(errno(fs::read(&path).unwrap_err()), libc::EIO);
+    assert!(begun.elapsed() < Duration::from_secs(20));
+    let (listen, _) = address.split_once("/p2p/").unwrap();
+    let mut again = giver.ipfs_exec(["serve", "--listen", listen]).start();
+    again.wait_for_line("listening");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let content = loop {
+        match fs::read(&path) {
+            Ok(content) => break content,
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+    };
+    assert_eq!(content, b"from afar");
+    again.signal(Signal::TERM);
+    assert_eq!(again.wait().code, Some(0));
+    mounted.end();
+}
+
+/// Nobody answers for as long as the time limit allows, and the reader is asked to end.
+#[test]
+fn who_waits_for_the_network_can_be_ended() {
+    let environment = Environment::new();
+    environment.configure("idle-timeout = 300\n");
+    let cid = unknown_cid("never").to_string();
+    // A peer that accepts connections and never speaks.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("/ip4/127.0.0.1/tcp/{}", silent.local_addr().unwrap().port());
+    let mounted = Mounted::new(
+        &environment,
+        ["--all", "--no-mdns", "--peer", &address],
+        "at",
+    );
+    let path = mounted.path(&cid);
+    let reader = environment.program("cat").argument(&path).start();
+    let accepted = silent.accept().unwrap();
+    let begun = Instant::now();
+    reader.signal(Signal::INT);
+    reader.wait();
+    assert!(
+        begun.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        begun.elapsed()
+    );
+    drop(accepted);
+    mounted.running.signal(Signal::TERM);
+    assert_eq!(mounted.running.wait().code, Some(0));
+}
+
+/// A process that was killed leaves a directory that the next one can use, and that hangs nobody.
+#[test]
+fn a_mount_that_was_killed_is_cleared() {
+    let environment = Environment::new();
+    let cid = tree(&environment, &[]);
+    let mounted = Mounted::new(&environment, [&*cid], "at");
+    mounted.running.signal(Signal::KILL);
+    let directory = mounted.path("");
+    mounted.running.wait();
+    let stale = fs::read_dir(&directory).unwrap_err();
+    assert_eq!(errno(stale), libc::ENOTCONN);
+    let mounted = Mounted::at(&environment, [&*cid], &directory);
+    assert_eq!(fs::read(mounted.path("sub/deep/file")).unwrap(), b"deep");
+    mounted.end();
+}
+
+/// Unmounted by somebody else, the process ends by itself.
+#[test]
+fn an_unmount_ends_it() {
+    let environment = Environment::new();
+    let cid = tree(&environment, &[]);
+    let mounted = Mounted::new(&environment, [&*cid], "at");
+    let unmount = requirement::tool("fusermount3", "fuse3");
+    let outcome = environment
+        .program(unmount)
+        .argument("-u")
+        .argument(mounted.path(""));
+    outcome.succeeds();
+    assert_eq!(mounted.running.wait().code, Some(0));
+}
