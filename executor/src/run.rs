@@ -12,11 +12,12 @@
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 
 use ipfs_exec_node::block::Blocks;
 use ipfs_exec_node::progress::Reporter;
 use ipfs_exec_node::repo::{Pin, RepoError, Repository, Session};
-use ipfs_exec_node::unixfs::{ExportOptions, ImportOptions, Imported};
+use ipfs_exec_node::unixfs::{ExportOptions, ImportOptions, Imported, Node};
 
 use crate::archive::{UnpackOptions, Warning};
 use crate::beneath;
@@ -24,9 +25,11 @@ use crate::input::{
     self, ExportedInput, InputError, InputKind, InputMode, InputTree, MountedInput,
 };
 use crate::job::Job;
-use crate::mount::{MountError, Observer};
+use crate::mount::{MountError, Observer, SandboxMount};
 use crate::output::{self, OutputError, WritableDirectories};
-use crate::rootfs::{InitError, Rootfs, RootfsCache, RootfsError, RootfsOptions};
+use crate::rootfs::{
+    InitError, MOUNTED, MountedRootfs, Rootfs, RootfsCache, RootfsError, RootfsOptions, TopEntry,
+};
 use crate::sandbox::{self, Bubblewrap, Exit, HostPaths, RootLayout, SandboxError};
 use ipfs_exec_node::tree::{self, TreeError};
 
@@ -158,7 +161,8 @@ impl RunError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             RunError::Sandbox(error) => error.hint(),
-            RunError::Input(InputError::Mount(error)) => error.hint(),
+            RunError::Input(InputError::Mount(error))
+            | RunError::Rootfs(RootfsError::Mount(error)) => error.hint(),
             RunError::CleanUp { first, .. } => first.error().and_then(RunError::hint),
             _ => None,
         }
@@ -231,30 +235,47 @@ impl Run<'_> {
         let bubblewrap = Bubblewrap::find().map_err(SandboxError::from)?;
         self.session
             .protect(&[*self.job.rootfs(), *self.job.input()])?;
-        let rootfs = self.rootfs()?;
-        rootfs.init()?;
+        let root = self.root()?;
+        root.init()?;
         let directories = WritableDirectories::create(self.session.scratch())?;
         let mut input = self.input()?;
         self.check_interrupted()?;
-        let mut result = self.execute(&bubblewrap, &rootfs, &*input, &directories);
+        let mut result = self.execute(&bubblewrap, &root, &*input, &directories);
         if input.mount().is_some() && self.may_copy() && is_not_started(&result) {
             tracing::info!("the input cannot be mounted in the sandbox");
             drop(input);
             self.remove(input::EXPORT)?;
             input = self.copied_input()?;
-            result = self.execute(&bubblewrap, &rootfs, &*input, &directories);
+            result = self.execute(&bubblewrap, &root, &*input, &directories);
         }
         // An input that failed fails the run, whatever the program made of it.
-        let finished = input.finish();
+        let finished = root.finish().and(input.finish().map_err(RunError::from));
         let exit = result?;
         finished?;
         let output = self.import(&directories)?;
         Ok(Outcome {
             output,
             exit,
-            warnings: rootfs.warnings().to_vec(),
-            more_warnings: rootfs.more_warnings(),
+            warnings: root.warnings().to_vec(),
+            more_warnings: root.more_warnings(),
         })
+    }
+
+    /// A directory is shown as it is, an archive is unpacked.
+    fn root(&self) -> Result<Root<'_>, RootfsError> {
+        let cid = self.job.rootfs();
+        // The blocks of an archive may be gone once it is unpacked.
+        if RootfsCache::new(self.repository).has(cid)? {
+            return Ok(Root::Unpacked(Box::new(self.rootfs()?)));
+        }
+        let node = Node::load(self.blocks, cid)
+            .map_err(|source| RootfsError::Content { cid: *cid, source })?;
+        if node.kind().is_directory() {
+            let scratch = self.session.scratch();
+            let mounted = MountedRootfs::new(scratch, self.blocks, cid)?;
+            return Ok(Root::Mounted(Box::new(mounted)));
+        }
+        Ok(Root::Unpacked(Box::new(self.rootfs()?)))
     }
 
     fn rootfs(&self) -> Result<Rootfs, RootfsError> {
@@ -319,30 +340,30 @@ impl Run<'_> {
     fn execute(
         &self,
         bubblewrap: &Bubblewrap,
-        rootfs: &Rootfs,
+        root: &Root<'_>,
         input: &dyn InputTree,
         directories: &WritableDirectories,
     ) -> Result<Exit, RunError> {
         let entries = match input.kind() {
             InputKind::Directory => None,
-            InputKind::File => Some(rootfs.top_entries()?),
+            InputKind::File => Some(root.top_entries()?),
         };
-        let root = match &entries {
-            None => RootLayout::Whole(rootfs.tree()),
+        let layout = match &entries {
+            None => RootLayout::Whole(root.tree()),
             Some(entries) => RootLayout::Entries {
-                tree: rootfs.tree(),
+                tree: root.tree(),
                 entries,
             },
         };
         let paths = HostPaths {
-            root,
+            root: layout,
             input: input.host_path(),
             output: directories.output(),
             tmp: directories.tmp(),
         };
-        let mounts: Vec<_> = input.mount().into_iter().collect();
+        let mounts: Vec<_> = root.mount().into_iter().chain(input.mount()).collect();
         match sandbox::execute(bubblewrap, self.job, &paths, &mounts, self.cancel) {
-            Err(SandboxError::NotExecuted) => Err(rootfs.not_executed().into()),
+            Err(SandboxError::NotExecuted) => Err(root.not_executed().into()),
             result => Ok(result?),
         }
     }
@@ -373,6 +394,74 @@ impl Run<'_> {
     }
 }
 
+/// What the sandbox has for `/`.
+enum Root<'r> {
+    Unpacked(Box<Rootfs>),
+    Mounted(Box<MountedRootfs<'r>>),
+}
+
+impl Root<'_> {
+    fn tree(&self) -> &Path {
+        match self {
+            Root::Unpacked(rootfs) => rootfs.tree(),
+            Root::Mounted(rootfs) => rootfs.tree(),
+        }
+    }
+
+    fn init(&self) -> Result<(), InitError> {
+        match self {
+            Root::Unpacked(rootfs) => rootfs.init(),
+            Root::Mounted(rootfs) => rootfs.init(),
+        }
+    }
+
+    fn not_executed(&self) -> InitError {
+        match self {
+            Root::Unpacked(rootfs) => rootfs.not_executed(),
+            Root::Mounted(rootfs) => rootfs.not_executed(),
+        }
+    }
+
+    fn top_entries(&self) -> Result<Vec<TopEntry>, RootfsError> {
+        match self {
+            Root::Unpacked(rootfs) => rootfs.top_entries(),
+            Root::Mounted(rootfs) => rootfs.top_entries(),
+        }
+    }
+
+    fn mount(&self) -> Option<&SandboxMount<'_>> {
+        match self {
+            Root::Unpacked(_) => None,
+            Root::Mounted(rootfs) => Some(rootfs.mount()),
+        }
+    }
+
+    fn warnings(&self) -> &[Warning] {
+        match self {
+            Root::Unpacked(rootfs) => rootfs.warnings(),
+            Root::Mounted(_) => &[],
+        }
+    }
+
+    fn more_warnings(&self) -> u64 {
+        match self {
+            Root::Unpacked(rootfs) => rootfs.more_warnings(),
+            Root::Mounted(_) => 0,
+        }
+    }
+
+    /// What kept the program from reading part of it.
+    fn finish(&self) -> Result<(), RunError> {
+        match self {
+            Root::Unpacked(_) => Ok(()),
+            Root::Mounted(rootfs) => match rootfs.take_failure() {
+                None => Ok(()),
+                Some(failure) => Err(RootfsError::Read(failure).into()),
+            },
+        }
+    }
+}
+
 /// Whether bubblewrap did not even start, as where the kernel refuses what it needs before.
 fn is_not_started(result: &Result<Exit, RunError>) -> bool {
     matches!(result, Err(RunError::Sandbox(SandboxError::Spawn { .. })))
@@ -392,7 +481,7 @@ fn clean_up(session: &Session<'_>, result: Result<Outcome, RunError>) -> Result<
 fn remove_leavings(session: &Session<'_>) -> Result<(), TreeError> {
     let scratch =
         beneath::open_root(session.scratch()).map_err(|errno| TreeError::new(b"scratch", errno))?;
-    [input::EXPORT, output::OUTPUT, output::TMP]
+    [input::EXPORT, MOUNTED, output::OUTPUT, output::TMP]
         .into_iter()
         .try_for_each(|name| tree::remove_tree(scratch.as_fd(), name.as_bytes()))
 }

@@ -28,6 +28,9 @@ const LINK_MODE: u32 = 0o777;
 /// Mode of the directory of everything: it can be passed, not listed.
 const EVERYTHING_MODE: u32 = 0o111;
 
+/// What every program may do with the root of its file system, whatever is recorded.
+const LEAST_ROOT_MODE: u32 = 0o755;
+
 /// Types in a mode.
 const TYPE_FILE: u32 = 0o100_000;
 const TYPE_DIRECTORY: u32 = 0o040_000;
@@ -216,6 +219,15 @@ impl<'b> View<'b> {
         let attributes = match &node {
             Some(node) => attributes_of(node, owner),
             None => plain_directory(EVERYTHING_MODE, owner),
+        };
+        let attributes = Attributes {
+            mode: attributes.mode
+                | if mount_points.is_empty() {
+                    0
+                } else {
+                    LEAST_ROOT_MODE
+                },
+            ..attributes
         };
         let view = View {
             blocks: cache,

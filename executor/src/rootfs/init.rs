@@ -13,7 +13,7 @@ use super::program;
 use crate::beneath;
 
 /// The program of a root file system, relative to its root.
-const INIT: &str = "sbin/init";
+pub(super) const INIT: &str = "sbin/init";
 
 /// Why a root file system has no program to run.
 #[derive(Debug, thiserror::Error)]

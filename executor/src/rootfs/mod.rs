@@ -13,10 +13,14 @@
 //! lock vanishes with its process, so nothing needs repair after a crash. Power loss before the
 //! rename leaves scratch, which the repository removes; after it, the entry is on disk because
 //! everything in it was flushed before.
+//!
+//! A root file system that is a directory instead of an archive is not unpacked: [`mounted`] shows it
+//! as it is.
 
 mod evict;
 mod init;
 mod lock;
+mod mounted;
 mod mountpoints;
 mod program;
 mod seal;
@@ -39,9 +43,11 @@ use rustix::io::Errno;
 
 use crate::archive::{self, ArchiveError, UnpackOptions, Warning};
 use crate::beneath;
+use crate::mount::{Failure, MountError};
 use ipfs_exec_node::tree::{self, TreeError};
 
 pub use init::InitError;
+pub(crate) use mounted::{MOUNTED, MountedRootfs};
 pub use mountpoints::{MOUNT_POINTS, MountPointError};
 pub use top::{TopEntry, TopEntryKind};
 
@@ -61,7 +67,7 @@ const BUILDING: &str = "rootfs";
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RootfsError {
-    /// The archive's content could not be found or read.
+    /// Its content could not be found or read.
     #[error("cannot read rootfs {cid}")]
     Content {
         /// The archive.
@@ -88,6 +94,12 @@ pub enum RootfsError {
         #[source]
         source: MountPointError,
     },
+    /// It is a directory, and could not be mounted.
+    #[error(transparent)]
+    Mount(Box<MountError>),
+    /// The program needed what could not be had.
+    #[error("the program could not read all of its root file system")]
+    Read(#[source] Failure),
     /// The entry is there, but larger than allowed.
     #[error("rootfs {cid} unpacks to {bytes} bytes, more than {limit}")]
     TooLarge {
@@ -219,6 +231,14 @@ impl<'r> RootfsCache<'r> {
     /// The cache that `repository` holds.
     pub fn new(repository: &'r Repository) -> RootfsCache<'r> {
         RootfsCache { repository }
+    }
+
+    /// Whether the archive `cid` is unpacked already.
+    ///
+    /// # Errors
+    /// [`RootfsError::Cache`].
+    pub fn has(&self, cid: &Cid) -> Result<bool, RootfsError> {
+        Ok(self.open(&key(cid), cid)?.is_some())
     }
 
     /// Gives the root file system that the archive `cid` holds, unpacked now unless that was done

@@ -1,0 +1,116 @@
+//! Root file systems that are directories, shown as they are.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::PathBuf;
+
+use ipfs_exec_tests::{Environment, Served, requirement};
+
+use crate::machine::{EMPTY, Machine};
+
+/// Busybox as a tree: what the archive of the other tests holds.
+fn tree(environment: &Environment) -> PathBuf {
+    let init = environment.write(
+        "rootfs/sbin/init",
+        "#!/bin/busybox sh\nexec /bin/busybox \"$@\"\n",
+    );
+    let busybox = environment.write(
+        "rootfs/bin/busybox",
+        fs::read(requirement::busybox()).unwrap(),
+    );
+    for program in [&init, &busybox] {
+        fs::set_permissions(program, PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    environment.write("rootfs/usr/share/large", vec![7; 20 << 20]);
+    environment.file("rootfs")
+}
+
+fn add(environment: &Environment, arguments: &[&str]) -> String {
+    let added = environment.ipfs_exec(["add", "-Q"]).arguments(arguments);
+    added.argument("rootfs").succeeds().line()
+}
+
+#[test]
+fn a_directory_is_a_root_file_system() {
+    let machine = Machine::new();
+    requirement::fuse();
+    let environment = &machine.environment;
+    tree(environment);
+    symlink("../bin/busybox", environment.file("rootfs/sbin/link")).unwrap();
+    let rootfs = add(environment, &["--preserve-mode"]);
+    environment.write("input/hello", "hello\n");
+    let input = environment.add("input");
+    let script = "tr a-z A-Z < /input/hello > /output/shout; ls / > /output/top; \
+                  touch /new 2> /dev/null || echo read-only > /output/said; echo x > /tmp/x";
+    let run = |rootfs: &str| {
+        let run = environment.ipfs_exec(["run", rootfs, &input, "sh", "-c", script]);
+        run.succeeds().line()
+    };
+    let output = run(&rootfs);
+    let read = |name| String::from_utf8(environment.cat(&format!("{output}/{name}"))).unwrap();
+    assert_eq!(read("shout"), "HELLO\n");
+    assert_eq!(read("said"), "read-only\n");
+    assert_eq!(
+        read("top"),
+        "bin\ndev\ninput\noutput\nproc\nsbin\ntmp\nusr\n"
+    );
+    // Also where the input is a file, so that the root is put together of its entries.
+    let file = environment.add("input/hello");
+    let said = environment.ipfs_exec(["run", &rootfs, &file, "cat", "/input"]);
+    assert_eq!(said.succeeds().stderr, "hello\n");
+    environment.assert_clean();
+}
+
+#[test]
+fn an_archive_and_a_directory_give_the_same_output() {
+    let machine = Machine::new();
+    let environment = &machine.environment;
+    tree(environment);
+    let rootfs = add(environment, &["--preserve-mode"]);
+    let script = "echo $PATH $HOME > /output/environment; id > /output/id; pwd > /output/pwd; \
+                  echo $1 > /output/argument";
+    let arguments = ["sh", "-c", script, "x", "y"];
+    let run = |rootfs: &str| {
+        let run = environment
+            .ipfs_exec(["run", rootfs, EMPTY])
+            .arguments(arguments);
+        run.succeeds().line()
+    };
+    assert_eq!(run(&machine.rootfs), run(&rootfs));
+}
+
+#[test]
+fn a_start_reads_what_it_touches() {
+    let giver = Environment::new();
+    tree(&giver);
+    let rootfs = add(&giver, &["--preserve-mode"]);
+    let served = Served::start(&giver);
+    requirement::bubblewrap();
+    let taker = Environment::new();
+    let empty = taker.ipfs_exec(["mkdir"]).succeeds().line();
+    taker
+        .ipfs_exec(["run", "--peer", &served.tcp, &rootfs, &empty, "true"])
+        .succeeds();
+    let bytes = taker.statistic("bytes");
+    assert!(bytes < 5 << 20, "{bytes}");
+    served.end();
+}
+
+#[test]
+fn directories_that_cannot_be_started_say_why() {
+    let machine = Machine::new();
+    let environment = &machine.environment;
+    let run = |rootfs: &str| environment.ipfs_exec(["run", rootfs, EMPTY, "true"]);
+    run(EMPTY).fails(127, &[EMPTY, "/sbin/init"]);
+    let place = tree(environment);
+    run(&add(environment, &[])).fails(126, &["--preserve-mode"]);
+    fs::set_permissions(place.join("sbin/init"), PermissionsExt::from_mode(0o644)).unwrap();
+    run(&add(environment, &["--preserve-mode"])).fails(126, &["may not execute"]);
+    fs::remove_file(place.join("sbin/init")).unwrap();
+    symlink("init", place.join("sbin/init")).unwrap();
+    run(&add(environment, &["--preserve-mode"])).fails(126, &["loop"]);
+    // Where the sandbox mounts, no link may stand: not to the host either.
+    symlink("/etc", place.join("output")).unwrap();
+    run(&add(environment, &["--preserve-mode"])).fails(125, &["/output", "symlink"]);
+    environment.assert_clean();
+}
