@@ -4,6 +4,7 @@
 //! `zero_mount DIR BYTES`
 
 #![expect(clippy::unwrap_used, reason = "a helper of benchmarks")]
+#![expect(clippy::print_stdout, reason = "it tells when it is ready")]
 
 use std::ffi::OsStr;
 use std::time::{Duration, UNIX_EPOCH};
@@ -95,5 +96,6 @@ fn main() {
     config.mount_options = vec![MountOption::RO, MountOption::FSName("zeros".to_owned())];
     config.n_threads = Some(2);
     let session = fuser::Session::new(zeros, &arguments[1], &config).unwrap();
+    println!("ready");
     session.run().unwrap();
 }

@@ -27,6 +27,7 @@ use std::process::{Command, ExitCode};
 use clap::Parser;
 
 mod measure;
+mod mount;
 mod network;
 mod sandbox;
 mod storage;
@@ -69,12 +70,15 @@ fn main() -> ExitCode {
                 .iter()
                 .any(|only| name.contains(only.as_str()))
     };
-    let makers: [(&str, Maker); 12] = [
+    let makers: [(&str, Maker); 15] = [
         ("import-file", storage::import_file),
         ("import-tree", storage::import_tree),
         ("export-file", storage::export_file),
         ("export-tree", storage::export_tree),
         ("run-true", sandbox::run_true),
+        ("mount-cold", mount::cold),
+        ("mount-again", mount::again),
+        ("mount-random", mount::random),
         ("fetch-file", network::fetch_file),
         ("fetch-file-quic", network::fetch_file_quic),
         ("fetch-file-two", network::fetch_file_two),
