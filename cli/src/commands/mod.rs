@@ -7,6 +7,7 @@ mod fetch;
 mod gc;
 mod get;
 mod id;
+mod image;
 mod import;
 mod ls;
 mod mkdir;
@@ -65,6 +66,7 @@ enum Command {
     Mkdir(mkdir::MkdirArgs),
     Mount(mount::MountArgs),
     Pin(pin::PinArgs),
+    Image(image::ImageArgs),
     Import(import::ImportArgs),
     Export(export::ExportArgs),
     Fetch(fetch::FetchArgs),
@@ -91,6 +93,7 @@ impl Cli {
             Command::Mkdir(arguments) => mkdir::mkdir(&context, arguments).map(done),
             Command::Mount(arguments) => mount::mount(&context, arguments).map(done),
             Command::Pin(arguments) => pin::pin(&context, arguments).map(done),
+            Command::Image(arguments) => image::image(&context, arguments).map(done),
             Command::Import(arguments) => import::import(&context, arguments).map(done),
             Command::Export(arguments) => export::export(&context, arguments).map(done),
             Command::Fetch(arguments) => fetch::fetch(&context, arguments).map(done),

@@ -28,8 +28,8 @@ const ZSTD_WINDOW_LOG: u32 = 27;
 /// Wraps `source` in the decompressor that its first bytes ask for; bytes of no known format pass
 /// through.
 pub(super) fn decompress<'s>(
-    mut source: impl Read + 's,
-) -> Result<Box<dyn Read + 's>, ArchiveError> {
+    mut source: impl Read + Send + 's,
+) -> Result<Box<dyn Read + Send + 's>, ArchiveError> {
     let failed = |source| ArchiveError::Read { source };
     let mut signature = Vec::with_capacity(SIGNATURE_BYTES);
     source
@@ -88,7 +88,10 @@ impl Format {
         }
     }
 
-    fn decoder<'s>(self, source: impl BufRead + 's) -> io::Result<Box<dyn Read + 's>> {
+    fn decoder<'s>(
+        self,
+        source: impl BufRead + Send + 's,
+    ) -> io::Result<Box<dyn Read + Send + 's>> {
         Ok(match self {
             Format::Plain => Box::new(source),
             Format::Gzip => Box::new(MultiGzDecoder::new(source)),

@@ -3,6 +3,7 @@
 use std::io;
 
 use ipfs_exec_node::limits;
+use ipfs_exec_node::unixfs::UnixfsError;
 
 use super::placement;
 
@@ -55,6 +56,15 @@ pub enum ArchiveError {
         /// What the kernel says.
         #[source]
         source: io::Error,
+    },
+    /// The DAG could not be kept.
+    #[error("cannot import archive entry `{name}`")]
+    Keep {
+        /// The entry's name, escaped.
+        name: String,
+        /// What UnixFS says.
+        #[source]
+        source: Box<UnixfsError>,
     },
     /// The reporter asked to stop.
     #[error("unpacking was interrupted")]

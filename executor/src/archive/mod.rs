@@ -11,6 +11,8 @@
 //!          first bytes    bounded   joined     descriptor
 //! ```
 //!
+//! [`import`] makes a UnixFS directory of the same members, by `planting` in place of `placement`.
+//!
 //! What is left when unpacking fails is the caller's to remove.
 
 mod compression;
@@ -19,6 +21,7 @@ mod member;
 mod path;
 mod pax;
 mod placement;
+mod planting;
 mod sparse;
 mod stream;
 
@@ -29,8 +32,12 @@ use std::fmt;
 use std::io::Read;
 use std::os::fd::BorrowedFd;
 
+use ipfs_exec_node::block::Blocks;
 use ipfs_exec_node::path::escape;
+use ipfs_exec_node::profile::Profile;
 use ipfs_exec_node::progress::{Event, Reporter};
+use ipfs_exec_node::unixfs::Imported;
+use rustix::fs::Timespec;
 use serde::{Deserialize, Serialize};
 
 pub use error::{ArchiveError, Refusal};
@@ -38,6 +45,8 @@ pub use error::{ArchiveError, Refusal};
 use member::{Member, MemberKind, Members};
 use path::EntryPath;
 use placement::Placement;
+use planting::Planting;
+use sparse::Layout;
 use stream::Stream;
 
 /// Bounds on one archive.
@@ -125,14 +134,75 @@ impl fmt::Display for Warning {
 /// # Errors
 /// [`ArchiveError`]; what was unpacked so far stays.
 pub fn unpack(
-    archive: impl Read,
+    archive: impl Read + Send,
     directory: BorrowedFd<'_>,
+    options: &UnpackOptions,
+    reporter: &dyn Reporter,
+) -> Result<Unpacked, ArchiveError> {
+    let mut placement = Placement::new(directory);
+    let unpacked = place_all(archive, &mut placement, options, reporter)?;
+    placement.finish()?;
+    Ok(unpacked)
+}
+
+/// Imports the tree in `archive` as a UnixFS directory, without unpacking it to disk. Modes and times
+/// are recorded as [`unpack`] would set them, so that the directory, mounted, shows the same.
+///
+/// # Errors
+/// [`ArchiveError`]; blocks of what was imported so far may stay.
+pub fn import(
+    archive: impl Read + Send,
+    blocks: &dyn Blocks,
+    profile: &Profile,
+    options: &UnpackOptions,
+    reporter: &dyn Reporter,
+) -> Result<(Imported, Unpacked), ArchiveError> {
+    let mut planting = Planting::new(blocks, profile, reporter);
+    let unpacked = place_all(archive, &mut planting, options, reporter)?;
+    Ok((planting.finish()?, unpacked))
+}
+
+/// Where members go. All refuse names that stand already, and paths through anything but
+/// directories.
+trait Destination {
+    /// Makes a directory, or describes one that is there.
+    fn directory(
+        &mut self,
+        path: &EntryPath,
+        mode: u32,
+        mtime: Timespec,
+    ) -> Result<(), ArchiveError>;
+
+    /// Makes a file with the content of the current member.
+    fn file<R: Read + Send>(
+        &mut self,
+        path: &EntryPath,
+        mode: u32,
+        mtime: Timespec,
+        layout: &Layout,
+        members: &mut Members<'_, R>,
+    ) -> Result<(), ArchiveError>;
+
+    /// Makes a symbolic link. Its target is nobody's business but the sandbox's.
+    fn symlink(
+        &mut self,
+        path: &EntryPath,
+        target: &[u8],
+        mtime: Timespec,
+    ) -> Result<(), ArchiveError>;
+
+    /// Gives a file or symbolic link that was unpacked a second name.
+    fn hard_link(&mut self, path: &EntryPath, target: &[u8]) -> Result<(), ArchiveError>;
+}
+
+fn place_all(
+    archive: impl Read + Send,
+    destination: &mut impl Destination,
     options: &UnpackOptions,
     reporter: &dyn Reporter,
 ) -> Result<Unpacked, ArchiveError> {
     let reader = compression::decompress(archive)?;
     let mut members = Members::new(Stream::new(reader, options.max_bytes, reporter));
-    let mut placement = Placement::new(directory);
     let mut unpacked = Unpacked::default();
     while let Some(member) = members.next()? {
         unpacked.entries += 1;
@@ -142,28 +212,26 @@ pub fn unpack(
                 unit: "entries",
             });
         }
-        place(&member, &mut members, &mut placement, &mut unpacked)?;
+        place(&member, &mut members, destination, &mut unpacked)?;
         reporter.report(Event::Entry);
     }
     unpacked.bytes = members.finish()?;
-    placement.finish()?;
     Ok(unpacked)
 }
 
-fn place<R: Read>(
+fn place<R: Read + Send>(
     member: &Member,
     members: &mut Members<'_, R>,
-    placement: &mut Placement<'_>,
+    destination: &mut impl Destination,
     unpacked: &mut Unpacked,
 ) -> Result<(), ArchiveError> {
     let path = EntryPath::new(&member.path)?;
+    let (mode, mtime) = (member.mode, member.mtime);
     match &member.kind {
-        MemberKind::Directory => placement.directory(&path, member.mode, member.mtime),
-        MemberKind::File(layout) => {
-            placement.file(&path, member.mode, member.mtime, layout, members)
-        }
-        MemberKind::Symlink { target } => placement.symlink(&path, target, member.mtime),
-        MemberKind::HardLink { target } => placement.hard_link(&path, target),
+        MemberKind::Directory => destination.directory(&path, mode, mtime),
+        MemberKind::File(layout) => destination.file(&path, mode, mtime, layout, members),
+        MemberKind::Symlink { target } => destination.symlink(&path, target, mtime),
+        MemberKind::HardLink { target } => destination.hard_link(&path, target),
         MemberKind::Special(kind) => {
             unpacked.warn(Warning {
                 name: escape(&member.path),

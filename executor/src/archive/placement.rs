@@ -18,6 +18,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::Destination;
 use super::error::{ArchiveError, Refusal};
 use super::member::{Members, NO_TIME};
 use super::path::EntryPath;
@@ -32,13 +33,13 @@ pub(super) const MAX_DIRECTORY_BYTES: usize = 48 * 1024 * 1024;
 const DIRECTORY_OVERHEAD_BYTES: usize = 64;
 
 /// Mode of directories that no entry describes.
-const IMPLIED_MODE: u32 = 0o755;
+pub(super) const IMPLIED_MODE: u32 = 0o755;
 
 /// What is kept of a file's mode: no set-id, no sticky bit.
-const FILE_MODE_MASK: u32 = 0o777;
+pub(super) const FILE_MODE_MASK: u32 = 0o777;
 
 /// What is kept of a directory's mode: no set-id bits.
-const DIRECTORY_MODE_MASK: u32 = 0o1777;
+pub(super) const DIRECTORY_MODE_MASK: u32 = 0o1777;
 
 /// Mode of directories while they are being filled.
 const FILLING_MODE: Mode = Mode::RWXU;
@@ -72,99 +73,6 @@ impl<'d> Placement<'d> {
             directories,
             directory_bytes: 0,
         }
-    }
-
-    /// Makes a directory, or describes one that is there.
-    pub(super) fn directory(
-        &mut self,
-        path: &EntryPath,
-        mode: u32,
-        mtime: Timespec,
-    ) -> Result<(), ArchiveError> {
-        if let Some((parent, name)) = path.split() {
-            let fail = |errno| failed(path, errno);
-            let parent = self.parent(path, parent)?;
-            match mkdirat(parent, name, FILLING_MODE) {
-                Err(Errno::EXIST) if is_directory(parent, name).map_err(fail)? => {}
-                result => result.map_err(fail)?,
-            }
-        }
-        let mode = mode & DIRECTORY_MODE_MASK;
-        self.describe(path, path.as_bytes(), Attributes { mode, mtime })
-    }
-
-    /// Makes a file with the content of the current member.
-    pub(super) fn file<R: Read>(
-        &mut self,
-        path: &EntryPath,
-        mode: u32,
-        mtime: Timespec,
-        layout: &Layout,
-        members: &mut Members<'_, R>,
-    ) -> Result<(), ArchiveError> {
-        let (parent, name) = self.place(path)?;
-        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW;
-        let file = openat(
-            parent,
-            name,
-            flags | OFlags::CLOEXEC,
-            Mode::RUSR | Mode::WUSR,
-        )
-        .map_err(|errno| failed(path, errno))?;
-        let mut file = File::from(file);
-        for region in &layout.regions {
-            copy(path, &mut file, region, members)?;
-        }
-        if layout.hole_bytes() > 0 {
-            file.set_len(layout.size)
-                .map_err(|source| unwritten(path, source))?;
-        }
-        fchmod(&file, Mode::from_raw_mode(mode & FILE_MODE_MASK))
-            .and_then(|()| futimens(&file, &times(mtime)))
-            .map_err(|errno| failed(path, errno))
-    }
-
-    /// Makes a symbolic link. Its target is nobody's business but the sandbox's.
-    pub(super) fn symlink(
-        &mut self,
-        path: &EntryPath,
-        target: &[u8],
-        mtime: Timespec,
-    ) -> Result<(), ArchiveError> {
-        if target.is_empty() || target.len() > limits::MAX_SYMLINK_BYTES || target.contains(&0) {
-            return Err(refused(path, Refusal::InvalidTarget));
-        }
-        let (parent, name) = self.place(path)?;
-        symlinkat(target, parent, name)
-            .and_then(|()| utimensat(parent, name, &times(mtime), AtFlags::SYMLINK_NOFOLLOW))
-            .map_err(|errno| failed(path, errno))
-    }
-
-    /// Gives a file or symbolic link that was unpacked a second name.
-    pub(super) fn hard_link(
-        &mut self,
-        path: &EntryPath,
-        target: &[u8],
-    ) -> Result<(), ArchiveError> {
-        let refuse = |reason| refused(path, reason);
-        let target = EntryPath::parse(target).map_err(|_| refuse(Refusal::TargetOutside))?;
-        let (target_parent, target_name) =
-            target.split().ok_or(refuse(Refusal::DirectoryTarget))?;
-        let target_parent =
-            beneath::open_directory(self.root, target_parent).map_err(|errno| match errno {
-                Errno::NOENT | Errno::NOTDIR => refuse(Refusal::MissingTarget),
-                Errno::LOOP => refuse(Refusal::TargetOutside),
-                errno => failed(path, errno),
-            })?;
-        match is_directory(target_parent.as_fd(), target_name) {
-            Ok(false) => {}
-            Ok(true) => return Err(refuse(Refusal::DirectoryTarget)),
-            Err(Errno::NOENT) => return Err(refuse(Refusal::MissingTarget)),
-            Err(errno) => return Err(failed(path, errno)),
-        }
-        let (parent, name) = self.place(path)?;
-        linkat(target_parent, target_name, parent, name, AtFlags::empty())
-            .map_err(|errno| failed(path, errno))
     }
 
     /// Gives all directories their modes and times: what lies deeper sorts after its parent.
@@ -243,6 +151,93 @@ impl<'d> Placement<'d> {
             return Err(refused(path, Refusal::TooManyDirectories));
         }
         Ok(())
+    }
+}
+
+impl Destination for Placement<'_> {
+    fn directory(
+        &mut self,
+        path: &EntryPath,
+        mode: u32,
+        mtime: Timespec,
+    ) -> Result<(), ArchiveError> {
+        if let Some((parent, name)) = path.split() {
+            let fail = |errno| failed(path, errno);
+            let parent = self.parent(path, parent)?;
+            match mkdirat(parent, name, FILLING_MODE) {
+                Err(Errno::EXIST) if is_directory(parent, name).map_err(fail)? => {}
+                result => result.map_err(fail)?,
+            }
+        }
+        let mode = mode & DIRECTORY_MODE_MASK;
+        self.describe(path, path.as_bytes(), Attributes { mode, mtime })
+    }
+
+    fn file<R: Read + Send>(
+        &mut self,
+        path: &EntryPath,
+        mode: u32,
+        mtime: Timespec,
+        layout: &Layout,
+        members: &mut Members<'_, R>,
+    ) -> Result<(), ArchiveError> {
+        let (parent, name) = self.place(path)?;
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW;
+        let file = openat(
+            parent,
+            name,
+            flags | OFlags::CLOEXEC,
+            Mode::RUSR | Mode::WUSR,
+        )
+        .map_err(|errno| failed(path, errno))?;
+        let mut file = File::from(file);
+        for region in &layout.regions {
+            copy(path, &mut file, region, members)?;
+        }
+        if layout.hole_bytes() > 0 {
+            file.set_len(layout.size)
+                .map_err(|source| unwritten(path, source))?;
+        }
+        fchmod(&file, Mode::from_raw_mode(mode & FILE_MODE_MASK))
+            .and_then(|()| futimens(&file, &times(mtime)))
+            .map_err(|errno| failed(path, errno))
+    }
+
+    fn symlink(
+        &mut self,
+        path: &EntryPath,
+        target: &[u8],
+        mtime: Timespec,
+    ) -> Result<(), ArchiveError> {
+        if target.is_empty() || target.len() > limits::MAX_SYMLINK_BYTES || target.contains(&0) {
+            return Err(refused(path, Refusal::InvalidTarget));
+        }
+        let (parent, name) = self.place(path)?;
+        symlinkat(target, parent, name)
+            .and_then(|()| utimensat(parent, name, &times(mtime), AtFlags::SYMLINK_NOFOLLOW))
+            .map_err(|errno| failed(path, errno))
+    }
+
+    fn hard_link(&mut self, path: &EntryPath, target: &[u8]) -> Result<(), ArchiveError> {
+        let refuse = |reason| refused(path, reason);
+        let target = EntryPath::parse(target).map_err(|_| refuse(Refusal::TargetOutside))?;
+        let (target_parent, target_name) =
+            target.split().ok_or(refuse(Refusal::DirectoryTarget))?;
+        let target_parent =
+            beneath::open_directory(self.root, target_parent).map_err(|errno| match errno {
+                Errno::NOENT | Errno::NOTDIR => refuse(Refusal::MissingTarget),
+                Errno::LOOP => refuse(Refusal::TargetOutside),
+                errno => failed(path, errno),
+            })?;
+        match is_directory(target_parent.as_fd(), target_name) {
+            Ok(false) => {}
+            Ok(true) => return Err(refuse(Refusal::DirectoryTarget)),
+            Err(Errno::NOENT) => return Err(refuse(Refusal::MissingTarget)),
+            Err(errno) => return Err(failed(path, errno)),
+        }
+        let (parent, name) = self.place(path)?;
+        linkat(target_parent, target_name, parent, name, AtFlags::empty())
+            .map_err(|errno| failed(path, errno))
     }
 }
 

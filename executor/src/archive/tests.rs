@@ -6,7 +6,9 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
+use ipfs_exec_node::block::MemoryBlocks;
 use ipfs_exec_node::progress::Silent;
+use ipfs_exec_node::unixfs::{ImportOptions, import_path};
 use tar::{EntryType, Header};
 use tempfile::TempDir;
 
@@ -79,7 +81,10 @@ impl Archive {
     }
 }
 
-fn unpack_with(bytes: impl Read, options: &UnpackOptions) -> (TempDir, Result<Unpacked, String>) {
+fn unpack_with(
+    bytes: impl Read + Send,
+    options: &UnpackOptions,
+) -> (TempDir, Result<Unpacked, String>) {
     let directory = tempfile::tempdir().unwrap();
     fs::create_dir(directory.path().join("tree")).unwrap();
     let tree = beneath::open_root(&directory.path().join("tree")).unwrap();
@@ -87,16 +92,41 @@ fn unpack_with(bytes: impl Read, options: &UnpackOptions) -> (TempDir, Result<Un
     (directory, result)
 }
 
+/// Unpacks; and imports, which has to give what adding the unpacked tree does.
 fn unpacked(bytes: &[u8]) -> (TempDir, Unpacked) {
     let (directory, result) = unpack_with(bytes, &UnpackOptions::default());
-    (directory, result.unwrap())
+    let unpacked = result.unwrap();
+    let (blocks, result) = import_from(bytes);
+    let (imported, report) = result.unwrap();
+    assert_eq!(report, unpacked);
+    let options = ImportOptions {
+        preserve_mode: true,
+        preserve_mtime: true,
+        make_readable: true,
+        ..ImportOptions::default()
+    };
+    // Of a tree of its own, since reading changes what cannot be read.
+    let (other, _) = unpack_with(bytes, &UnpackOptions::default());
+    let place = beneath::open_root(other.path()).unwrap();
+    let name = Path::new("tree");
+    let added = import_path(&blocks, place.as_fd(), name, &options, &Silent, &mut |_| {});
+    assert_eq!(imported, added.unwrap());
+    (directory, unpacked)
+}
+
+fn import_from(bytes: &[u8]) -> (MemoryBlocks, Result<(Imported, Unpacked), String>) {
+    let (blocks, profile) = (MemoryBlocks::default(), Profile::default());
+    let result = import(bytes, &blocks, &profile, &UnpackOptions::default(), &Silent);
+    (blocks, result.map_err(|error| error.to_string()))
 }
 
 fn refused(bytes: &[u8]) -> String {
     let (directory, result) = unpack_with(bytes, &UnpackOptions::default());
     let others = fs::read_dir(directory.path()).unwrap().count();
     assert_eq!(others, 1, "something stands beside the tree");
-    result.unwrap_err()
+    let error = result.unwrap_err();
+    assert_eq!(import_from(bytes).1.unwrap_err(), error);
+    error
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -762,7 +792,7 @@ fn malformed_headers() {
 }
 
 /// Endless zeros behind some bytes: what a bomb decompresses to.
-fn bomb(front: Vec<u8>) -> impl Read {
+fn bomb(front: Vec<u8>) -> impl Read + Send {
     io::Cursor::new(front).chain(io::repeat(0))
 }
 

@@ -374,27 +374,42 @@ impl<'b> View<'b> {
             directory: *directory,
             name: escape(name),
         };
-        let Ok(checked) = EntryName::new(name) else {
-            return Err(not_found());
-        };
+        let checked = EntryName::new(name).map_err(|_| not_found())?;
+        match self.names(blocks, directory)? {
+            Some(names) => names.get(name).cloned().ok_or_else(not_found),
+            None => unixfs::lookup(blocks, directory, &checked),
+        }
+    }
+
+    /// The entries of a directory of one block; none where it has many.
+    fn names(
+        &self,
+        blocks: &Recorded<'_, '_>,
+        directory: &Cid,
+    ) -> Result<Option<Arc<Names>>, UnixfsError> {
         if let Some(names) = lock(&self.directories).get(directory) {
             blocks.note(directory);
-            return names.get(name).cloned().ok_or_else(not_found);
+            return Ok(Some(Arc::clone(names)));
         }
         let node = Node::load(blocks, directory)?;
         if node.kind() != NodeKind::Directory {
-            return unixfs::lookup(blocks, directory, &checked);
+            return Ok(None);
         }
         let mut names = Names::new();
         let mut listing = Listing::new(*directory);
         let mut weight = 0;
         while let Some(entry) = listing.next(blocks)? {
             weight += DECODED_LINK_BYTES + 2 * entry.name.len();
-            names.entry(entry.name.clone()).or_insert(entry);
+            if let Some(first) = names.insert(entry.name.clone(), entry) {
+                return Err(UnixfsError::DuplicateEntry {
+                    directory: *directory,
+                    name: escape(&first.name),
+                });
+            }
         }
-        let found = names.get(name).cloned().ok_or_else(not_found);
-        lock(&self.directories).insert(*directory, Arc::new(names), weight);
-        found
+        let names = Arc::new(names);
+        lock(&self.directories).insert(*directory, Arc::clone(&names), weight);
+        Ok(Some(names))
     }
 
     /// What `stat` says of `cid`, of which a link says that `size` bytes are below.
@@ -655,6 +670,10 @@ impl<'b> View<'b> {
         directory: &Inode,
         offset: u64,
     ) -> Result<Cursor, UnixfsError> {
+        if let Some(cid) = directory.body.cid() {
+            // Refuses a directory in which a name stands twice.
+            self.names(blocks, &cid)?;
+        }
         let mut cursor = Cursor {
             own: 0,
             listing: directory.body.cid().map(Listing::new),

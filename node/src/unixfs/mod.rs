@@ -22,7 +22,9 @@ mod tasks;
 pub use data::{Metadata, Mtime};
 pub use directory::{BuiltDirectory, DirectoryBuilder, Entry, Listing, list, lookup};
 pub use export::{ExportOptions, export};
-pub use import::{ImportOptions, Imported, ImportedEntry, import_path, import_stream};
+pub use import::{
+    ImportOptions, Imported, ImportedEntry, import_path, import_stream, import_symlink,
+};
 pub use node::{Node, NodeKind};
 pub use range::{blocks_from, read_range};
 pub use read::FileReader;

@@ -21,12 +21,30 @@ fn import(environment: &Environment, blocks: &Blocks, root: Cid) -> String {
     root.to_string()
 }
 
-/// A run on this input is refused, and leaves nothing.
+/// A run on a copy of this input is refused, and leaves nothing.
 fn assert_run_refuses(machine: &Machine, input: &str, words: &[&str]) -> Outcome {
-    let outcome = machine.run_on(input, ["true"]).fails(125, words);
+    let copied = [
+        "run",
+        "--input-mode",
+        "copy",
+        &machine.rootfs,
+        input,
+        "true",
+    ];
+    let outcome = machine.environment.ipfs_exec(copied).fails(125, words);
     assert_bounded(&outcome, MEMORY_BYTES);
     machine.environment.assert_clean();
     outcome
+}
+
+/// A program that looks at all of this input fails, whatever it makes of it, and leaves nothing.
+fn assert_reading_fails(machine: &Machine, input: &str, words: &[&str]) {
+    let script = "find /input -type f -exec cat {} + > /dev/null; exit 0";
+    let outcome = machine
+        .run_on(input, ["sh", "-c", script])
+        .fails(125, words);
+    assert_bounded(&outcome, MEMORY_BYTES);
+    machine.environment.assert_clean();
 }
 
 /// `get` refuses this, and leaves nothing.
@@ -125,7 +143,7 @@ fn root_file_systems_with_nothing_in_them() {
         .fails(125, &[&empty]);
     environment
         .ipfs_exec(["run", EMPTY, EMPTY])
-        .fails(125, &[EMPTY]);
+        .fails(127, &[EMPTY, "/sbin/init"]);
     environment.assert_clean();
 }
 
@@ -140,6 +158,7 @@ fn inputs_with_a_missing_block() {
     let root = import(&machine.environment, &blocks, root);
     let missing = missing.to_string();
     assert_run_refuses(&machine, &root, &[&missing]);
+    assert_reading_fails(&machine, &root, &[&missing]);
     assert_get_refuses(&machine.environment, &root, &[&missing]);
     // As the root file system as well.
     let path = format!("{root}/file");
@@ -176,6 +195,7 @@ fn entries_with_names_that_no_file_may_have() {
             name
         };
         assert_run_refuses(&machine, &root, &[shown]);
+        assert_reading_fails(&machine, &root, &[&root]);
         assert_get_refuses(&machine.environment, &root, &[shown]);
         let listed = machine.environment.ipfs_exec(["ls", "-r", &root]).run();
         assert!(matches!(listed.code, Some(0 | 1)), "{listed:?}");
@@ -191,6 +211,7 @@ fn two_entries_of_one_name() {
     let root = blocks.directory(&[Link::new("same", one, 20), Link::new("same", two, 20)]);
     let root = import(&machine.environment, &blocks, root);
     assert_run_refuses(&machine, &root, &["same"]);
+    assert_reading_fails(&machine, &root, &["same"]);
     assert_get_refuses(&machine.environment, &root, &["same"]);
 }
 
@@ -213,6 +234,7 @@ fn files_whose_size_lies() {
         let read = machine.environment.ipfs_exec(["cat", &file]).ends_with(1);
         assert!(read.stderr.contains("error: "), "{read:?}");
         assert_run_refuses(&machine, &file, &[]);
+        assert_reading_fails(&machine, &file, &[&file]);
         assert_get_refuses(&machine.environment, &file, &[]);
     }
 }

@@ -61,7 +61,9 @@ fn a_damaged_block_is_reported_and_never_used() {
     let exported = environment.ipfs_exec(["export", &root, "-o", "place/out.car"]);
     exported.fails(1, &[&damaged]);
     assert!(entries(&place).is_empty());
-    machine.run_on(&root, ["true"]).fails(125, &[&damaged]);
+    machine
+        .run_on(&root, ["cat", "/input/damaged"])
+        .fails(125, &[&damaged, "damaged"]);
     assert_eq!(environment.cat(&format!("{root}/sound")), b"sound");
 
     let verified = environment.ipfs_exec(["verify"]).ends_with(1);
@@ -161,7 +163,7 @@ fn a_disk_that_fills_while_an_output_is_imported_loses_nothing() {
         rootfs=$("$IPFS_EXEC" add -Q rootfs.tar)
         input=$("$IPFS_EXEC" add -Q large)
         "$IPFS_EXEC" run "$rootfs" "$input" true > /dev/null
-        copy() { "$IPFS_EXEC" run "$rootfs" "$input" sh -c 'cat /input /input > /output/copy'; }
+        copy() { "$IPFS_EXEC" run --input-mode copy "$rootfs" "$input" sh -c 'cat /input /input > /output/copy'; }
         free=$(stat -f -c '%a * %S' "$DISK")
         # The input is unpacked as well: 24 and 48 MB, and not the next 24, fit in what is left.
         head -c $(($free - 80000000)) /dev/zero > "$DISK/ballast"

@@ -17,7 +17,7 @@ use super::super::directory::DirectoryBuilder;
 use super::source::{self, Step};
 use super::tree::{Child, TreeBuilder};
 use super::work::{self, ChunkBuffer, Done, Job, Work};
-use super::{ImportOptions, Imported, ImportedEntry};
+use super::{ImportOptions, Imported, ImportedEntry, Mtime};
 use crate::block::{Block, Blocks, DAG_PB};
 use crate::path::EntryName;
 use crate::profile::Profile;
@@ -112,6 +112,23 @@ pub(super) fn import_stream(
         assembler.flush()?;
         Ok(imported)
     })
+}
+
+/// The node of a symbolic link.
+pub(super) fn symlink(
+    target: &[u8],
+    mtime: Option<Mtime>,
+    version: cid::Version,
+) -> (Block, Imported) {
+    let message = data::symlink(target, mtime);
+    let node = crate::dag::pb::PbWriter::default().finish(&message);
+    let block = Block::new(version, DAG_PB, node.into());
+    let imported = Imported {
+        cid: *block.cid(),
+        bytes: 0,
+        cumulative_bytes: block.data().len() as u64,
+    };
+    (block, imported)
 }
 
 /// How many results may be waited for at once.
@@ -270,15 +287,7 @@ impl<'a> Assembler<'a> {
     }
 
     fn symlink(&mut self, target: &[u8], metadata: &Metadata) -> Result<Imported, UnixfsError> {
-        let message = data::symlink(target, metadata.mtime);
-        let node = crate::dag::pb::PbWriter::default().finish(&message);
-        let block = Block::new(self.profile.cid_version, DAG_PB, node.into());
-        let cumulative_bytes = block.data().len() as u64;
-        let imported = Imported {
-            cid: *block.cid(),
-            bytes: 0,
-            cumulative_bytes,
-        };
+        let (block, imported) = symlink(target, metadata.mtime, self.profile.cid_version);
         self.put(block)?;
         Ok(imported)
     }

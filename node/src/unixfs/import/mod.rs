@@ -113,6 +113,21 @@ pub fn import_path(
     assemble::import_path(blocks, directory, name, options, reporter, on_entry)
 }
 
+/// Imports a symbolic link. Its target has 1 to [`limits::MAX_SYMLINK_BYTES`] bytes, none of them NUL.
+///
+/// # Errors
+/// Where the block cannot be kept.
+pub fn import_symlink(
+    blocks: &dyn Blocks,
+    target: &[u8],
+    mtime: Option<Mtime>,
+    version: cid::Version,
+) -> Result<Imported, UnixfsError> {
+    let (block, imported) = assemble::symlink(target, mtime, version);
+    blocks.put(&[block])?;
+    Ok(imported)
+}
+
 /// Imports what `stream` gives as one file.
 ///
 /// # Errors

@@ -114,3 +114,24 @@ fn directories_that_cannot_be_started_say_why() {
     run(&add(environment, &["--preserve-mode"])).fails(125, &["/output", "symlink"]);
     environment.assert_clean();
 }
+
+/// Without files in between, the same directory as by unpacking and adding.
+#[test]
+fn an_archive_becomes_a_directory() {
+    let machine = Machine::new();
+    let environment = &machine.environment;
+    let unpack = |archive: &str| environment.ipfs_exec(["image", "unpack", archive]);
+    let rootfs = unpack("rootfs.tar").succeeds().line();
+    assert_eq!(unpack(&machine.rootfs).succeeds().line(), rootfs);
+    let script = "echo $PATH > /output/path; stat -c '%n %a %Y' /bin/* /sbin/* > /output/stat";
+    let run = |rootfs: &str| {
+        let run = environment.ipfs_exec(["run", rootfs, EMPTY, "sh", "-c", script]);
+        run.succeeds().line()
+    };
+    assert_eq!(run(&rootfs), run(&machine.rootfs));
+    environment.write("nonsense", "no archive");
+    unpack("nonsense").fails(1, &["nonsense", "no tar archive"]);
+    let pins = environment.ipfs_exec(["pin", "ls"]).succeeds();
+    assert!(pins.text().contains(&rootfs), "{pins:?}");
+    environment.assert_clean();
+}

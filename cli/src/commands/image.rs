@@ -1,0 +1,122 @@
+//! `image`: root file systems as directories.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use clap::{Args, Subcommand};
+use ipfs_exec_executor::archive::{self, UnpackOptions};
+use ipfs_exec_node::Pin;
+use ipfs_exec_node::path::ContentPath;
+use ipfs_exec_node::unixfs::FileReader;
+use serde_json::json;
+
+use crate::context::{Context, Depth, resolve};
+use crate::error::{CommandError, LocalError};
+use crate::profile::ProfileArgs;
+use crate::{output, size};
+
+/// Make root file systems
+#[derive(Args, Debug)]
+pub(crate) struct ImageArgs {
+    #[command(subcommand)]
+    command: ImageCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ImageCommand {
+    Unpack(UnpackArgs),
+}
+
+/// Add the tree in an archive as a directory, and print its CID
+///
+/// Nothing is unpacked to disk. `run` mounts the directory and reads what the program touches; every
+/// file of it can be named, shared and fetched by itself.
+#[derive(Args, Debug)]
+#[command(
+    after_long_help = "Example:\n  rootfs=$(ipfs-exec image unpack debian.tar.zst)\n  \
+                             ipfs-exec run $rootfs $input sh -c 'sort /input/words'"
+)]
+struct UnpackArgs {
+    /// The archive: a content path or a local file
+    archive: String,
+
+    /// Refuse archives that unpack to more than this
+    #[arg(long, value_name = "SIZE", default_value = "16GiB", value_parser = size::parse)]
+    max_size: u64,
+
+    /// Pin the directory
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_value = "true", default_missing_value = "true")]
+    pin: std::primitive::bool,
+
+    /// Print JSON instead of the CID
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    profile: ProfileArgs,
+}
+
+pub(crate) fn image(context: &Context, arguments: ImageArgs) -> Result<(), CommandError> {
+    let ImageCommand::Unpack(arguments) = arguments.command;
+    let repository = context.repository()?;
+    let progress = context.progress();
+    let local = Path::new(&arguments.archive);
+    match arguments.archive.parse::<ContentPath>() {
+        Err(_) if local.exists() => {
+            let file = File::open(local).map_err(|source| LocalError {
+                action: "open",
+                path: local.to_owned(),
+                source,
+            })?;
+            unpack(context, &arguments, &repository, file)
+        }
+        path => {
+            let path = path?;
+            context.with_blocks(&repository, Depth::Everything, &progress, |source| {
+                let cid = resolve(source.blocks(), &path)?;
+                source.expect(&cid);
+                let reader = FileReader::open(source.blocks(), &cid)?;
+                unpack(context, &arguments, &repository, reader)
+            })
+        }
+    }
+}
+
+fn unpack(
+    context: &Context,
+    arguments: &UnpackArgs,
+    repository: &ipfs_exec_node::Repository,
+    archive: impl Read + Send,
+) -> Result<(), CommandError> {
+    let session = repository.session()?;
+    let progress = context.progress();
+    let mut options = UnpackOptions::default();
+    options.max_bytes = arguments.max_size;
+    let profile = arguments.profile.profile()?;
+    let (imported, unpacked) = archive::import(archive, &session, &profile, &options, &progress)
+        .map_err(|error| {
+            CommandError::from_chain(&error).about(&format!("cannot unpack {}", arguments.archive))
+        })?;
+    let pin = arguments.pin.then(|| Pin::recursive(imported.cid));
+    session.commit(pin.as_slice())?;
+    for warning in &unpacked.warnings {
+        tracing::warn!("{warning}");
+    }
+    if unpacked.more_warnings > 0 {
+        let more = unpacked.more_warnings;
+        tracing::warn!("{more} more entries of the archive were skipped");
+    }
+    if arguments.json {
+        output::line(json!({
+            "cid": imported.cid.to_string(),
+            "size": imported.bytes,
+            "cumulative_size": imported.cumulative_bytes,
+            "entries": unpacked.entries,
+        }))?;
+    } else {
+        output::line(imported.cid)?;
+    }
+    Ok(())
+}
