@@ -22,6 +22,9 @@ struct State {
     /// By path and kind of access.
     accesses: BTreeMap<(Vec<u8>, &'static str), Recorded>,
     blocks: BTreeSet<Cid>,
+    /// Memory that all of it takes, in bytes, roughly.
+    bytes: usize,
+    is_cut: bool,
 }
 
 #[derive(Debug, Default)]
@@ -35,6 +38,11 @@ struct Recorded {
 impl Trace {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether there were more accesses than could be kept, so that this is not all.
+    pub fn is_cut(&self) -> bool {
+        self.lock().is_cut
     }
 
     /// All blocks that the accesses took, each once.
@@ -68,6 +76,12 @@ impl Trace {
     }
 }
 
+/// Most memory of one trace: a million accesses.
+const MAX_BYTES: usize = 512 << 20;
+
+/// What a CID takes.
+const CID_BYTES: usize = 256;
+
 const CONTENT: &str = "content";
 
 impl Observer for Trace {
@@ -81,6 +95,11 @@ impl Observer for Trace {
             Learnt::Content(_) => CONTENT,
         };
         let mut state = self.lock();
+        state.bytes += access.path.len() + access.blocks.len() * CID_BYTES;
+        if state.bytes > MAX_BYTES {
+            state.is_cut = true;
+            return;
+        }
         state.blocks.extend(access.blocks);
         let recorded = state.accesses.entry((access.path.to_owned(), kind));
         let recorded = recorded.or_default();

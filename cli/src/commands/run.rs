@@ -212,11 +212,13 @@ fn compute_from(
             "what is copied cannot be traced: leave out `--input-mode copy`",
         ));
     }
+    // Made first: a run is too dear for a file that cannot be written.
+    let file = arguments.trace.as_deref().map(create_trace).transpose()?;
     let outcome = ipfs_exec_executor::run(
         repository, blocks, &job, &options, cancel, observer, progress,
     );
-    if let Some(path) = &arguments.trace {
-        write_trace(&trace, path)?;
+    if let Some((path, file)) = arguments.trace.as_deref().zip(file) {
+        write_trace(&trace, path, file)?;
     }
     if arguments.stats {
         tell_stats(&trace, blocks)?;
@@ -224,23 +226,34 @@ fn compute_from(
     Ok(outcome)
 }
 
+fn create_trace(path: &Path) -> Result<File, CommandError> {
+    File::create(path).map_err(|error| unwritten(path, error))
+}
+
 /// Also of a run that failed: it tells what the program got to.
-fn write_trace(trace: &Trace, path: &Path) -> Result<(), CommandError> {
-    let write = || {
-        let mut file = BufWriter::new(File::create(path)?);
-        for line in trace.lines() {
-            writeln!(file, "{line}")?;
-        }
-        file.flush()
-    };
-    write().map_err(|source| {
-        LocalError {
-            action: "write",
-            path: path.to_owned(),
-            source,
-        }
-        .into()
-    })
+fn write_trace(trace: &Trace, path: &Path, file: File) -> Result<(), CommandError> {
+    if trace.is_cut() {
+        return Err(CommandError::failed(
+            "the program touched more of its input than a trace can hold",
+        ));
+    }
+    let mut file = BufWriter::new(file);
+    trace
+        .lines()
+        .iter()
+        .try_for_each(|line| writeln!(file, "{line}"))
+        .and_then(|()| file.flush())
+        .map_err(|error| unwritten(path, error))
+}
+
+fn unwritten(path: &Path, source: std::io::Error) -> CommandError {
+    let (action, path) = ("write", path.to_owned());
+    LocalError {
+        action,
+        path,
+        source,
+    }
+    .into()
 }
 
 fn tell_stats(trace: &Trace, blocks: &dyn Blocks) -> Result<(), CommandError> {

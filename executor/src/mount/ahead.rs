@@ -6,7 +6,10 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use ipfs_exec_node::Cid;
 
 /// Blocks that may wait. Those that are too many are read when they are asked for.
-const MAX_WAITING: usize = 64;
+const MAX_WAITING: usize = 256;
+
+/// Blocks that one thread takes at a time.
+const BATCH: usize = 8;
 
 /// See the [module](self).
 #[derive(Debug, Default)]
@@ -34,15 +37,20 @@ impl Ahead {
         self.changed.notify_all();
     }
 
-    /// Waits for the next one; none at the end.
-    pub(super) fn next(&self) -> Option<Cid> {
+    pub(super) fn has_ended(&self) -> bool {
+        self.lock().has_ended
+    }
+
+    /// Waits for the next ones, a few at a time; none at the end.
+    pub(super) fn next(&self) -> Option<Vec<Cid>> {
         let mut state = self.lock();
         loop {
             if state.has_ended {
                 return None;
             }
-            if let Some(next) = state.waiting.pop_front() {
-                return Some(next);
+            if !state.waiting.is_empty() {
+                let count = state.waiting.len().min(BATCH);
+                return Some(state.waiting.drain(..count).collect());
             }
             let woken = self.changed.wait(state);
             state = woken.unwrap_or_else(PoisonError::into_inner);

@@ -16,6 +16,9 @@ use super::lru::Lru;
 /// request to the next.
 const CACHE_BYTES: usize = 32 << 20;
 
+/// Blocks that could not be read that are remembered, for those who wait for them.
+const MAX_FAILED: usize = 1024;
+
 /// What an entry costs beside its data.
 const ENTRY_BYTES: usize = 256;
 
@@ -29,6 +32,9 @@ pub(super) struct BlockCache<'b> {
 struct State {
     kept: Lru<Multihash, Bytes>,
     loading: HashSet<Multihash>,
+    /// Reads that have failed, counted, and the last of each block.
+    failures: u64,
+    failed: Lru<Multihash, u64>,
 }
 
 impl<'b> BlockCache<'b> {
@@ -38,6 +44,8 @@ impl<'b> BlockCache<'b> {
             state: Mutex::new(State {
                 kept: Lru::new(CACHE_BYTES),
                 loading: HashSet::new(),
+                failures: 0,
+                failed: Lru::new(MAX_FAILED),
             }),
             loaded: Condvar::new(),
         }
@@ -74,9 +82,18 @@ impl Blocks for BlockCache<'_> {
     fn read(&self, cid: &Cid) -> Result<Bytes, BlockError> {
         let hash = *cid.hash();
         let mut state = self.lock();
+        let failures = state.failures;
         loop {
             if let Some(data) = state.kept.get(&hash) {
                 return Ok(data.clone());
+            }
+            // Whoever waited for it has waited as long as the one who failed.
+            if state
+                .failed
+                .get(&hash)
+                .is_some_and(|number| *number > failures)
+            {
+                return Err(BlockError::Missing { cid: *cid });
             }
             if state.loading.insert(hash) {
                 break;
@@ -90,12 +107,19 @@ impl Blocks for BlockCache<'_> {
         let read = self.blocks.read(cid);
         let mut state = self.lock();
         state.loading.remove(&hash);
-        if let Ok(data) = &read {
-            let weight = data.len() + ENTRY_BYTES;
-            state.kept.insert(hash, data.clone(), weight);
+        match &read {
+            Ok(data) => {
+                let weight = data.len() + ENTRY_BYTES;
+                state.kept.insert(hash, data.clone(), weight);
+                state.failed.take(&hash);
+            }
+            Err(_) => {
+                state.failures += 1;
+                let number = state.failures;
+                state.failed.insert(hash, number, 1);
+            }
         }
         drop(state);
-        // Also after an error: one of those who wait tries again.
         self.loaded.notify_all();
         read
     }

@@ -54,7 +54,11 @@ impl Filesystem for Agreement {
 /// A connection to the kernel that has been through the first exchange. Dropped, it unmounts what
 /// it mounted.
 #[derive(Debug)]
-pub(super) struct Connection(Session<Agreement>);
+pub(super) struct Connection {
+    session: Option<Session<Agreement>>,
+    /// Ours to the end of the process, where the session is given up.
+    device: OwnedFd,
+}
 
 impl Connection {
     /// Mounts on the host, as root or with the help of `fusermount3`.
@@ -76,27 +80,47 @@ impl Connection {
             config.acl = SessionACL::All;
         }
         let session = Session::new(Agreement { lists_nodes }, directory, &config)?;
-        Ok(Connection(session))
+        Connection::new(session)
+    }
+
+    fn new(session: Session<Agreement>) -> io::Result<Connection> {
+        let device = session.as_fd().try_clone_to_owned()?;
+        Ok(Connection {
+            session: Some(session),
+            device,
+        })
     }
 
     /// Takes over a device that was mounted by somebody else, who need not wait for this.
     pub(super) fn of(device: OwnedFd, lists_nodes: bool) -> io::Result<Connection> {
         let agreement = Agreement { lists_nodes };
         let session = Session::from_fd(agreement, device, SessionACL::All, Config::default())?;
-        Ok(Connection(session))
+        Connection::new(session)
     }
 
     pub(super) fn device(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.device.as_fd()
+    }
+
+    /// It was unmounted by somebody. The session would unmount once more, whatever stands at its
+    /// path by then, so it is never dropped.
+    pub(super) fn is_unmounted(&mut self) {
+        std::mem::forget(self.session.take());
     }
 
     /// Takes the mount away, whoever uses it: they keep what they have open.
     pub(super) fn unmount(&mut self, directory: &Path) -> io::Result<()> {
         match rustix::mount::unmount(directory, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
-            Ok(()) => Ok(()),
-            Err(Errno::PERM) => self.0.unmount(),
-            Err(errno) => Err(errno.into()),
+            Ok(()) => {}
+            Err(Errno::PERM) => {
+                if let Some(session) = &mut self.session {
+                    session.unmount()?;
+                }
+            }
+            Err(errno) => return Err(errno.into()),
         }
+        self.is_unmounted();
+        Ok(())
     }
 }
 

@@ -36,6 +36,8 @@ pub(super) struct Inode {
     pub(super) number: u64,
     parent: Option<Arc<Inode>>,
     name: Box<[u8]>,
+    /// How many directories are above.
+    pub(super) depth: usize,
     pub(super) body: Body,
     /// With `number` in them.
     pub(super) attributes: Attributes,
@@ -90,6 +92,7 @@ impl Inodes {
             number: ROOT,
             parent: None,
             name: Box::default(),
+            depth: 0,
             body,
             attributes: Attributes {
                 inode: ROOT,
@@ -132,7 +135,7 @@ impl Inodes {
         let mut number = number_of(parent.number, name);
         loop {
             match held.get_mut(&number) {
-                Some((inode, references)) if inode.is_at(parent, name) => {
+                Some((inode, references)) if inode.body == body && inode.is_at(parent, name) => {
                     *references += 1;
                     return Arc::clone(inode);
                 }
@@ -144,6 +147,7 @@ impl Inodes {
             number,
             parent: Some(Arc::clone(parent)),
             name: name.into(),
+            depth: parent.depth + 1,
             body,
             attributes: Attributes {
                 inode: number,

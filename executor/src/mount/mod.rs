@@ -32,8 +32,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ipfs_exec_node::Cid;
 use ipfs_exec_node::block::Blocks;
@@ -233,8 +232,11 @@ impl<'b> Mount<'b> {
             });
             let waited = wait(&ended, cancel);
             let unmounted = match &waited {
-                Ok(false) => Ok(()),
-                Ok(true) | Err(_) => self.unmount(),
+                Ok(false) => {
+                    self.connection().is_unmounted();
+                    Ok(())
+                }
+                Ok(true) | Err(_) => self.connection().unmount(&self.directory),
             };
             self.stop.stop();
             let served = serving.join().expect("the server does not panic");
@@ -243,12 +245,10 @@ impl<'b> Mount<'b> {
         .map_err(MountError::Serve)
     }
 
-    fn unmount(&self) -> io::Result<()> {
-        let mut connection = self
-            .connection
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        self.connection
             .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        connection.unmount(&self.directory)
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -341,7 +341,11 @@ impl<'b> SandboxMount<'b> {
     /// Serves over the `device` that was mounted, until the sandbox is gone or
     /// [`SandboxMount::stop`] is called.
     pub(crate) fn serve(&self, device: OwnedFd) -> io::Result<()> {
-        let connection = Connection::of(device, self.lists_nodes)?;
+        let connection = match Connection::of(device, self.lists_nodes) {
+            // The sandbox was gone before it looked.
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => return Ok(()),
+            connection => connection?,
+        };
         Server::new(&self.view, connection.device(), &self.stop)?.serve()
     }
 

@@ -6,10 +6,10 @@
 //!                 └── another takes over ────┘
 //! ```
 //!
-//! One thread listens at a time. What is at hand it answers on the spot; with any other request in its
-//! hands it lets the next one listen. Where none is
-//! left and no more may be started, the request waits in a queue, so that somebody always listens:
-//! a signal must reach those who wait for the network.
+//! One thread listens at a time. What is at hand it answers on the spot; with any other request in
+//! its hands it lets the next one listen. Where none is left and no more may be started, the request
+//! waits in a queue, so that somebody always listens: a signal must reach those who wait for the
+//! network.
 //!
 //! A signal that does not kill does not end a read, as with every disk; programs rely on that. One
 //! that kills does: whoever waits gets its answer at once, and what it waited for goes nowhere.
@@ -82,8 +82,6 @@ pub(super) struct Server<'s, 'b> {
     device: BorrowedFd<'s>,
     stop: &'s Stop,
     listening: Mutex<()>,
-    /// Threads that listen or wait to.
-    idle: AtomicUsize,
     threads: AtomicUsize,
     state: Mutex<State>,
     changed: Condvar,
@@ -97,7 +95,11 @@ struct State {
     under_way: HashMap<u64, UnderWay>,
     /// Those of them whose thread got a signal.
     interrupted: HashSet<u64>,
+    /// Threads that listen or wait to.
+    idle: usize,
     has_ended: bool,
+    /// Why a thread ended before the others.
+    failure: Option<io::Error>,
 }
 
 /// A request that is being worked on.
@@ -111,6 +113,8 @@ struct UnderWay {
 /// What is answered.
 enum Answer {
     Bytes(Vec<u8>),
+    /// And the numbers of nodes to which it gives a reference each.
+    Nodes(Vec<u8>, Vec<u64>),
     Pieces(Vec<Bytes>),
 }
 
@@ -127,7 +131,6 @@ impl<'s, 'b> Server<'s, 'b> {
             device,
             stop,
             listening: Mutex::default(),
-            idle: AtomicUsize::new(0),
             threads: AtomicUsize::new(1),
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -147,7 +150,8 @@ impl<'s, 'b> Server<'s, 'b> {
                 reader.spawn_scoped(scope, || self.view.read_ahead())?;
             }
             self.work(scope)
-        })
+        })?;
+        self.lock().failure.take().map_or(Ok(()), Err)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -156,7 +160,10 @@ impl<'s, 'b> Server<'s, 'b> {
 
     fn work<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) -> io::Result<()> {
         let result = self.take_requests(scope);
-        self.lock().has_ended = true;
+        let mut state = self.lock();
+        state.has_ended = true;
+        state.waiting.clear();
+        drop(state);
         self.view.end();
         self.changed.notify_all();
         // Who listens next finds out, too.
@@ -165,33 +172,63 @@ impl<'s, 'b> Server<'s, 'b> {
     }
 
     fn take_requests<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) -> io::Result<()> {
+        let invalid = || io::Error::from(io::ErrorKind::InvalidData);
         let mut buffer = vec![0; REQUEST_BYTES];
         loop {
-            self.idle.fetch_add(1, Ordering::SeqCst);
+            if let Some(bytes) = self.rest() {
+                self.answer(&Request::decode(&bytes).ok_or_else(invalid)?);
+                continue;
+            }
             let length = self.listen(&mut buffer);
-            let others = self.idle.fetch_sub(1, Ordering::SeqCst) - 1;
-            let Some(length) = length? else {
-                return Ok(());
+            let bytes = match &length {
+                Ok(Some(length)) => &buffer[..*length],
+                _ => &[],
             };
-            let invalid = || io::Error::from(io::ErrorKind::InvalidData);
-            let bytes = &buffer[..length];
-            let request = Request::decode(bytes).ok_or_else(invalid)?;
+            let request = Request::decode(bytes);
+            let is_last = self.begin(request.as_ref());
+            if length?.is_none() {
+                return Ok(());
+            }
+            let request = request.ok_or_else(invalid)?;
+            if is_last && !self.start_another(scope) && self.put_off(bytes) {
+                continue;
+            }
+            self.answer(&request);
+        }
+    }
+
+    /// A request that nobody had time for; where there is none, this thread listens from now on.
+    fn rest(&self) -> Option<Vec<u8>> {
+        let mut state = self.lock();
+        let waiting = state.waiting.pop_front();
+        if waiting.is_none() {
+            state.idle += 1;
+        }
+        waiting
+    }
+
+    /// This thread no longer listens, but has a request; true where nobody else does.
+    fn begin(&self, request: Option<&Request<'_>>) -> bool {
+        let mut state = self.lock();
+        state.idle -= 1;
+        if let Some(request) = request {
             let under_way = UnderWay {
                 pid: request.pid,
                 is_answered: false,
             };
-            self.lock().under_way.insert(request.unique, under_way);
-            if others == 0 && !self.start_another(scope) {
-                self.lock().waiting.push_back(bytes.to_vec());
-                continue;
-            }
-            self.answer(&request);
-            loop {
-                let waiting = self.lock().waiting.pop_front();
-                let Some(bytes) = waiting else { break };
-                self.answer(&Request::decode(&bytes).ok_or_else(invalid)?);
-            }
+            state.under_way.insert(request.unique, under_way);
         }
+        state.idle == 0
+    }
+
+    /// Leaves a request to whoever has time; false where somebody else listens meanwhile.
+    fn put_off(&self, bytes: &[u8]) -> bool {
+        let mut state = self.lock();
+        let must = state.idle == 0;
+        if must {
+            state.waiting.push_back(bytes.to_vec());
+        }
+        must
     }
 
     /// The length of the next request that takes time; none at the end.
@@ -245,7 +282,7 @@ impl<'s, 'b> Server<'s, 'b> {
             .stack_size(STACK_BYTES);
         let started = thread.spawn_scoped(scope, || {
             if let Err(error) = self.work(scope) {
-                tracing::warn!(%error, "a mount has failed");
+                self.lock().failure.get_or_insert(error);
             }
         });
         if let Err(error) = &started {
@@ -264,9 +301,15 @@ impl<'s, 'b> Server<'s, 'b> {
                 }
             }
             Operation::Interrupt { unique } => self.interrupted(request.unique, *unique),
-            Operation::Destroy => self.reply(request.unique, Ok(Answer::Bytes(Vec::new()))),
-            Operation::Write => self.reply(request.unique, Err(Errno::ROFS)),
-            Operation::Unsupported => self.reply(request.unique, Err(Errno::NOSYS)),
+            Operation::Destroy => {
+                self.reply(request.unique, Ok(Answer::Bytes(Vec::new())));
+            }
+            Operation::Write => {
+                self.reply(request.unique, Err(Errno::ROFS));
+            }
+            Operation::Unsupported => {
+                self.reply(request.unique, Err(Errno::NOSYS));
+            }
             Operation::Read { offset, size } => {
                 let range = read_range(*offset, *size);
                 let Some(pieces) = self.view.read_kept(request.node, range) else {
@@ -280,13 +323,33 @@ impl<'s, 'b> Server<'s, 'b> {
     }
 
     fn answer(&self, request: &Request<'_>) {
-        let result = self.perform(request);
         let mut state = self.lock();
+        let is_answered = |state: &State| {
+            let request = state.under_way.get(&request.unique);
+            request.is_none_or(|request| request.is_answered) || state.has_ended
+        };
+        let mut result = None;
+        if !is_answered(&state) {
+            drop(state);
+            result = Some(self.perform(request));
+            state = self.lock();
+        }
+        let is_late = is_answered(&state);
         state.interrupted.remove(&request.unique);
-        let under_way = state.under_way.remove(&request.unique);
+        state.under_way.remove(&request.unique);
         drop(state);
-        if under_way.is_some_and(|request| !request.is_answered) {
-            self.reply(request.unique, result);
+        let Some(result) = result else {
+            return;
+        };
+        let entered = match &result {
+            Ok(Answer::Nodes(_, entered)) => entered.clone(),
+            _ => Vec::new(),
+        };
+        if is_late || !self.reply(request.unique, result) {
+            // The kernel never learnt of these.
+            for number in entered {
+                self.view.forget(number, 1);
+            }
         }
     }
 
@@ -294,7 +357,10 @@ impl<'s, 'b> Server<'s, 'b> {
         let node = request.node;
         Ok(Answer::Bytes(match &request.operation {
             Operation::Lookup { name } => match self.view.lookup(node, name)? {
-                Some(inode) => protocol::node(inode.number, Some(&inode.attributes)),
+                Some(inode) => {
+                    let bytes = protocol::node(inode.number, Some(&inode.attributes));
+                    return Ok(Answer::Nodes(bytes, vec![inode.number]));
+                }
                 None => protocol::node(0, None),
             },
             Operation::Attributes => self.view.attributes(node)?.encode(),
@@ -314,14 +380,18 @@ impl<'s, 'b> Server<'s, 'b> {
                 offset,
                 size,
                 with_nodes,
-            } => self.view.list(node, *offset, *size, *with_nodes)?,
+            } => {
+                let (bytes, entered) = self.view.list(node, *offset, *size, *with_nodes)?;
+                return Ok(Answer::Nodes(bytes, entered));
+            }
             _ => return Err(Errno::NOSYS),
         }))
     }
 
-    fn reply(&self, unique: u64, result: Result<Answer, Errno>) {
+    /// False where nobody took it.
+    fn reply(&self, unique: u64, result: Result<Answer, Errno>) -> bool {
         let (error, pieces) = match &result {
-            Ok(Answer::Bytes(bytes)) => (0, vec![&bytes[..]]),
+            Ok(Answer::Bytes(bytes) | Answer::Nodes(bytes, _)) => (0, vec![&bytes[..]]),
             Ok(Answer::Pieces(pieces)) => (0, pieces.iter().map(|piece| &piece[..]).collect()),
             Err(errno) => (errno.raw_os_error(), Vec::new()),
         };
@@ -340,7 +410,9 @@ impl<'s, 'b> Server<'s, 'b> {
         if let Err(errno) = sent {
             // Who asked has gone.
             tracing::trace!(unique, %errno, "an answer was not taken");
+            return false;
         }
+        true
     }
 
     /// A signal came for who waits for `unique`.

@@ -1,15 +1,15 @@
 //! A DAG as a tree of files: what each request of the kernel gets. It knows nothing of devices and
 //! of how requests come.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use ipfs_exec_node::Cid;
 use ipfs_exec_node::block::{self, Block, BlockError, Blocks, RAW};
 use ipfs_exec_node::path::{EntryName, escape};
 use ipfs_exec_node::unixfs::{self, Entry, Listing, Node, NodeKind, UnixfsError};
+use ipfs_exec_node::{Cid, limits};
 use rustix::io::Errno;
 
 use super::ahead::Ahead;
@@ -42,8 +42,14 @@ const DECODED_BYTES: usize = 16 << 20;
 /// About what a link takes in memory, once decoded.
 const DECODED_LINK_BYTES: usize = 256;
 
-/// Listings whose next part the kernel may ask for.
-const MAX_LISTINGS: usize = 64;
+/// What a place in a listing takes in memory by itself, in entries.
+const CURSOR_ENTRIES: usize = 4;
+
+/// Files whose readers are remembered.
+const MAX_READERS: usize = 256;
+
+/// Blocks that are asked for ahead of one reader at a time.
+const MAX_BLOCKS_AHEAD: usize = 128;
 
 /// Nodes above which a listing gives no more of them along: the kernel asks when it wants to know.
 const MAX_NODES_LISTED: usize = 64 * 1024;
@@ -154,19 +160,18 @@ impl Item {
 /// The blocks of one request, with a record of which those are.
 struct Recorded<'v, 'b> {
     cache: &'v BlockCache<'b>,
-    taken: Mutex<Vec<Cid>>,
+    taken: Mutex<HashSet<Cid>>,
 }
 
 impl Recorded<'_, '_> {
     fn note(&self, cid: &Cid) {
-        let mut taken = lock(&self.taken);
-        if block::inline_data(cid).is_none() && !taken.contains(cid) {
-            taken.push(*cid);
+        if block::inline_data(cid).is_none() {
+            lock(&self.taken).insert(*cid);
         }
     }
 
     fn taken(&self) -> Vec<Cid> {
-        lock(&self.taken).clone()
+        lock(&self.taken).iter().copied().collect()
     }
 }
 
@@ -238,9 +243,9 @@ impl<'b> View<'b> {
             observer,
             inner_nodes: Mutex::new(Lru::new(DECODED_BYTES)),
             directories: Mutex::new(Lru::new(DECODED_BYTES)),
-            listings: Mutex::new(Lru::new(MAX_LISTINGS)),
+            listings: Mutex::new(Lru::new(DECODED_BYTES)),
             ahead: Ahead::default(),
-            readers: Mutex::new(Lru::new(MAX_LISTINGS)),
+            readers: Mutex::new(Lru::new(MAX_READERS)),
             failure: Mutex::default(),
         };
         if let Some(cid) = body.cid() {
@@ -251,8 +256,11 @@ impl<'b> View<'b> {
 
     /// Reads ahead, until [`View::end`].
     pub(super) fn read_ahead(&self) {
-        while let Some(cid) = self.ahead.next() {
-            self.blocks.warm(&cid);
+        while let Some(next) = self.ahead.next() {
+            self.blocks.expect(&next);
+            for cid in next {
+                self.blocks.warm(&cid);
+            }
         }
     }
 
@@ -313,7 +321,10 @@ impl<'b> View<'b> {
             source: error,
         };
         tracing::debug!(error = %failure, cause = %failure.source, "a read has failed");
-        lock(&self.failure).get_or_insert(failure);
+        // Once nobody is left who could notice, it does not matter.
+        if !self.ahead.has_ended() {
+            lock(&self.failure).get_or_insert(failure);
+        }
         Errno::IO
     }
 
@@ -330,6 +341,11 @@ impl<'b> View<'b> {
         let parent = self.inode(parent)?;
         let blocks = self.recorded();
         let path = || parent.path_of(name);
+        if parent.depth >= limits::MAX_DIRECTORY_DEPTH {
+            let cid = parent.body.cid().unwrap_or_default();
+            let limit = limits::MAX_DIRECTORY_DEPTH;
+            return Err(self.failed(&path(), UnixfsError::TooDeep { cid, limit }));
+        }
         let found = match &parent.body {
             Body::MountPoint => None,
             Body::Everything => parse_cid(name).map(|cid| (Body::Content(cid), 0)),
@@ -419,7 +435,9 @@ impl<'b> View<'b> {
         cid: &Cid,
         size: u64,
     ) -> Result<Attributes, UnixfsError> {
-        if cid.codec() == RAW && size > 0 && block::inline_data(cid).is_none() {
+        // Larger ones the kernel does not take, and no file has.
+        let is_told = size > 0 && i64::try_from(size).is_ok();
+        if cid.codec() == RAW && is_told && block::inline_data(cid).is_none() {
             return Ok(Attributes {
                 inode: 0,
                 size,
@@ -527,7 +545,7 @@ impl<'b> View<'b> {
     /// Keeps a node decoded, if it is an inner one.
     fn keep_node(&self, node: &Arc<Node>) {
         if node.links() > 0 {
-            let weight = node.links() * DECODED_LINK_BYTES;
+            let weight = node.links() * DECODED_LINK_BYTES + node.block_bytes();
             lock(&self.inner_nodes).insert(*node.cid(), Arc::clone(node), weight);
         }
     }
@@ -597,23 +615,25 @@ impl<'b> View<'b> {
         drop(readers);
         if is_due && until > range.start {
             let mut known = |cid: &Cid| lock(&self.inner_nodes).get(cid).map(Arc::clone);
-            let next = unixfs::blocks_from(root, range.start, until - range.start, &mut known);
-            self.blocks.expect(&next);
-            let current = unixfs::blocks_from(root, range.start, slack, &mut known);
+            let (from, most) = (range.start, MAX_BLOCKS_AHEAD);
+            let next = unixfs::blocks_from(root, from, until - from, most, &mut known);
+            let current = unixfs::blocks_from(root, from, slack, most, &mut known);
+            let current: HashSet<Cid> = current.into_iter().collect();
             self.ahead
                 .add(next.into_iter().filter(|cid| !current.contains(cid)));
         }
     }
 
     /// A part of the listing of a directory from `offset` on, of up to `size` bytes; with the nodes
-    /// themselves, as far as there is room for them, where that is asked for.
+    /// themselves, as far as they are at hand, where that is asked for. And the numbers of those, to
+    /// each of which the kernel gets a reference more.
     pub(super) fn list(
         &self,
         number: u64,
         offset: u64,
         size: u32,
         with_nodes: bool,
-    ) -> Result<Vec<u8>, Errno> {
+    ) -> Result<(Vec<u8>, Vec<u64>), Errno> {
         let directory = self.inode(number)?;
         if directory.body == Body::Everything {
             return Err(Errno::ACCESS);
@@ -633,7 +653,7 @@ impl<'b> View<'b> {
         offset: u64,
         size: u32,
         with_nodes: bool,
-    ) -> Result<Vec<u8>, UnixfsError> {
+    ) -> Result<(Vec<u8>, Vec<u64>), UnixfsError> {
         let kept = lock(&self.listings).take(&(directory.number, offset));
         let mut cursor = match kept {
             Some(cursor) => cursor,
@@ -655,12 +675,15 @@ impl<'b> View<'b> {
             self.expect_nodes(&batch);
         }
         let mut at = offset;
+        let mut entered = Vec::new();
         for item in &batch {
             at += 1;
-            self.put_item(directory, item, at, &mut listed, with_nodes);
+            entered.extend(self.put_item(directory, item, at, &mut listed, with_nodes));
         }
-        lock(&self.listings).insert((directory.number, at), cursor, 1);
-        Ok(listed.into_bytes())
+        let held = cursor.listing.as_ref().map_or(0, Listing::held);
+        let weight = (held + CURSOR_ENTRIES) * DECODED_LINK_BYTES;
+        lock(&self.listings).insert((directory.number, at), cursor, weight);
+        Ok((listed.into_bytes(), entered))
     }
 
     /// The place in a listing before which `offset` items are.
@@ -736,7 +759,7 @@ impl<'b> View<'b> {
         offset: u64,
         listed: &mut Listed,
         with_nodes: bool,
-    ) {
+    ) -> Option<u64> {
         let (entry, node) = match item {
             Item::Directory { name, number } => {
                 let entry = ListedEntry {
@@ -772,6 +795,7 @@ impl<'b> View<'b> {
         } else {
             listed.push(entry);
         }
+        node.map(|node| node.number)
     }
 
     fn expect_nodes(&self, batch: &[Item]) {
@@ -790,6 +814,14 @@ impl<'b> View<'b> {
     /// The node of an entry that is listed; none where it cannot be had: whoever asks for it learns
     /// why.
     fn enter_listed(&self, directory: &Arc<Inode>, entry: &Entry) -> Option<Arc<Inode>> {
+        let is_at_hand = directory.depth < limits::MAX_DIRECTORY_DEPTH
+            && (entry.cid.codec() == RAW && entry.cumulative_size > 0
+                || block::inline_data(&entry.cid).is_some()
+                || self.blocks.kept(&entry.cid).is_some()
+                || matches!(self.blocks.has(&entry.cid), Ok(true)));
+        if !is_at_hand {
+            return None;
+        }
         let blocks = self.recorded();
         match self.load_attributes(&blocks, &entry.cid, entry.cumulative_size) {
             Ok(attributes) => {

@@ -101,7 +101,14 @@ impl<'b> MountedRootfs<'b> {
             Some(_) => {}
         }
         let mut reader = FileReader::new(self.blocks, *node).map_err(look_up)?;
-        let mut head = reader.next_bytes().map_err(look_up)?;
+        let mut head = Vec::new();
+        while head.len() < program::HEAD_BYTES {
+            let bytes = reader.next_bytes().map_err(look_up)?;
+            if bytes.is_empty() {
+                break;
+            }
+            head.extend_from_slice(&bytes);
+        }
         head.truncate(program::HEAD_BYTES);
         program::refusal(&head).map_or(Ok(()), not_executable)
     }

@@ -89,11 +89,13 @@ pub fn execute(
         let followed = follow_to_end(running, &mut status, cancel);
         // Nobody is left who could read.
         mounts.iter().for_each(|mount| mount.stop());
+        let mut failed = None;
         for served in serving {
             let served = served.join().expect("the server does not panic");
-            served.map_err(SandboxError::Mount)?;
+            failed = failed.or(served.err());
         }
-        followed.map_err(SandboxError::Follow)
+        let followed = followed.map_err(SandboxError::Follow)?;
+        failed.map_or(Ok(followed), |error| Err(SandboxError::Mount(error)))
     })?;
     status.read().map_err(SandboxError::Follow)?;
     // Nobody writes to it any more: what the program printed is out before its end is told.

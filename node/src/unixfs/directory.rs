@@ -76,6 +76,11 @@ impl Listing {
         }
     }
 
+    /// Entries and shards that are held in memory.
+    pub fn held(&self) -> usize {
+        self.entries.len() + self.pending.len()
+    }
+
     /// The next entry; `None` at the end.
     ///
     /// # Errors
@@ -157,6 +162,10 @@ fn expand_shard(
         cid: *node.cid(),
         reason,
     };
+    // Nobody writes such a shard; many links to it would make a search of one that has no end.
+    if from.fanout.is_some() && node.links() == 0 {
+        return Err(invalid(InvalidData("it is an empty shard below another")));
+    }
     let mut entries = Vec::new();
     let mut shards = Vec::new();
     let mut before = None;

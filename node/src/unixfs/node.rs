@@ -127,6 +127,11 @@ impl Node {
         &self.metadata
     }
 
+    /// Bytes of the block.
+    pub fn block_bytes(&self) -> usize {
+        self.block.len()
+    }
+
     /// How many links the block has.
     pub fn links(&self) -> usize {
         self.links

@@ -13,6 +13,12 @@ use super::{NodeKind, UnixfsError};
 use crate::block::Cid;
 use crate::limits;
 
+/// Pieces of less than one in this many bytes of their block are copied.
+const SMALL_PART: usize = 8;
+
+/// Most nodes that one read visits. Chunks of a few bytes are made to cost time.
+const MAX_NODES_A_READ: usize = 64 * 1024;
+
 /// A part of a file, where it begins in the file and how deep below the root it is.
 #[derive(Clone, Copy, Debug)]
 struct Placed {
@@ -40,9 +46,11 @@ pub fn read_range(
     }
     let mut pieces = Vec::new();
     let mut pending = Vec::new();
+    let mut visited = 0;
     take_overlap(root, 0, 1, &range, &mut pieces, &mut pending);
     while let Some(next) = pending.pop() {
-        if next.depth > limits::MAX_FILE_DEPTH {
+        visited += 1;
+        if next.depth > limits::MAX_FILE_DEPTH || visited > MAX_NODES_A_READ {
             return Err(UnixfsError::TooDeep {
                 cid: next.part.cid,
                 limit: limits::MAX_FILE_DEPTH,
@@ -72,13 +80,21 @@ fn take_overlap(
     let from = range.start.saturating_sub(start).min(inline.len() as u64);
     let to = range.end.saturating_sub(start).min(inline.len() as u64);
     if from < to {
-        pieces.push(inline.slice(from as usize..to as usize));
+        let piece = inline.slice(from as usize..to as usize);
+        // A slice keeps the whole block in memory, which has to be worth it.
+        let is_small = piece.len() * SMALL_PART < node.block_bytes();
+        pieces.push(if is_small {
+            Bytes::copy_from_slice(&piece)
+        } else {
+            piece
+        });
     }
     let first = pending.len();
     let mut start = start + inline.len() as u64;
     for part in parts {
         let end = start + part.size;
-        if start < range.end && end > range.start {
+        // Parts of no bytes are left out: there is nothing to read in them, however deep they go.
+        if part.size > 0 && start < range.end && end > range.start {
             pending.push(Placed {
                 part: *part,
                 start,
@@ -90,19 +106,22 @@ fn take_overlap(
     pending[first..].reverse();
 }
 
-/// The blocks that a reader at `offset` of the file `root` needs next, up to `bytes` of content. An
-/// inner node that `known` does not give stands for all below it.
+/// The blocks that a reader at `offset` of the file `root` needs next, up to `bytes` of content, `most` of
+/// them. An inner node that `known` does not give stands for all below it.
 pub fn blocks_from(
     root: &Node,
     offset: u64,
     bytes: u64,
+    most: usize,
     known: &mut dyn FnMut(&Cid) -> Option<Arc<Node>>,
 ) -> Vec<Cid> {
     let range = offset..offset.saturating_add(bytes);
     let mut needed = Vec::new();
     let mut pending = Vec::new();
     take_overlap(root, 0, 1, &range, &mut Vec::new(), &mut pending);
-    while let Some(next) = pending.pop() {
+    while needed.len() < most
+        && let Some(next) = pending.pop()
+    {
         match known(&next.part.cid) {
             Some(node) if next.depth <= limits::MAX_FILE_DEPTH => {
                 let depth = next.depth + 1;
@@ -191,7 +210,7 @@ mod tests {
             let node = Node::load(&blocks, cid).unwrap();
             (node.links() > 0).then(|| Arc::new(node))
         };
-        let leaves = blocks_from(&root, 85, 20, &mut known);
+        let leaves = blocks_from(&root, 85, 20, 99, &mut known);
         let read: Vec<u8> = leaves
             .iter()
             .flat_map(|cid| {
@@ -201,7 +220,7 @@ mod tests {
             })
             .collect();
         assert_eq!(read, content[80..110]);
-        assert_eq!(blocks_from(&root, 0, 187, &mut |_| None).len(), 3);
-        assert!(blocks_from(&root, 187, 100, &mut |_| None).is_empty());
+        assert_eq!(blocks_from(&root, 0, 187, 99, &mut |_| None).len(), 3);
+        assert!(blocks_from(&root, 187, 100, 99, &mut |_| None).is_empty());
     }
 }

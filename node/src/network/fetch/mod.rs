@@ -412,7 +412,7 @@ impl<'r> Fetcher<'r> {
         }
         taken?;
         if arrived.ended {
-            let cid = state.queue.any_under_way().unwrap_or_default();
+            let cid = state.queue.under_way().next().unwrap_or_default();
             return Err(FetchError::Ended { cid }.into());
         }
         // After the blocks: the end of a stream comes behind what it brought.
@@ -483,10 +483,14 @@ impl<'r> Fetcher<'r> {
                 exchange.ask_gateways(&mut state.routes, &cid);
             }
         }
-        let Some(cid) = state.queue.any_under_way() else {
+        // What is on its way only because it may be next decides nothing.
+        let is_wanted = |cid: &Cid| {
+            state.queue.is_deep(cid.hash())
+                || state.queue.is_under_way(cid.hash()) && state.awaited.contains_key(cid.hash())
+        };
+        let Some(cid) = state.queue.under_way().find(is_wanted) else {
             return Ok(());
         };
-        let is_wanted = |cid: &Cid| state.queue.is_under_way(cid.hash());
         match sources.verdict(cid, is_wanted, now) {
             Verdict::Wait => Ok(()),
             Verdict::Discover => {

@@ -109,10 +109,16 @@ impl Queue {
         self.under_way.contains_key(hash)
     }
 
-    /// Some block that is on its way.
-    pub(super) fn any_under_way(&self) -> Option<Cid> {
-        let tasks = self.under_way.values().next()?;
-        tasks.first().map(|task| task.cid)
+    /// The blocks that are on their way.
+    pub(super) fn under_way(&self) -> impl Iterator<Item = Cid> {
+        let first = |tasks: &Vec<Task>| tasks.first().map(|task| task.cid);
+        self.under_way.values().filter_map(first)
+    }
+
+    /// Whether the block is on its way with all below it.
+    pub(super) fn is_deep(&self, hash: &Multihash) -> bool {
+        let tasks = self.under_way.get(hash);
+        tasks.is_some_and(|tasks| tasks.iter().any(|task| task.deep))
     }
 
     /// Whether nothing is left to be done.
