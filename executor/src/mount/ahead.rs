@@ -8,9 +8,6 @@ use ipfs_exec_node::Cid;
 /// Blocks that may wait. Those that are too many are read when they are asked for.
 const MAX_WAITING: usize = 256;
 
-/// Blocks that one thread takes at a time.
-const BATCH: usize = 8;
-
 /// See the [module](self).
 #[derive(Debug, Default)]
 pub(super) struct Ahead {
@@ -21,6 +18,8 @@ pub(super) struct Ahead {
 #[derive(Debug, Default)]
 struct State {
     waiting: VecDeque<Cid>,
+    /// Those of them that came last, and that nobody was told of.
+    new: Vec<Cid>,
     has_ended: bool,
 }
 
@@ -32,7 +31,9 @@ impl Ahead {
     pub(super) fn add(&self, blocks: impl Iterator<Item = Cid>) {
         let mut state = self.lock();
         let room = MAX_WAITING.saturating_sub(state.waiting.len());
-        state.waiting.extend(blocks.take(room));
+        let new: Vec<Cid> = blocks.take(room).collect();
+        state.waiting.extend(&new);
+        state.new.extend(new);
         drop(state);
         self.changed.notify_all();
     }
@@ -41,16 +42,16 @@ impl Ahead {
         self.lock().has_ended
     }
 
-    /// Waits for the next ones, a few at a time; none at the end.
-    pub(super) fn next(&self) -> Option<Vec<Cid>> {
+    /// Waits for the next one; none at the end. With it come those that nobody was given before, to be
+    /// asked for together where that takes time.
+    pub(super) fn next(&self) -> Option<(Cid, Vec<Cid>)> {
         let mut state = self.lock();
         loop {
             if state.has_ended {
                 return None;
             }
-            if !state.waiting.is_empty() {
-                let count = state.waiting.len().min(BATCH);
-                return Some(state.waiting.drain(..count).collect());
+            if let Some(next) = state.waiting.pop_front() {
+                return Some((next, std::mem::take(&mut state.new)));
             }
             let woken = self.changed.wait(state);
             state = woken.unwrap_or_else(PoisonError::into_inner);

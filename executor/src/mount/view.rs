@@ -256,11 +256,11 @@ impl<'b> View<'b> {
 
     /// Reads ahead, until [`View::end`].
     pub(super) fn read_ahead(&self) {
-        while let Some(next) = self.ahead.next() {
-            self.blocks.expect(&next);
-            for cid in next {
-                self.blocks.warm(&cid);
+        while let Some((next, new)) = self.ahead.next() {
+            if !new.is_empty() {
+                self.blocks.expect(&new);
             }
+            self.blocks.warm(&next);
         }
     }
 
