@@ -101,3 +101,14 @@ impl Drop for Progress {
         self.finish();
     }
 }
+
+/// None, where it would mix with content on a terminal, or the work has no end to come closer to.
+pub(crate) struct Quiet<'i>(pub(crate) &'i Interrupt);
+
+impl Reporter for Quiet<'_> {
+    fn report(&self, _event: Event) {}
+
+    fn interrupted(&self) -> bool {
+        self.0.asked()
+    }
+}

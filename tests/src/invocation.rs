@@ -315,6 +315,15 @@ impl Running {
         self.ended.is_some()
     }
 
+    /// Ends it by a signal; it must have had nothing to complain of.
+    #[track_caller]
+    pub fn end(self) {
+        self.signal(Signal::TERM);
+        let outcome = self.wait();
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        assert!(outcome.stderr.is_empty(), "{outcome:?}");
+    }
+
     /// Waits for the end of the program and of its output.
     ///
     /// # Panics

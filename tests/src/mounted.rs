@@ -2,8 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use rustix::process::Signal;
-
 use crate::invocation::Running;
 use crate::{Environment, requirement};
 
@@ -52,10 +50,7 @@ impl Mounted {
     /// Ends it by a signal, after which the directory is as it was.
     #[track_caller]
     pub fn end(self) {
-        self.running.signal(Signal::TERM);
-        let outcome = self.running.wait();
-        assert_eq!(outcome.code, Some(0), "{outcome:?}");
-        assert!(outcome.stderr.is_empty(), "{outcome:?}");
+        self.running.end();
         assert!(crate::environment::entries(&self.directory).is_empty());
     }
 }

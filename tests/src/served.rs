@@ -1,7 +1,5 @@
 //! A process that serves the repository of a test.
 
-use rustix::process::Signal;
-
 use crate::invocation::Running;
 use crate::{Environment, Invocation};
 
@@ -52,9 +50,6 @@ impl Served {
     /// Ends it by a signal; it must have had nothing to complain of.
     #[track_caller]
     pub fn end(self) {
-        self.running.signal(Signal::TERM);
-        let outcome = self.running.wait();
-        assert_eq!(outcome.code, Some(0), "{outcome:?}");
-        assert!(outcome.stderr.is_empty(), "{outcome:?}");
+        self.running.end();
     }
 }

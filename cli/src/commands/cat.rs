@@ -3,11 +3,11 @@
 use std::io::Write;
 
 use clap::Args;
-use ipfs_exec_node::progress::{Event, Reporter};
 use ipfs_exec_node::unixfs::FileReader;
 
 use crate::context::{Context, Depth, Source, content_paths, resolve};
 use crate::error::CommandError;
+use crate::progress::Quiet;
 
 /// Write the content of files to stdout
 #[derive(Args, Debug)]
@@ -42,20 +42,9 @@ pub(crate) fn cat(context: &Context, arguments: CatArgs) -> Result<(), CommandEr
     } else {
         Depth::Everything
     };
-    context.with_blocks(&repository, depth, &Quiet(context), |source| {
+    context.with_blocks(&repository, depth, &Quiet(&context.interrupt), |source| {
         write(context, &arguments, source)
     })
-}
-
-/// Progress would mix with the content on a terminal.
-struct Quiet<'c>(&'c Context);
-
-impl Reporter for Quiet<'_> {
-    fn report(&self, _event: Event) {}
-
-    fn interrupted(&self) -> bool {
-        self.0.interrupt.asked()
-    }
 }
 
 fn write(

@@ -6,11 +6,11 @@ use std::time::Duration;
 use clap::Args;
 use ipfs_exec_executor::mount::{Mount, MountError, Top, Unobserved};
 use ipfs_exec_node::path::ContentPath;
-use ipfs_exec_node::progress::{Event, Reporter};
 
 use crate::context::{Context, Depth, resolve};
 use crate::error::CommandError;
 use crate::output;
+use crate::progress::Quiet;
 
 /// Show a directory as a file system, read-only
 ///
@@ -43,17 +43,6 @@ Examples:
   ipfs-exec mount QmeugpFaBp7aafV2uN7GC3E2GbAycnEU3c2Q3FS7mSLbo4 /mnt
   ipfs-exec mount --all ~/ipfs";
 
-/// A mount lasts too long for a progress bar.
-struct Quiet<'c>(&'c Context);
-
-impl Reporter for Quiet<'_> {
-    fn report(&self, _event: Event) {}
-
-    fn interrupted(&self) -> bool {
-        self.0.interrupt.asked()
-    }
-}
-
 pub(crate) fn mount(context: &Context, arguments: MountArgs) -> Result<(), CommandError> {
     let (path, directory) = match (&arguments.places[..], arguments.all) {
         ([directory], true) => (None, directory),
@@ -70,7 +59,7 @@ pub(crate) fn mount(context: &Context, arguments: MountArgs) -> Result<(), Comma
     let patience = arguments
         .timeout
         .map_or(context.idle_timeout, Duration::from_secs);
-    let quiet = Quiet(context);
+    let quiet = Quiet(&context.interrupt);
     context.with_blocks_within(patience, &repository, Depth::Blocks, &quiet, |source| {
         let blocks = source.blocks();
         let cid = path

@@ -276,7 +276,7 @@ fn times(mtime: Timespec) -> Timestamps {
     }
 }
 
-fn refused(path: &EntryPath, reason: Refusal) -> ArchiveError {
+pub(super) fn refused(path: &EntryPath, reason: Refusal) -> ArchiveError {
     ArchiveError::Refused {
         name: escape(path.as_bytes()),
         reason,

@@ -20,7 +20,9 @@ use super::Destination;
 use super::error::{ArchiveError, Refusal};
 use super::member::{Members, NO_TIME};
 use super::path::EntryPath;
-use super::placement::{DIRECTORY_MODE_MASK, FILE_MODE_MASK, IMPLIED_MODE, MAX_DIRECTORY_BYTES};
+use super::placement::{
+    DIRECTORY_MODE_MASK, FILE_MODE_MASK, IMPLIED_MODE, MAX_DIRECTORY_BYTES, refused,
+};
 use super::sparse::Layout;
 
 /// Memory that an entry takes beside its path, in bytes, roughly.
@@ -320,13 +322,6 @@ fn recorded(mtime: Timespec) -> Option<Mtime> {
         seconds: mtime.tv_sec,
         nanoseconds: mtime.tv_nsec as u32,
     })
-}
-
-fn refused(path: &EntryPath, reason: Refusal) -> ArchiveError {
-    ArchiveError::Refused {
-        name: escape(path.as_bytes()),
-        reason,
-    }
 }
 
 fn kept(path: &[u8], source: UnixfsError) -> ArchiveError {

@@ -143,12 +143,12 @@ impl<'s, 'b> Server<'s, 'b> {
     /// Where the device fails, or the kernel says what is no request.
     pub(super) fn serve(&self) -> io::Result<()> {
         std::thread::scope(|scope| {
-            let watcher = std::thread::Builder::new().stack_size(STACK_BYTES);
-            watcher.spawn_scoped(scope, || self.watch())?;
-            for _ in 0..READERS_AHEAD {
-                let reader = std::thread::Builder::new().stack_size(STACK_BYTES);
-                reader.spawn_scoped(scope, || self.view.read_ahead())?;
+            let started = self.start_helpers(scope);
+            if started.is_err() {
+                // The scope waits for those that did start.
+                self.end();
             }
+            started?;
             self.work(scope)
         })?;
         self.lock().failure.take().map_or(Ok(()), Err)
@@ -158,8 +158,23 @@ impl<'s, 'b> Server<'s, 'b> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn start_helpers<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) -> io::Result<()> {
+        let builder = || std::thread::Builder::new().stack_size(STACK_BYTES);
+        builder().spawn_scoped(scope, || self.watch())?;
+        for _ in 0..READERS_AHEAD {
+            builder().spawn_scoped(scope, || self.view.read_ahead())?;
+        }
+        Ok(())
+    }
+
     fn work<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) -> io::Result<()> {
         let result = self.take_requests(scope);
+        self.end();
+        result
+    }
+
+    /// Has all threads end.
+    fn end(&self) {
         let mut state = self.lock();
         state.has_ended = true;
         state.waiting.clear();
@@ -168,7 +183,6 @@ impl<'s, 'b> Server<'s, 'b> {
         self.changed.notify_all();
         // Who listens next finds out, too.
         self.stop.stop();
-        result
     }
 
     fn take_requests<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) -> io::Result<()> {

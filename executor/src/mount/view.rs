@@ -496,26 +496,24 @@ impl<'b> View<'b> {
         let blocks = self.recorded();
         let read = self.read_from(&blocks, &inode, &cid, range.clone());
         let pieces = read.map_err(|error| self.failed(&inode.path(), error))?;
-        let length: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
-        let end = range.start + length;
-        let taken = blocks.taken();
-        self.tell(
-            &inode.path(),
-            Some(cid),
-            Learnt::Content(range.start..end),
-            &taken,
-        );
+        self.tell_content(&inode, range.start, &pieces, &blocks);
         Ok(pieces)
+    }
+
+    fn tell_content(&self, inode: &Inode, start: u64, pieces: &[Bytes], blocks: &Recorded<'_, '_>) {
+        let length: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
+        let content = Learnt::Content(start..start + length);
+        self.tell(&inode.path(), inode.body.cid(), content, &blocks.taken());
     }
 
     /// The same, if nothing has to be read for it.
     pub(super) fn read_kept(&self, number: u64, range: Range<u64>) -> Option<Vec<Bytes>> {
         let inode = self.inode(number).ok()?;
         let cid = inode.body.cid()?;
-        let taken = Mutex::new(Vec::new());
+        let blocks = self.recorded();
         let mut kept = |cid: &Cid| {
             let missing = || UnixfsError::Block(BlockError::Missing { cid: *cid });
-            lock(&taken).push(*cid);
+            blocks.note(cid);
             self.kept_node(cid).ok_or_else(missing)
         };
         let root = kept(&cid).ok()?;
@@ -526,9 +524,7 @@ impl<'b> View<'b> {
         if root.links() > 0 {
             self.look_ahead(number, &root, &range);
         }
-        let length: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
-        let content = Learnt::Content(range.start..range.start + length);
-        self.tell(&inode.path(), Some(cid), content, &lock(&taken));
+        self.tell_content(&inode, range.start, &pieces, &blocks);
         Some(pieces)
     }
 
