@@ -294,6 +294,16 @@ pub trait Blocks: Send + Sync {
         let _ = root;
     }
 
+    /// As [`Blocks::read`]; a read that waits for others ends with an error soon after `is_wanted`
+    /// says that nobody needs it any more.
+    ///
+    /// # Errors
+    /// As [`Blocks::read`].
+    fn read_while(&self, cid: &Cid, is_wanted: &dyn Fn() -> bool) -> Result<Bytes, BlockError> {
+        let _ = is_wanted;
+        self.read(cid)
+    }
+
     /// Gives the data of `cid`: from the CID itself where that holds it, else by
     /// [`Blocks::read`].
     ///
@@ -330,6 +340,10 @@ impl<B: Blocks + ?Sized> Blocks for &B {
 
     fn expect_all(&self, root: &Cid) {
         (**self).expect_all(root);
+    }
+
+    fn read_while(&self, cid: &Cid, is_wanted: &dyn Fn() -> bool) -> Result<Bytes, BlockError> {
+        (**self).read_while(cid, is_wanted)
     }
 }
 

@@ -4,6 +4,7 @@
 //! the others wait for that.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -27,6 +28,7 @@ pub(super) struct BlockCache<'b> {
     blocks: &'b dyn Blocks,
     state: Mutex<State>,
     loaded: Condvar,
+    has_ended: AtomicBool,
 }
 
 struct State {
@@ -48,6 +50,7 @@ impl<'b> BlockCache<'b> {
                 failed: Lru::new(MAX_FAILED),
             }),
             loaded: Condvar::new(),
+            has_ended: AtomicBool::new(false),
         }
     }
 
@@ -62,6 +65,11 @@ impl<'b> BlockCache<'b> {
 }
 
 impl BlockCache<'_> {
+    /// Nobody needs anything any more: those who wait for a block soon learn that it does not come.
+    pub(super) fn end(&self) {
+        self.has_ended.store(true, Ordering::Relaxed);
+    }
+
     /// Reads a block that will be asked for, if it is at hand and nobody reads it already.
     pub(super) fn warm(&self, cid: &Cid) {
         let is_known = {
@@ -104,7 +112,8 @@ impl Blocks for BlockCache<'_> {
                 .unwrap_or_else(PoisonError::into_inner);
         }
         drop(state);
-        let read = self.blocks.read(cid);
+        let is_wanted = || !self.has_ended.load(Ordering::Relaxed);
+        let read = self.blocks.read_while(cid, &is_wanted);
         let mut state = self.lock();
         state.loading.remove(&hash);
         match &read {
@@ -150,7 +159,7 @@ mod tests {
     use super::*;
     use ipfs_exec_node::block::{RAW, sha2_256};
     use std::sync::Barrier;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     struct Counting {
         block: Block,

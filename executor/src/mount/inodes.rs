@@ -12,9 +12,9 @@ use ipfs_exec_node::Cid;
 use super::protocol::{Attributes, ROOT};
 
 /// What stands at a place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Body {
-    Content(Cid),
+    Content(Kept),
     /// A directory in which every CID is a name.
     Everything,
     /// A place to mount something at, which the content does not have: a directory or a file.
@@ -24,9 +24,27 @@ pub(super) enum Body {
 impl Body {
     pub(super) fn cid(&self) -> Option<Cid> {
         match self {
-            Body::Content(cid) => Some(*cid),
+            Body::Content(cid) => Some(cid.get()),
             Body::Everything | Body::MountPoint => None,
         }
+    }
+
+    pub(super) fn content(cid: &Cid) -> Body {
+        Body::Content(Kept::new(cid))
+    }
+}
+
+/// A CID in its binary form, which is less than half as long as the decoded one: there may be millions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Kept(Box<[u8]>);
+
+impl Kept {
+    fn new(cid: &Cid) -> Kept {
+        Kept(cid.to_bytes().into())
+    }
+
+    pub(super) fn get(&self) -> Cid {
+        Cid::try_from(&*self.0).expect("it was made of a CID")
     }
 }
 

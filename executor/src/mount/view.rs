@@ -1,14 +1,16 @@
 //! A DAG as a tree of files: what each request of the kernel gets. It knows nothing of devices and
 //! of how requests come.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use ipfs_exec_node::block::{self, Block, BlockError, Blocks, RAW};
 use ipfs_exec_node::path::{EntryName, escape};
-use ipfs_exec_node::unixfs::{self, Entry, Listing, Node, NodeKind, UnixfsError};
+use ipfs_exec_node::unixfs::{
+    self, Branch, DirectoryNode, Entry, Listing, Node, NodeKind, UnixfsError,
+};
 use ipfs_exec_node::{Cid, limits};
 use rustix::io::Errno;
 
@@ -36,7 +38,7 @@ const TYPE_FILE: u32 = 0o100_000;
 const TYPE_DIRECTORY: u32 = 0o040_000;
 const TYPE_LINK: u32 = 0o120_000;
 
-/// Memory of decoded inner nodes of files, and of the names of directories, each in bytes.
+/// Memory of decoded inner nodes of files, and of decoded nodes of directories, each in bytes.
 const DECODED_BYTES: usize = 16 << 20;
 
 /// About what a link takes in memory, once decoded.
@@ -94,8 +96,6 @@ pub(super) struct Owner {
     pub(super) gid: u32,
 }
 
-type Names = HashMap<Box<[u8]>, Entry>;
-
 /// See the [module](self).
 pub(super) struct View<'b> {
     blocks: BlockCache<'b>,
@@ -105,7 +105,7 @@ pub(super) struct View<'b> {
     owner: Owner,
     observer: &'b dyn Observer,
     inner_nodes: Mutex<Lru<Cid, Arc<Node>>>,
-    directories: Mutex<Lru<Cid, Arc<Names>>>,
+    directories: Mutex<Lru<Branch, Arc<DirectoryNode>>>,
     /// By directory and offset.
     listings: Mutex<Lru<(u64, u64), Cursor>>,
     /// Blocks that are read before they are asked for.
@@ -216,11 +216,12 @@ impl<'b> View<'b> {
     ) -> Result<View<'b>, UnixfsError> {
         let cache = BlockCache::new(blocks);
         let (body, mount_points) = match top {
-            Top::Dag(cid) => (Body::Content(*cid), &[][..]),
-            Top::DagWith(cid, names) => (Body::Content(*cid), names),
+            Top::Dag(cid) => (Body::content(cid), &[][..]),
+            Top::DagWith(cid, names) => (Body::content(cid), names),
             Top::Everything => (Body::Everything, &[][..]),
         };
-        let node = body.cid().map(|cid| Node::load(&cache, &cid)).transpose()?;
+        let root = body.cid();
+        let node = root.map(|cid| Node::load(&cache, &cid)).transpose()?;
         let attributes = match &node {
             Some(node) => attributes_of(node, owner),
             None => plain_directory(EVERYTHING_MODE, owner),
@@ -248,7 +249,7 @@ impl<'b> View<'b> {
             readers: Mutex::new(Lru::new(MAX_READERS)),
             failure: Mutex::default(),
         };
-        if let Some(cid) = body.cid() {
+        if let Some(cid) = root {
             view.tell(b"", Some(cid), Learnt::Attributes, &[cid]);
         }
         Ok(view)
@@ -264,9 +265,10 @@ impl<'b> View<'b> {
         }
     }
 
-    /// Nothing will be asked for any more.
+    /// Nothing will be asked for any more; who waits for the network waits in vain.
     pub(super) fn end(&self) {
         self.ahead.end();
+        self.blocks.end();
     }
 
     /// The first failure, if there was one.
@@ -348,9 +350,9 @@ impl<'b> View<'b> {
         }
         let found = match &parent.body {
             Body::MountPoint => None,
-            Body::Everything => parse_cid(name).map(|cid| (Body::Content(cid), 0)),
-            Body::Content(cid) => match self.find(&blocks, cid, name) {
-                Ok(entry) => Some((Body::Content(entry.cid), entry.cumulative_size)),
+            Body::Everything => parse_cid(name).map(|cid| (Body::content(&cid), 0)),
+            Body::Content(cid) => match self.find(&blocks, &cid.get(), name) {
+                Ok(entry) => Some((Body::content(&entry.cid), entry.cumulative_size)),
                 Err(UnixfsError::NotFound { .. }) if self.is_mount_point(&parent, name) => {
                     Some((Body::MountPoint, 0))
                 }
@@ -391,41 +393,24 @@ impl<'b> View<'b> {
             name: escape(name),
         };
         let checked = EntryName::new(name).map_err(|_| not_found())?;
-        match self.names(blocks, directory)? {
-            Some(names) => names.get(name).cloned().ok_or_else(not_found),
-            None => unixfs::lookup(blocks, directory, &checked),
-        }
+        unixfs::lookup_with(directory, &checked, &mut |branch| {
+            self.directory_node(blocks, branch)
+        })
     }
 
-    /// The entries of a directory of one block; none where it has many.
-    fn names(
+    /// A node of a directory. They are kept decoded, since each search passes them.
+    fn directory_node(
         &self,
         blocks: &Recorded<'_, '_>,
-        directory: &Cid,
-    ) -> Result<Option<Arc<Names>>, UnixfsError> {
-        if let Some(names) = lock(&self.directories).get(directory) {
-            blocks.note(directory);
-            return Ok(Some(Arc::clone(names)));
+        branch: &Branch,
+    ) -> Result<Arc<DirectoryNode>, UnixfsError> {
+        if let Some(node) = lock(&self.directories).get(branch) {
+            blocks.note(branch.cid());
+            return Ok(Arc::clone(node));
         }
-        let node = Node::load(blocks, directory)?;
-        if node.kind() != NodeKind::Directory {
-            return Ok(None);
-        }
-        let mut names = Names::new();
-        let mut listing = Listing::new(*directory);
-        let mut weight = 0;
-        while let Some(entry) = listing.next(blocks)? {
-            weight += DECODED_LINK_BYTES + 2 * entry.name.len();
-            if let Some(first) = names.insert(entry.name.clone(), entry) {
-                return Err(UnixfsError::DuplicateEntry {
-                    directory: *directory,
-                    name: escape(&first.name),
-                });
-            }
-        }
-        let names = Arc::new(names);
-        lock(&self.directories).insert(*directory, Arc::clone(&names), weight);
-        Ok(Some(names))
+        let node = Arc::new(DirectoryNode::load(blocks, branch)?);
+        lock(&self.directories).insert(*branch, Arc::clone(&node), node.memory());
+        Ok(node)
     }
 
     /// What `stat` says of `cid`, of which a link says that `size` bytes are below.
@@ -691,7 +676,7 @@ impl<'b> View<'b> {
     ) -> Result<Cursor, UnixfsError> {
         if let Some(cid) = directory.body.cid() {
             // Refuses a directory in which a name stands twice.
-            self.names(blocks, &cid)?;
+            self.directory_node(blocks, &Branch::root(cid))?;
         }
         let mut cursor = Cursor {
             own: 0,
@@ -823,7 +808,7 @@ impl<'b> View<'b> {
             Ok(attributes) => {
                 let path = directory.path_of(&entry.name);
                 self.tell(&path, Some(entry.cid), Learnt::Attributes, &blocks.taken());
-                let body = Body::Content(entry.cid);
+                let body = Body::content(&entry.cid);
                 Some(self.inodes.enter(directory, &entry.name, body, attributes))
             }
             Err(error) => {

@@ -63,7 +63,7 @@ pub fn list(
 #[derive(Clone, Debug)]
 pub struct Listing {
     /// The next one last.
-    pending: Vec<Pending>,
+    pending: Vec<Branch>,
     entries: std::vec::IntoIter<Entry>,
 }
 
@@ -71,7 +71,7 @@ impl Listing {
     /// The beginning of the directory `cid`.
     pub fn new(cid: Cid) -> Listing {
         Listing {
-            pending: vec![Pending::root(cid)],
+            pending: vec![Branch::root(cid)],
             entries: Vec::new().into_iter(),
         }
     }
@@ -106,31 +106,33 @@ impl Listing {
     }
 }
 
-/// A node of a directory that is still to be read.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Pending {
+/// A node of a directory that is still to be read, and the way to it, which decides what may be in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Branch {
     pub(super) cid: Cid,
     /// That of the shard above.
     fanout: Option<ShardShape>,
-    trail: Trail,
+    pub(super) trail: Trail,
 }
 
-impl Pending {
+impl Branch {
     /// The first node of the directory `cid`.
-    pub(super) fn root(cid: Cid) -> Pending {
-        Pending {
+    pub fn root(cid: Cid) -> Branch {
+        Branch {
             cid,
             fanout: None,
             trail: Trail::default(),
         }
     }
+
+    /// The block of the node.
+    pub fn cid(&self) -> &Cid {
+        &self.cid
+    }
 }
 
 /// The entries in one node of a directory, and its shards below.
-pub(super) fn expand(
-    node: &Node,
-    from: &Pending,
-) -> Result<(Vec<Entry>, Vec<Pending>), UnixfsError> {
+pub(super) fn expand(node: &Node, from: &Branch) -> Result<(Vec<Entry>, Vec<Branch>), UnixfsError> {
     let pb = node.pb();
     match &node.content {
         Content::Directory if from.fanout.is_none() => {
@@ -156,8 +158,8 @@ pub(super) fn expand(
 fn expand_shard(
     node: &Node,
     shape: ShardShape,
-    from: &Pending,
-) -> Result<(Vec<Entry>, Vec<Pending>), UnixfsError> {
+    from: &Branch,
+) -> Result<(Vec<Entry>, Vec<Branch>), UnixfsError> {
     let invalid = |InvalidData(reason)| UnixfsError::Invalid {
         cid: *node.cid(),
         reason,
@@ -180,7 +182,7 @@ fn expand_shard(
             limit: limits::MAX_HAMT_DEPTH,
         })?;
         if name.is_empty() {
-            shards.push(Pending {
+            shards.push(Branch {
                 cid: link.cid,
                 fanout: Some(shape),
                 trail,
@@ -201,32 +203,6 @@ fn entry(link: &PbLink<'_>, prefix: usize) -> Entry {
         name: link.name[prefix..].into(),
         cid: link.cid,
         cumulative_size: link.size,
-    }
-}
-
-/// Finds the entry `name` of the directory `cid`; reads one block a HAMT level.
-///
-/// # Errors
-/// [`UnixfsError::NotFound`], [`UnixfsError::NotDirectory`], or where a block is missing or
-/// malformed.
-pub fn lookup(blocks: &dyn Blocks, cid: &Cid, name: &EntryName) -> Result<Entry, UnixfsError> {
-    let hash = hamt::hash_name(name.as_bytes());
-    let not_found = || UnixfsError::NotFound {
-        directory: *cid,
-        name: name.to_string(),
-    };
-    let mut next = Pending::root(*cid);
-    loop {
-        let node = Node::load(blocks, &next.cid)?;
-        let (entries, shards) = expand(&node, &next)?;
-        let found = entries
-            .into_iter()
-            .find(|entry| *entry.name == *name.as_bytes());
-        if let Some(found) = found {
-            return Ok(found);
-        }
-        let below = shards.into_iter().find(|shard| shard.trail.leads_to(hash));
-        next = below.ok_or_else(not_found)?;
     }
 }
 

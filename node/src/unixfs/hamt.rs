@@ -17,7 +17,7 @@ pub(super) fn hash_name(name: &[u8]) -> u64 {
 }
 
 /// What the data of a shard tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct ShardShape {
     fanout: u64,
 }
@@ -74,7 +74,7 @@ impl ShardShape {
 }
 
 /// The bits of a hash that lead from the root of a trie to a shard.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Trail {
     bits: u32,
     value: u64,

@@ -17,10 +17,11 @@ mod node;
 mod range;
 mod read;
 mod resolve;
+mod search;
 mod tasks;
 
 pub use data::{Metadata, Mtime};
-pub use directory::{BuiltDirectory, DirectoryBuilder, Entry, Listing, list, lookup};
+pub use directory::{Branch, BuiltDirectory, DirectoryBuilder, Entry, Listing, list};
 pub use export::{ExportOptions, export};
 pub use import::{
     ImportOptions, Imported, ImportedEntry, import_path, import_stream, import_symlink,
@@ -29,6 +30,7 @@ pub use node::{Node, NodeKind};
 pub use range::{blocks_from, read_range};
 pub use read::FileReader;
 pub use resolve::resolve;
+pub use search::{DirectoryNode, lookup, lookup_with};
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,6 @@
 //! From a content path to the CID of the node it names.
 
-use super::directory::lookup;
-use super::{Node, UnixfsError};
+use super::{Node, UnixfsError, lookup};
 use crate::block::{Blocks, Cid};
 use crate::path::{ContentPath, PathRoot, escape};
 

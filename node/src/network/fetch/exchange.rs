@@ -127,6 +127,16 @@ impl Exchange {
         }
     }
 
+    /// Nobody waits for a block any more.
+    pub(super) fn give_up(&self, routes: &mut Routes, cid: &Cid) {
+        self.bitswap.cancel(&[*cid]);
+        if let Some(gateways) = &self.gateways
+            && routes.at_gateways.remove(cid.hash()).is_some()
+        {
+            gateways.cancel(&[*cid]);
+        }
+    }
+
     /// Waits for something to come, for `patience` at most, and takes what else is there.
     pub(super) fn receive(&self, patience: Duration) -> Arrived {
         let mut arrived = Arrived::default();

@@ -113,10 +113,15 @@ struct State {
     unflushed_since: Option<Instant>,
 }
 
-#[derive(Default)]
+/// A block that readers wait for.
 struct Awaited {
+    cid: Cid,
     readers: usize,
-    data: Option<Bytes>,
+    /// How many blocks were asked for before it.
+    order: u64,
+    /// When somebody began to wait for it, or one of those came.
+    since: Instant,
+    outcome: Option<Result<Bytes, Arc<FetchError>>>,
 }
 
 impl<'r> Fetcher<'r> {
@@ -233,44 +238,40 @@ impl<'r> Fetcher<'r> {
         Ok(exchange)
     }
 
-    /// Gets the block `cid`, which is not here.
-    fn obtain(&self, cid: &Cid) -> Result<Bytes, Arc<FetchError>> {
+    /// Gets the block `cid`, which is not here, for as long as it `is_wanted`.
+    fn obtain(&self, cid: &Cid, is_wanted: &dyn Fn() -> bool) -> Result<Bytes, Arc<FetchError>> {
         let hash = cid.hash();
         let mut state = self.lock();
         if let Some(error) = &state.failed {
             return Err(Arc::clone(error));
         }
         let exchange = self.connect(&mut state, cid)?;
-        if state.queue.is_under_way(hash) {
-            state.awaited.entry(*hash).or_default().readers += 1;
-        } else {
+        if !state.queue.is_under_way(hash) && !state.awaited.contains_key(hash) {
             // It may have come between the caller's look and this one.
             if let Ok(data) = self.blocks().read(cid) {
                 return Ok(data);
             }
-            state.awaited.entry(*hash).or_default().readers += 1;
             let deep = self.options.deep;
             let task = Task {
                 deep,
                 ..root_task(*cid)
             };
-            if state.queue.begin(task) {
-                let working = state.working;
-                if let Some(sources) = state.sources.as_mut().filter(|_| !working) {
-                    sources.resumed(Instant::now());
-                }
-                exchange.want(&mut state.routes, &[task]);
+            state.queue.begin(task);
+            let working = state.working;
+            if let Some(sources) = state.sources.as_mut().filter(|_| !working) {
+                sources.resumed(Instant::now());
             }
+            exchange.want(&mut state.routes, &[task]);
         }
+        state.wait_for(cid);
         loop {
-            let data = state.awaited.get(hash).and_then(|found| found.data.clone());
-            let outcome = match (data, &state.failed) {
-                (Some(data), _) => Some(Ok(data)),
-                (None, Some(error)) => Some(Err(Arc::clone(error))),
-                (None, None) => None,
-            };
+            let awaited = state.awaited.get(hash);
+            let outcome = awaited.and_then(|awaited| awaited.outcome.clone());
+            let outcome = outcome.or_else(|| state.failed.clone().map(Err));
+            let interrupted = || Err(Arc::new(FetchError::Interrupted));
+            let outcome = outcome.or_else(|| (!is_wanted()).then(interrupted));
             if let Some(outcome) = outcome {
-                state.leave(hash);
+                state.leave(cid);
                 if outcome.is_err() && !self.options.deep {
                     state.start_over();
                 }
@@ -448,11 +449,13 @@ impl<'r> Fetcher<'r> {
             return Ok(());
         }
         exchange.settled(&mut state.routes, block.cid());
+        let now = Instant::now();
         if let Some(sources) = &mut state.sources {
-            sources.progressed(block.cid(), Instant::now());
+            sources.progressed(block.cid(), now);
         }
+        state.progressed(hash, now);
         if let Some(awaited) = state.awaited.get_mut(hash) {
-            awaited.data = Some(block.data().clone());
+            awaited.outcome = Some(Ok(block.data().clone()));
         }
         let bytes = block.data().len() as u64;
         state.fetched.blocks += 1;
@@ -483,23 +486,40 @@ impl<'r> Fetcher<'r> {
                 exchange.ask_gateways(&mut state.routes, &cid);
             }
         }
-        // What is on its way only because it may be next decides nothing.
-        let is_wanted = |cid: &Cid| {
-            state.queue.is_deep(cid.hash())
-                || state.queue.is_under_way(cid.hash()) && state.awaited.contains_key(cid.hash())
-        };
-        let Some(cid) = state.queue.under_way().find(is_wanted) else {
-            return Ok(());
-        };
-        match sources.verdict(cid, is_wanted, now) {
-            Verdict::Wait => Ok(()),
-            Verdict::Discover => {
-                exchange.discover();
-                sources.discovering(now);
-                Ok(())
+        // A DAG comes as a whole or fails as a whole; what is read for itself does so for itself. What
+        // is on its way only because it may be next decides nothing.
+        let mut must_discover = false;
+        let is_deep = |cid: &Cid| state.queue.is_deep(cid.hash());
+        if let Some(cid) = state.queue.under_way().find(is_deep) {
+            match sources.verdict(cid, is_deep, sources.last_block(), now) {
+                Verdict::Wait => {}
+                Verdict::Discover => must_discover = true,
+                Verdict::Fail(error) => return Err(Arc::from(error)),
             }
-            Verdict::Fail(error) => Err(Arc::from(error)),
         }
+        let mut given_up = Vec::new();
+        for (hash, awaited) in &state.awaited {
+            if awaited.outcome.is_some() || state.queue.is_deep(hash) {
+                continue;
+            }
+            let is_it = |cid: &Cid| cid.hash() == hash;
+            match sources.verdict(awaited.cid, is_it, awaited.since, now) {
+                Verdict::Wait => {}
+                Verdict::Discover => must_discover = true,
+                Verdict::Fail(error) => given_up.push((awaited.cid, Arc::from(error))),
+            }
+        }
+        if must_discover {
+            exchange.discover();
+            sources.discovering(now);
+        }
+        for (cid, error) in given_up {
+            if let Some(awaited) = state.awaited.get_mut(cid.hash()) {
+                awaited.outcome = Some(Err(error));
+            }
+            state.give_up(&cid);
+        }
+        Ok(())
     }
 }
 
@@ -517,12 +537,55 @@ impl State {
         self.queue = Queue::default();
     }
 
+    /// A reader waits for `cid`, which is on its way or has just been.
+    fn wait_for(&mut self, cid: &Cid) {
+        let order = self.queue.order(cid.hash()).unwrap_or_default();
+        let awaited = self.awaited.entry(*cid.hash());
+        let awaited = awaited.or_insert_with(|| Awaited {
+            cid: *cid,
+            readers: 0,
+            order,
+            since: Instant::now(),
+            outcome: None,
+        });
+        awaited.readers += 1;
+    }
+
+    /// A block that is on its way came: time begins anew for those who asked later, and had to wait
+    /// for it.
+    fn progressed(&mut self, hash: &Multihash, now: Instant) {
+        let Some(order) = self.queue.order(hash) else {
+            return;
+        };
+        for awaited in self.awaited.values_mut() {
+            if awaited.order >= order {
+                awaited.since = now;
+            }
+        }
+    }
+
+    /// Nobody waits any longer for a block that was wanted for itself.
+    fn give_up(&mut self, cid: &Cid) {
+        let hash = cid.hash();
+        if self.queue.is_deep(hash) || !self.queue.is_under_way(hash) {
+            return;
+        }
+        self.queue.end(hash);
+        if let Some(exchange) = &self.exchange {
+            exchange.give_up(&mut self.routes, cid);
+        }
+        if let Some(sources) = &mut self.sources {
+            sources.forget(cid);
+        }
+    }
+
     /// A reader no longer waits.
-    fn leave(&mut self, hash: &Multihash) {
-        if let Some(awaited) = self.awaited.get_mut(hash) {
+    fn leave(&mut self, cid: &Cid) {
+        if let Some(awaited) = self.awaited.get_mut(cid.hash()) {
             awaited.readers -= 1;
             if awaited.readers == 0 {
-                self.awaited.remove(hash);
+                self.awaited.remove(cid.hash());
+                self.give_up(cid);
             }
         }
     }
@@ -530,9 +593,14 @@ impl State {
 
 impl Blocks for Fetcher<'_> {
     fn read(&self, cid: &Cid) -> Result<Bytes, BlockError> {
+        self.read_while(cid, &|| true)
+    }
+
+    fn read_while(&self, cid: &Cid, is_wanted: &dyn Fn() -> bool) -> Result<Bytes, BlockError> {
         match self.blocks().read(cid) {
             Err(BlockError::Missing { .. } | BlockError::Damaged { .. }) => {
-                self.obtain(cid).map_err(|source| BlockError::Unavailable {
+                let obtained = self.obtain(cid, is_wanted);
+                obtained.map_err(|source| BlockError::Unavailable {
                     cid: *cid,
                     source: Box::new(source),
                 })

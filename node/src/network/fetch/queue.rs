@@ -51,8 +51,18 @@ pub(super) struct Queue {
     /// Of deep tasks: what was taken alone may still be asked for with all below it.
     seen: Seen,
     /// By hash, since one block may be asked for under several CIDs.
-    under_way: HashMap<Multihash, Vec<Task>>,
+    under_way: HashMap<Multihash, UnderWay>,
     window_bytes: u64,
+    /// Blocks that were asked for.
+    asked: u64,
+}
+
+/// A block that was asked for.
+#[derive(Debug)]
+struct UnderWay {
+    tasks: Vec<Task>,
+    /// How many were before it.
+    order: u64,
 }
 
 impl Queue {
@@ -86,18 +96,29 @@ impl Queue {
         if task.deep {
             self.seen.insert(&task.cid);
         }
-        let tasks = self.under_way.entry(*task.cid.hash()).or_default();
-        tasks.push(task);
-        let first = tasks.len() == 1;
+        let under_way = self.under_way.entry(*task.cid.hash());
+        let under_way = under_way.or_insert_with(|| UnderWay {
+            tasks: Vec::new(),
+            order: self.asked,
+        });
+        under_way.tasks.push(task);
+        let first = under_way.tasks.len() == 1;
         if first {
+            self.asked += 1;
             self.window_bytes += task.guessed_bytes();
         }
         first
     }
 
-    /// Notes that a block came; gives what it was asked for as.
+    /// How many blocks were asked for before this one, if it is on its way.
+    pub(super) fn order(&self, hash: &Multihash) -> Option<u64> {
+        self.under_way.get(hash).map(|under_way| under_way.order)
+    }
+
+    /// Notes that a block came, or will not; gives what it was asked for as.
     pub(super) fn end(&mut self, hash: &Multihash) -> Vec<Task> {
-        let tasks = self.under_way.remove(hash).unwrap_or_default();
+        let under_way = self.under_way.remove(hash);
+        let tasks = under_way.map_or_else(Vec::new, |under_way| under_way.tasks);
         if let Some(first) = tasks.first() {
             self.window_bytes -= first.guessed_bytes();
         }
@@ -111,14 +132,14 @@ impl Queue {
 
     /// The blocks that are on their way.
     pub(super) fn under_way(&self) -> impl Iterator<Item = Cid> {
-        let first = |tasks: &Vec<Task>| tasks.first().map(|task| task.cid);
-        self.under_way.values().filter_map(first)
+        let under_way = self.under_way.values();
+        under_way.filter_map(|block| block.tasks.first().map(|task| task.cid))
     }
 
     /// Whether the block is on its way with all below it.
     pub(super) fn is_deep(&self, hash: &Multihash) -> bool {
-        let tasks = self.under_way.get(hash);
-        tasks.is_some_and(|tasks| tasks.iter().any(|task| task.deep))
+        let under_way = self.under_way.get(hash);
+        under_way.is_some_and(|block| block.tasks.iter().any(|task| task.deep))
     }
 
     /// Whether nothing is left to be done.

@@ -121,13 +121,23 @@ impl Sources {
     pub(super) fn progressed(&mut self, cid: &Cid, now: Instant) {
         self.last_block = now;
         self.fault = None;
-        self.not_found.remove(cid);
-        self.refused.remove(cid);
+        self.forget(cid);
     }
 
     /// Time in which nothing was asked for does not count.
     pub(super) fn resumed(&mut self, now: Instant) {
         self.last_block = now;
+    }
+
+    /// The last time that a block came.
+    pub(super) fn last_block(&self) -> Instant {
+        self.last_block
+    }
+
+    /// Nobody waits for the block any more.
+    pub(super) fn forget(&mut self, cid: &Cid) {
+        self.not_found.remove(cid);
+        self.refused.remove(cid);
     }
 
     /// No gateway gave the block.
@@ -220,15 +230,16 @@ impl Sources {
         }
     }
 
-    /// What to do about `cid`, which does not come, and so about the whole fetch. `is_wanted` tells
-    /// whether a block is still being asked for.
+    /// What to do about `cid`, which does not come, and about all that it is wanted with, of which
+    /// nothing came from `since` on. `is_wanted` tells whether a block is one of those.
     pub(super) fn verdict(
         &self,
         cid: Cid,
         is_wanted: impl Fn(&Cid) -> bool,
+        since: Instant,
         now: Instant,
     ) -> Verdict {
-        if now.saturating_duration_since(self.last_block) >= self.prospects.idle_timeout {
+        if now.saturating_duration_since(since) >= self.prospects.idle_timeout {
             return Verdict::Fail(Box::new(self.idle(cid)));
         }
         if self.somebody_may_come(now) {

@@ -17,7 +17,7 @@ use rustix::io::Errno;
 
 use self::file::OpenFile;
 use self::finish::{Finish, timestamps};
-use super::directory::{Pending, expand};
+use super::directory::{Branch, expand};
 use super::node::{Content, FilePart, Node};
 use super::read::load_part;
 use super::tasks;
@@ -136,7 +136,7 @@ enum Task {
     /// Make the entries in a further shard of a directory.
     Shard {
         directory: Arc<Directory>,
-        shard: Pending,
+        shard: Branch,
     },
     /// Write a part of a file.
     Part {
@@ -280,7 +280,7 @@ impl Exporter<'_> {
             depth,
             finish,
         });
-        self.fill(&directory, node, &Pending::root(*node.cid()), follow)?;
+        self.fill(&directory, node, &Branch::root(*node.cid()), follow)?;
         self.leave_directory(directory)
     }
 
@@ -297,7 +297,7 @@ impl Exporter<'_> {
         &self,
         directory: &Arc<Directory>,
         node: &Node,
-        from: &Pending,
+        from: &Branch,
         follow: &mut Vec<Task>,
     ) -> Result<(), UnixfsError> {
         let (entries, shards) = expand(node, from)?;

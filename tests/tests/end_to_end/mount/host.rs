@@ -4,12 +4,14 @@ use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use ipfs_exec_tests::dag::{Blocks, Link, unknown_cid};
 use ipfs_exec_tests::environment::entries;
 use ipfs_exec_tests::random::Random;
-use ipfs_exec_tests::{Environment, Mounted, Served, requirement};
+use ipfs_exec_tests::{Environment, Mounted, Served, delay, requirement};
 use rustix::process::Signal;
 
 fn errno(error: std::io::Error) -> i32 {
@@ -301,6 +303,70 @@ fn who_waits_for_the_network_can_be_ended() {
     drop(accepted);
     mounted.running.signal(Signal::TERM);
     assert_eq!(mounted.running.wait().code, Some(0));
+}
+
+/// Whoever waits for the network does not keep a mount from ending.
+#[test]
+fn a_mount_ends_while_somebody_waits() {
+    let environment = Environment::new();
+    environment.configure("idle-timeout = 300\n");
+    let cid = unknown_cid("never").to_string();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("/ip4/127.0.0.1/tcp/{}", silent.local_addr().unwrap().port());
+    let mounted = Mounted::new(
+        &environment,
+        ["--all", "--no-mdns", "--peer", &address],
+        "at",
+    );
+    let reader = environment
+        .program("cat")
+        .argument(mounted.path(&cid))
+        .start();
+    let accepted = silent.accept().unwrap();
+    let begun = Instant::now();
+    mounted.running.signal(Signal::TERM);
+    assert_eq!(mounted.running.wait().code, Some(0));
+    assert_eq!(reader.wait().code, Some(1));
+    assert!(
+        begun.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        begun.elapsed()
+    );
+    drop(accepted);
+}
+
+/// A block that nobody has fails those who read it, again and again, and not those who wait for
+/// others meanwhile.
+#[test]
+fn reads_fail_each_for_itself() {
+    let (giver, taker) = (Environment::new(), Environment::new());
+    let large = Random::new(62).bytes(20 << 20);
+    giver.write("large", &large);
+    let large_cid = giver.add("large");
+    let gone = unknown_cid("gone").to_string();
+    let served = Served::start(&giver);
+    let port = served.tcp.split('/').nth(4).unwrap().parse().unwrap();
+    let (_, peer) = served.tcp.split_once("/p2p/").unwrap();
+    let line = delay::line(([127, 0, 0, 1], port).into(), Duration::from_millis(50));
+    let address = format!("/ip4/127.0.0.1/tcp/{}/p2p/{peer}", line.port());
+    let mounted = Mounted::new(&taker, ["--all", "--no-mdns", "--peer", &address], "at");
+    let (is_done, misses) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let read = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_done.load(Ordering::SeqCst) {
+                let missed = fs::metadata(mounted.path(&gone)).unwrap_err();
+                assert_eq!(errno(missed), libc::EIO);
+                misses.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        let read = fs::read(mounted.path(&large_cid));
+        is_done.store(true, Ordering::SeqCst);
+        read
+    });
+    assert!(read.unwrap() == large, "the content is another");
+    assert!(misses.into_inner() > 1);
+    mounted.end();
+    served.end();
 }
 
 /// A process that was killed leaves a directory that the next one can use, and that hangs nobody.
