@@ -28,6 +28,7 @@ use bytes::Bytes;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
+use rustix::process::Signal;
 
 use super::protocol::{self, Operation, Request};
 use super::view::View;
@@ -50,8 +51,19 @@ const STACK_BYTES: usize = 512 << 10;
 /// How often it is looked whether somebody who was interrupted is being killed.
 const KILL_CHECK: Duration = Duration::from_millis(100);
 
-/// Position of SIGKILL in the sets of pending signals of `/proc`.
-const KILL_BIT: u64 = 1 << (9 - 1);
+/// Signals that end nobody by default, as a set of `/proc`.
+const HARMLESS: u64 = bit(Signal::CHILD)
+    | bit(Signal::CONT)
+    | bit(Signal::STOP)
+    | bit(Signal::TSTP)
+    | bit(Signal::TTIN)
+    | bit(Signal::TTOU)
+    | bit(Signal::URG)
+    | bit(Signal::WINCH);
+
+const fn bit(signal: Signal) -> u64 {
+    1 << (signal.as_raw() - 1)
+}
 
 /// Ends a server from any thread.
 #[derive(Debug)]
@@ -331,6 +343,11 @@ impl<'s, 'b> Server<'s, 'b> {
                 };
                 self.reply(request.unique, Ok(Answer::Pieces(pieces)));
             }
+            Operation::Attributes
+            | Operation::ExtendedAttribute { .. }
+            | Operation::ExtendedAttributes { .. } => {
+                self.reply(request.unique, self.perform(request));
+            }
             _ => return false,
         }
         true
@@ -484,15 +501,19 @@ fn value(value: Vec<u8>, size: u32) -> Result<Vec<u8>, Errno> {
     }
 }
 
-/// Whether the thread `pid` has a signal pending that cannot but end it: the kernel makes SIGKILL of
-/// every one whose default is to end, and that nobody handles. Also where it cannot be known.
+/// Whether the thread `pid` has a signal pending that ends it: one that nobody handles, blocks or
+/// ignores, and whose default is to end. Also where it cannot be known.
 fn is_being_killed(pid: u32) -> bool {
     let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else {
         return true;
     };
-    let pending = ["SigPnd:", "ShdPnd:"].into_iter().filter_map(|name| {
-        let line = status.lines().find(|line| line.starts_with(name))?;
-        u64::from_str_radix(line[name.len()..].trim(), 16).ok()
-    });
-    pending.into_iter().any(|signals| signals & KILL_BIT != 0)
+    let set = |name: &str| {
+        let mut lines = status.lines();
+        let signals = lines.find_map(|line| line.strip_prefix(name));
+        signals.map_or(0, |signals| {
+            u64::from_str_radix(signals.trim(), 16).unwrap_or_default()
+        })
+    };
+    let held_back = set("SigBlk:") | set("SigIgn:") | set("SigCgt:") | HARMLESS;
+    (set("SigPnd:") | set("ShdPnd:")) & !held_back != 0
 }

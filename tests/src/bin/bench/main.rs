@@ -70,7 +70,7 @@ fn main() -> ExitCode {
                 .iter()
                 .any(|only| name.contains(only.as_str()))
     };
-    let makers: [(&str, Maker); 15] = [
+    let makers: [(&str, Maker); 17] = [
         ("import-file", storage::import_file),
         ("import-tree", storage::import_tree),
         ("export-file", storage::export_file),
@@ -79,6 +79,8 @@ fn main() -> ExitCode {
         ("mount-cold", mount::cold),
         ("mount-again", mount::again),
         ("mount-random", mount::random),
+        ("mount-names", mount::names),
+        ("mount-attributes", mount::attributes),
         ("fetch-file", network::fetch_file),
         ("fetch-file-quic", network::fetch_file_quic),
         ("fetch-file-two", network::fetch_file_two),
