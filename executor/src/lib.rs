@@ -44,6 +44,7 @@ pub mod rootfs;
 pub mod job;
 
 pub mod sandbox;
+pub mod security;
 
 pub mod input;
 pub mod mount;

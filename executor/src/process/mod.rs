@@ -119,6 +119,7 @@ pub(crate) fn spawn(
     let preparation = Preparation {
         owns_devices: stat(DEVICES[0])?.st_uid == rustix::process::geteuid().as_raw(),
         inherited: inherited.iter().map(AsRawFd::as_raw_fd).collect(),
+        may_confine: stat(program)?.st_mode & libc::S_ISUID == 0,
         identity: Identity::maps(),
         mounts,
         sender,
@@ -157,6 +158,8 @@ pub(crate) fn spawn(
 struct Preparation {
     owns_devices: bool,
     inherited: Vec<RawFd>,
+    /// Whether the program needs no privileges of its file.
+    may_confine: bool,
     /// For a user namespace of the child's own.
     identity: Identity,
     mounts: Vec<MountRequest>,
@@ -189,6 +192,10 @@ impl Preparation {
                 die_with(supervisor)?;
                 // A group of its own, by which the supervisor finds what it starts.
                 rustix::process::setsid()?;
+                fix_addresses()?;
+                if self.may_confine {
+                    confine()?;
+                }
                 keep_only(&self.inherited)
             }
         }
@@ -326,6 +333,54 @@ fn seal_device(path: &CStr) -> io::Result<()> {
         )
     })
 }
+
+/// Has the kernel lay out the memory of programs the same way each time: an address that a program
+/// prints, hashes or sorts by is then part of its input.
+fn fix_addresses() -> io::Result<()> {
+    // SAFETY: takes an integer, which concerns programs that are executed later.
+    let before = unsafe { libc::personality(libc::ADDR_NO_RANDOMIZE as libc::c_ulong) };
+    if before < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Where the kernel has it, keeps signals and abstract sockets inside by Landlock as well as by the
+/// namespaces.
+fn confine() -> io::Result<()> {
+    let rules = LandlockRules {
+        scoped: SCOPE_ABSTRACT_SOCKETS | SCOPE_SIGNALS,
+        ..LandlockRules::default()
+    };
+    // SAFETY: the kernel reads the structure, whose size is given.
+    let created = unsafe {
+        libc::syscall(
+            libc::SYS_landlock_create_ruleset,
+            &raw const rules,
+            size_of::<LandlockRules>(),
+            0,
+        )
+    };
+    if created < 0 {
+        // A kernel without it, or without these scopes (Linux 6.12).
+        return Ok(());
+    }
+    rustix::thread::set_no_new_privs(true)?;
+    // SAFETY: takes integers. The descriptor is closed with all others that are not inherited.
+    check(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, created, 0) })
+}
+
+/// `struct landlock_ruleset_attr` of Linux.
+#[repr(C)]
+#[derive(Default)]
+struct LandlockRules {
+    handled_access_fs: u64,
+    handled_access_net: u64,
+    scoped: u64,
+}
+
+const SCOPE_ABSTRACT_SOCKETS: u64 = 1 << 0;
+const SCOPE_SIGNALS: u64 = 1 << 1;
 
 fn check(result: libc::c_long) -> io::Result<()> {
     if result == 0 {

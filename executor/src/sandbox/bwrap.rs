@@ -12,20 +12,21 @@
 //! Nothing here waits for time to pass.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::{Child, ExitStatus};
 use std::thread;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{OFlags, fcntl_setfl};
+use rustix::fs::{MemfdFlags, OFlags, fcntl_setfl, memfd_create};
 use rustix::io::{Errno, ioctl_fionread};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::error::SandboxError;
-use super::plan::{HostPaths, Plan, StatusDescriptors};
-use super::probe::{Bubblewrap, forbidding_setting};
+use super::plan::{self, Descriptors, Host, HostPaths, Plan};
+use super::probe::{Bubblewrap, forbidding_setting, masked};
+use super::seccomp;
 use super::status::Status;
 use super::streams;
 use crate::job::Job;
@@ -134,12 +135,23 @@ fn start(
     let gate = open_gate().map_err(SandboxError::Follow)?;
     let (status, report) = pipe_with(PipeFlags::CLOEXEC).map_err(follow)?;
     fcntl_setfl(&status, OFlags::NONBLOCK).map_err(follow)?;
-    let descriptors = StatusDescriptors {
+    let [first, second] = seccomp::programs();
+    let held = [&first, &second, plan::BOOT_ID.as_bytes()].map(hold);
+    let held = held.into_iter().collect::<io::Result<Vec<_>>>();
+    let held = held.map_err(SandboxError::Follow)?;
+    let descriptors = Descriptors {
         status: report.as_raw_fd(),
         gate: gate.as_raw_fd(),
+        filters: [held[0].as_raw_fd(), held[1].as_raw_fd()],
+        boot_id: held[2].as_raw_fd(),
     };
-    let plan = Plan::new(job, paths, descriptors, bubblewrap.version)?;
-    let inherited = [report.as_fd(), gate.as_fd()];
+    let host = Host {
+        version: bubblewrap.version,
+        masked: &masked(),
+    };
+    let plan = Plan::new(job, paths, descriptors, host)?;
+    let mut inherited = vec![report.as_fd(), gate.as_fd()];
+    inherited.extend(held.iter().map(AsFd::as_fd));
     let mounts = mounts.iter().map(|mount| mount.request()).collect();
     let (path, arguments) = (&bubblewrap.path, plan.arguments());
     let child = process::spawn(path, arguments, streams, &inherited, mounts);
@@ -154,6 +166,14 @@ fn start(
         Running::new(child).map_err(SandboxError::Follow)?,
         devices,
     ))
+}
+
+/// Holds bytes for whoever inherits the descriptor.
+fn hold(bytes: &[u8]) -> io::Result<File> {
+    let mut file = File::from(memfd_create(c"ipfs-exec", MemfdFlags::CLOEXEC)?);
+    file.write_all(bytes)?;
+    file.rewind()?;
+    Ok(file)
 }
 
 /// A pipe that holds one byte, and no end to write more.

@@ -9,6 +9,7 @@ pub mod bwrap;
 mod error;
 pub mod plan;
 pub mod probe;
+mod seccomp;
 mod status;
 mod streams;
 #[cfg(test)]
@@ -16,5 +17,5 @@ mod tests;
 
 pub use bwrap::{Exit, execute};
 pub use error::SandboxError;
-pub use plan::{HostPaths, Plan, PlanError, RootLayout, StatusDescriptors};
+pub use plan::{Descriptors, Host, HostPaths, Masked, Plan, PlanError, RootLayout};
 pub use probe::{Bubblewrap, ProbeError, Version};

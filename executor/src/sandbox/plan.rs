@@ -1,7 +1,7 @@
 //! What bubblewrap is told: a pure value.
 //!
 //! Each option stands beside its reason. Order matters to bubblewrap: it mounts in the order of
-//! its arguments.
+//! its arguments. The threat model is that of [`security`](crate::security).
 //!
 //! The root file system is bound in one piece, read-only from the start, and holds every mount
 //! point as a real directory already. So bubblewrap makes nothing below it and has no link of it
@@ -30,6 +30,22 @@ const DISABLES_USER_NAMESPACES: Version = Version {
     minor: 8,
     patch: 0,
 };
+
+/// First version that can limit a tmpfs.
+const SIZES_FILE_SYSTEMS: Version = Version {
+    major: 0,
+    minor: 7,
+    patch: 0,
+};
+
+/// What `/dev/shm` can hold.
+const SHARED_MEMORY_BYTES: u64 = 1 << 30;
+
+/// Tells one boot of a machine from the next.
+const BOOT_ID_PATH: &str = "/proc/sys/kernel/random/boot_id";
+
+/// What stands there inside: a UUID as all others, so that programs take it for one.
+pub const BOOT_ID: &str = "6f2d1c0e-3b7a-4c5d-8e9f-0a1b2c3d4e5f\n";
 
 /// Why no plan can be made for a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -72,13 +88,35 @@ pub struct HostPaths<'p> {
     pub tmp: &'p Path,
 }
 
+/// What a plan depends on beside its job.
+#[derive(Clone, Copy, Debug)]
+pub struct Host<'h> {
+    /// That of bubblewrap.
+    pub version: Version,
+    /// What of `/proc` tells of the host and nothing of the sandbox, as far as this kernel has it.
+    pub masked: &'h [Masked],
+}
+
+/// An entry of `/proc` that the program gets empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Masked {
+    /// One that cannot be opened.
+    File(&'static str),
+    /// One with nothing in it.
+    Directory(&'static str),
+}
+
 /// Numbers of the descriptors that bubblewrap inherits.
 #[derive(Clone, Copy, Debug)]
-pub struct StatusDescriptors {
+pub struct Descriptors {
     /// To which it writes what becomes of the program.
     pub status: RawFd,
     /// From which it reads a byte when the sandbox is complete, before it executes the program.
     pub gate: RawFd,
+    /// From which it reads the filters of system calls, in this order.
+    pub filters: [RawFd; 2],
+    /// From which it reads the identity of the boot.
+    pub boot_id: RawFd,
 }
 
 /// The arguments of bubblewrap, without its own name.
@@ -86,21 +124,22 @@ pub struct StatusDescriptors {
 pub struct Plan(Vec<OsString>);
 
 impl Plan {
-    /// Plans `job` for a bubblewrap of this version.
+    /// Plans `job` for a host.
     ///
     /// # Errors
     /// [`PlanError::TooManyArguments`].
     pub fn new(
         job: &Job,
         paths: &HostPaths<'_>,
-        descriptors: StatusDescriptors,
-        version: Version,
+        descriptors: Descriptors,
+        host: Host<'_>,
     ) -> Result<Plan, PlanError> {
         let mut plan = Plan(Vec::new());
-        plan.isolation(version);
+        plan.isolation(host.version);
         plan.environment(job);
-        plan.mounts(paths);
+        plan.mounts(paths, descriptors, host);
         plan.reporting(descriptors);
+        plan.filters(descriptors);
         plan.program(job);
         match plan.0.len() {
             count if count > MAX_ARGUMENTS => Err(PlanError::TooManyArguments { count }),
@@ -153,16 +192,16 @@ impl Plan {
         }
     }
 
-    fn mounts(&mut self, paths: &HostPaths<'_>) {
+    fn mounts(&mut self, paths: &HostPaths<'_>, descriptors: Descriptors, host: Host<'_>) {
         match paths.root {
             RootLayout::Whole(tree) => {
                 // Read-only before anything else happens below it.
                 self.option("--ro-bind", [tree.as_os_str(), "/".as_ref()]);
-                self.own_mounts(paths);
+                self.own_mounts(paths, descriptors, host);
             }
             RootLayout::Entries { tree, entries } => {
                 // On bubblewrap's own empty root, where there is no link yet.
-                self.own_mounts(paths);
+                self.own_mounts(paths, descriptors, host);
                 for entry in entries {
                     self.top_entry(tree, entry);
                 }
@@ -174,17 +213,37 @@ impl Plan {
         self.option("--chdir", ["/"]);
     }
 
-    fn own_mounts(&mut self, paths: &HostPaths<'_>) {
+    fn own_mounts(&mut self, paths: &HostPaths<'_>, descriptors: Descriptors, host: Host<'_>) {
         // The processes of the sandbox. Read-only: where the user is root on the host, the kernel
         // takes the program for the owner of `/proc/sys`, which bubblewrap does not cover, and
         // with it of settings that make the host run programs.
         self.option("--proc", ["/proc"]);
         self.option("--remount-ro", ["/proc"]);
+        // Memory, keys and timers of the host: what reads them needs capabilities, or should.
+        for masked in host.masked {
+            match masked {
+                Masked::File(path) => self.option("--ro-bind", ["/dev/null", path]),
+                Masked::Directory(path) => {
+                    self.option("--tmpfs", [path]);
+                    self.option("--remount-ro", [path]);
+                }
+            }
+        }
+        // The same on every machine, after every boot.
+        self.option("--perms", ["0444"]);
+        self.option(
+            "--ro-bind-data",
+            [&*descriptors.boot_id.to_string(), BOOT_ID_PATH],
+        );
         // `null`, `zero`, `full`, `random`, `urandom`, `tty`, and pseudo terminals of its own.
         self.option("--dev", ["/dev"]);
         // POSIX shared memory and semaphores live here; gone with the sandbox. World-writable, as
         // on every system.
         self.option("--perms", ["1777"]);
+        if host.version >= SIZES_FILE_SYSTEMS {
+            // It is memory.
+            self.option("--size", [SHARED_MEMORY_BYTES.to_string()]);
+        }
         self.option("--tmpfs", ["/dev/shm"]);
         // All persistent effects belong into `/output`. Mounts below it stay as they are.
         self.option("--remount-ro", ["/dev"]);
@@ -209,11 +268,18 @@ impl Plan {
         }
     }
 
-    fn reporting(&mut self, descriptors: StatusDescriptors) {
+    fn reporting(&mut self, descriptors: Descriptors) {
         // Tells the program's own exit code apart from bubblewrap's.
         self.option("--json-status-fd", [descriptors.status.to_string()]);
         // Tells a sandbox that could not be set up apart from a program that cannot be executed.
         self.option("--block-fd", [descriptors.gate.to_string()]);
+    }
+
+    fn filters(&mut self, descriptors: Descriptors) {
+        // What of the kernel the program reaches. Loaded when the sandbox is complete.
+        for filter in descriptors.filters {
+            self.option("--add-seccomp-fd", [filter.to_string()]);
+        }
     }
 
     fn program(&mut self, job: &Job) {
@@ -244,6 +310,13 @@ mod tests {
         patch: 0,
     };
 
+    const DESCRIPTORS: Descriptors = Descriptors {
+        status: 7,
+        gate: 8,
+        filters: [9, 10],
+        boot_id: 11,
+    };
+
     fn job(arguments: &[&str]) -> Job {
         let arguments = arguments.iter().map(OsString::from).collect();
         Job::new(
@@ -262,8 +335,11 @@ mod tests {
             output: Path::new("/scratch/output"),
             tmp: Path::new("/scratch/tmp"),
         };
-        let descriptors = StatusDescriptors { status: 7, gate: 8 };
-        let plan = Plan::new(&job(&["", "--bind", "a b"]), &paths, descriptors, version).unwrap();
+        let host = Host {
+            version,
+            masked: &[Masked::File("/proc/keys"), Masked::Directory("/proc/acpi")],
+        };
+        let plan = Plan::new(&job(&["", "--bind", "a b"]), &paths, DESCRIPTORS, host).unwrap();
         let words: Vec<_> = plan
             .arguments()
             .iter()
@@ -300,8 +376,14 @@ mod tests {
 --ro-bind|/cache/tree|/
 --proc|/proc
 --remount-ro|/proc
+--ro-bind|/dev/null|/proc/keys
+--tmpfs|/proc/acpi
+--remount-ro|/proc/acpi
+--perms|0444
+--ro-bind-data|11|/proc/sys/kernel/random/boot_id
 --dev|/dev
 --perms|1777
+--size|1073741824
 --tmpfs|/dev/shm
 --remount-ro|/dev
 --ro-bind|/scratch/input|/input
@@ -310,6 +392,8 @@ mod tests {
 --chdir|/
 --json-status-fd|7
 --block-fd|8
+--add-seccomp-fd|9
+--add-seccomp-fd|10
 --|/sbin/init|
 --bind|a b";
         assert_eq!(
@@ -371,9 +455,12 @@ mod tests {
             output: root,
             tmp: root,
         };
-        let descriptors = StatusDescriptors { status: 7, gate: 8 };
         let job = job(&["x"; MAX_ARGUMENTS]);
-        let error = Plan::new(&job, &paths, descriptors, VERSION).unwrap_err();
+        let host = Host {
+            version: VERSION,
+            masked: &[],
+        };
+        let error = Plan::new(&job, &paths, DESCRIPTORS, host).unwrap_err();
         assert!(matches!(error, PlanError::TooManyArguments { count } if count > MAX_ARGUMENTS));
     }
 }

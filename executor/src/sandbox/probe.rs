@@ -10,13 +10,15 @@ use std::process::{Command, Stdio};
 
 use rustix::fs::{Access, access};
 
+use super::plan::Masked;
+
 /// Name of the program.
 const PROGRAM: &str = "bwrap";
 
-/// First version with all options of a plan: `--clearenv` and `--perms` came last.
+/// First version with all options of a plan: `--add-seccomp-fd` came last.
 const MINIMUM: Version = Version {
     major: 0,
-    minor: 5,
+    minor: 6,
     patch: 0,
 };
 
@@ -54,6 +56,32 @@ impl fmt::Display for Version {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}.{}.{}", self.major, self.minor, self.patch)
     }
+}
+
+/// Entries of `/proc` that tell of the host, also in a process namespace.
+const MASKED: [Masked; 9] = [
+    // All of its memory.
+    Masked::File("/proc/kcore"),
+    // Those of the user, also of other sandboxes.
+    Masked::File("/proc/keys"),
+    Masked::File("/proc/key-users"),
+    // What runs when.
+    Masked::File("/proc/timer_list"),
+    Masked::File("/proc/sched_debug"),
+    Masked::File("/proc/latency_stats"),
+    // Hot keys of the console.
+    Masked::File("/proc/sysrq-trigger"),
+    // Devices.
+    Masked::Directory("/proc/acpi"),
+    Masked::Directory("/proc/scsi"),
+];
+
+/// Those of them that this kernel has.
+pub(super) fn masked() -> Vec<Masked> {
+    let is_there = |masked: &Masked| match masked {
+        Masked::File(path) | Masked::Directory(path) => Path::new(path).exists(),
+    };
+    MASKED.into_iter().filter(is_there).collect()
 }
 
 /// Why there is no bubblewrap to use.

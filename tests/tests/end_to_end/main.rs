@@ -12,6 +12,7 @@ mod machine;
 
 mod commands;
 mod directories;
+mod escapes;
 mod transfer;
 mod usage;
 

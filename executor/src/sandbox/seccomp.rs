@@ -1,0 +1,256 @@
+//! Which system calls a program may make: a pure value.
+//!
+//! An allow-list in the spirit of container runtimes. A call that is on neither list below is one
+//! that this kernel may have and we do not know: it fails with `ENOSYS`, so that programs fall back
+//! to what they used before it came. A known call that is refused fails with `EPERM`, as it would for
+//! want of a capability. Calls by another architecture's table end the process.
+//!
+//! Bubblewrap loads the programs last of all, just before it executes `/sbin/init`; nothing inside
+//! can take them away. The reasons for what is refused stand in [`security`](crate::security).
+
+use std::collections::BTreeMap;
+
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen as Length, SeccompCmpOp as Compare,
+    SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
+};
+use syscalls::Sysno;
+
+#[cfg(target_arch = "x86_64")]
+const ARCHITECTURE: TargetArch = TargetArch::x86_64;
+#[cfg(target_arch = "aarch64")]
+const ARCHITECTURE: TargetArch = TargetArch::aarch64;
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+compile_error!("no system call filter was made for this architecture");
+
+/// Calls that are allowed whatever their arguments. Some exist on one architecture alone.
+const ALLOWED: &str = "
+    accept accept4 access alarm arch_prctl bind brk cachestat capget capset chdir chmod chown
+    clock_getres clock_gettime clock_nanosleep close close_range connect copy_file_range creat dup
+    dup2 dup3 epoll_create epoll_create1 epoll_ctl epoll_pwait epoll_pwait2 epoll_wait eventfd
+    eventfd2 execve execveat exit exit_group faccessat faccessat2 fadvise64 fallocate fchdir fchmod
+    fchmodat fchmodat2 fchown fchownat fcntl fdatasync fgetxattr flistxattr flock fork fremovexattr
+    fsetxattr fstat fstatfs fsync ftruncate futex futex_requeue futex_wait futex_waitv futex_wake
+    futimesat get_robust_list getcpu getcwd getdents getdents64 getegid geteuid getgid getgroups
+    getitimer getpeername getpgid getpgrp getpid getppid getpriority getrandom getresgid getresuid
+    getrlimit getrusage getsid getsockname getsockopt gettid gettimeofday getuid getxattr getxattrat
+    inotify_add_watch inotify_init inotify_init1 inotify_rm_watch io_cancel io_destroy io_getevents
+    io_pgetevents io_setup io_submit ioprio_get ioprio_set kill landlock_add_rule
+    landlock_create_ruleset landlock_restrict_self lchown lgetxattr link linkat listen listxattr
+    listxattrat llistxattr lremovexattr lseek lsetxattr lstat madvise map_shadow_stack membarrier
+    memfd_create mincore mkdir mkdirat mknod mknodat mlock mlock2 mlockall mmap mprotect
+    mq_getsetattr mq_notify mq_open mq_timedreceive mq_timedsend mq_unlink mremap mseal msgctl
+    msgget msgrcv msgsnd msync munlock munlockall munmap nanosleep newfstatat open openat openat2
+    pause pidfd_open pidfd_send_signal pipe pipe2 pkey_alloc pkey_free pkey_mprotect poll ppoll
+    prctl pread64 preadv preadv2 prlimit64 process_mrelease pselect6 pwrite64 pwritev pwritev2 read
+    readahead readlink readlinkat readv recvfrom recvmmsg recvmsg remap_file_pages removexattr
+    removexattrat rename renameat renameat2 restart_syscall rmdir rseq rt_sigaction rt_sigpending
+    rt_sigprocmask rt_sigqueueinfo rt_sigreturn rt_sigsuspend rt_sigtimedwait rt_tgsigqueueinfo
+    sched_get_priority_max sched_get_priority_min sched_getaffinity sched_getattr sched_getparam
+    sched_getscheduler sched_rr_get_interval sched_setaffinity sched_setattr sched_setparam
+    sched_setscheduler sched_yield seccomp select semctl semget semop semtimedop sendfile sendmmsg
+    sendmsg sendto set_robust_list set_tid_address setfsgid setfsuid setgid setgroups setitimer
+    setpgid setpriority setregid setresgid setresuid setreuid setrlimit setsid setsockopt setuid
+    setxattr setxattrat shmat shmctl shmdt shmget shutdown sigaltstack signalfd signalfd4 socketpair
+    splice stat statfs statx symlink symlinkat sync sync_file_range syncfs sysinfo tee tgkill time
+    timer_create timer_delete timer_getoverrun timer_gettime timer_settime timerfd_create
+    timerfd_gettime timerfd_settime times tkill truncate umask uname unlink unlinkat utime utimensat
+    utimes vfork vmsplice wait4 waitid write writev
+";
+
+/// Calls that are refused with `EPERM`. Most of them need a capability that nobody has inside: the
+/// filter stands in front of what the kernel would say.
+const REFUSED: &str = "
+    _sysctl acct add_key adjtimex bpf chroot clock_adjtime clock_settime delete_module fanotify_init
+    fanotify_mark finit_module fsconfig fsmount fsopen fspick get_mempolicy init_module
+    io_uring_enter io_uring_register io_uring_setup ioperm iopl kcmp kexec_file_load kexec_load
+    keyctl listmount lookup_dcookie lsm_get_self_attr lsm_list_modules lsm_set_self_attr
+    mbind memfd_secret migrate_pages mount mount_setattr move_mount move_pages name_to_handle_at
+    nfsservctl open_by_handle_at open_tree open_tree_attr perf_event_open pidfd_getfd pivot_root
+    process_madvise process_vm_readv process_vm_writev quotactl quotactl_fd reboot request_key
+    set_mempolicy set_mempolicy_home_node setdomainname sethostname setns settimeofday statmount
+    swapoff swapon sysfs syslog umount2 uselib userfaultfd ustat vhangup
+";
+
+/// Flags of `clone` and `unshare` that make namespaces.
+const NAMESPACES: u64 = (libc::CLONE_NEWNS
+    | libc::CLONE_NEWCGROUP
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUSER
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET) as u64;
+
+/// The one flag more that `unshare` knows; among those of `clone` it is part of a signal number.
+const TIME_NAMESPACE: u64 = 0x80;
+
+/// Asks `personality` what it is, and changes nothing.
+const PERSONALITY_QUERY: u64 = 0xffff_ffff;
+
+/// The ways of `ptrace` to take hold of a process that did not ask for it.
+const PTRACE_ATTACH: u64 = 16;
+const PTRACE_SEIZE: u64 = 0x4206;
+
+/// Requests of `ioctl` that push input into a terminal, for its owner to execute.
+const PUSHES_INPUT: [u64; 2] = [libc::TIOCSTI, libc::TIOCLINUX];
+
+/// Families of sockets: those that end at the sandbox's own network namespace. Others, such as that
+/// of virtual machines, do not.
+const SOCKET_FAMILIES: [i32; 4] = [
+    libc::AF_UNIX,
+    libc::AF_INET,
+    libc::AF_INET6,
+    libc::AF_NETLINK,
+];
+
+type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+
+/// The filters, in the order in which they are to be loaded, each as the bytes of its `sock_filter`s.
+///
+/// # Panics
+/// Never, as the tests show: nothing in here comes from outside.
+pub(super) fn programs() -> [Vec<u8>; 2] {
+    let unknown = SeccompAction::Errno(libc::ENOSYS as u32);
+    let refused = SeccompAction::Errno(libc::EPERM as u32);
+    [
+        program(allowed(), unknown, SeccompAction::Allow),
+        // The last one that is loaded is asked first; among equal answers the first counts.
+        program(self::refused(), SeccompAction::Allow, refused),
+    ]
+}
+
+fn program(rules: Rules, otherwise: SeccompAction, action: SeccompAction) -> Vec<u8> {
+    let filter = SeccompFilter::new(rules, otherwise, action, ARCHITECTURE);
+    let program = filter.and_then(BpfProgram::try_from);
+    let program = program.expect("the rules are well-formed and fit into a program");
+    let bytes = program.into_iter().flat_map(|instruction| {
+        let [code_0, code_1] = instruction.code.to_ne_bytes();
+        let [k_0, k_1, k_2, k_3] = instruction.k.to_ne_bytes();
+        let (jt, jf) = (instruction.jt, instruction.jf);
+        [code_0, code_1, jt, jf, k_0, k_1, k_2, k_3]
+    });
+    bytes.collect()
+}
+
+/// What is allowed, in full or by its arguments.
+fn allowed() -> Rules {
+    let mut rules = always(ALLOWED);
+    let makes_no_namespace = |flags| rule([condition(0, Compare::MaskedEq(flags), 0)]);
+    rules.insert(number(Sysno::clone), vec![makes_no_namespace(NAMESPACES)]);
+    let flags = NAMESPACES | TIME_NAMESPACE;
+    rules.insert(number(Sysno::unshare), vec![makes_no_namespace(flags)]);
+    let query = rule([condition(0, Compare::Eq, PERSONALITY_QUERY)]);
+    rules.insert(number(Sysno::personality), vec![query]);
+    let pushes_nothing = rule(PUSHES_INPUT.map(|request| condition(1, Compare::Ne, request)));
+    rules.insert(number(Sysno::ioctl), vec![pushes_nothing]);
+    let families = SOCKET_FAMILIES.map(|family| rule([condition(0, Compare::Eq, family as u64)]));
+    rules.insert(number(Sysno::socket), families.into());
+    let seizes_nobody = [PTRACE_ATTACH, PTRACE_SEIZE].map(|way| condition(0, Compare::Ne, way));
+    rules.insert(number(Sysno::ptrace), vec![rule(seizes_nobody)]);
+    rules
+}
+
+/// What is known and refused. Of the calls that depend on their arguments it names those that
+/// [`allowed`] does not; `clone3`, whose arguments no filter can see, is unknown to programs.
+fn refused() -> Rules {
+    let mut rules = always(REFUSED);
+    let bits = |flags: u64| {
+        (0..u32::BITS)
+            .map(|bit| 1 << bit)
+            .filter(move |bit| flags & bit != 0)
+    };
+    let makes_one = |bit| rule([condition(0, Compare::MaskedEq(bit), bit)]);
+    let clone = bits(NAMESPACES).map(makes_one).collect();
+    rules.insert(number(Sysno::clone), clone);
+    let unshare = bits(NAMESPACES | TIME_NAMESPACE).map(makes_one).collect();
+    rules.insert(number(Sysno::unshare), unshare);
+    let change = rule([condition(0, Compare::Ne, PERSONALITY_QUERY)]);
+    rules.insert(number(Sysno::personality), vec![change]);
+    let pushes = PUSHES_INPUT.map(|request| rule([condition(1, Compare::Eq, request)]));
+    rules.insert(number(Sysno::ioctl), pushes.into());
+    let other = rule(SOCKET_FAMILIES.map(|family| condition(0, Compare::Ne, family as u64)));
+    rules.insert(number(Sysno::socket), vec![other]);
+    let seizes = [PTRACE_ATTACH, PTRACE_SEIZE].map(|way| rule([condition(0, Compare::Eq, way)]));
+    rules.insert(number(Sysno::ptrace), seizes.into());
+    rules
+}
+
+/// Rules for the calls of a list that this architecture has.
+fn always(names: &str) -> Rules {
+    let known = names
+        .split_whitespace()
+        .filter_map(|name| name.parse().ok());
+    known.map(|call| (number(call), Vec::new())).collect()
+}
+
+fn number(call: Sysno) -> i64 {
+    call.id().into()
+}
+
+/// Of the lower half of an argument: the kernel looks at no more of those that are compared here.
+fn condition(argument: u8, compare: Compare, value: u64) -> SeccompCondition {
+    let condition = SeccompCondition::new(argument, Length::Dword, compare, value);
+    condition.expect("the argument is one of six")
+}
+
+/// That all conditions hold.
+fn rule<const N: usize>(conditions: [SeccompCondition; N]) -> SeccompRule {
+    SeccompRule::new(conditions.into()).expect("there is a condition")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    /// Those that depend on their arguments, and one that is unknown on purpose.
+    const SPECIAL: &str = "clone clone3 ioctl personality ptrace socket unshare";
+
+    /// Of kernels that are long gone, of other systems, or of no use but to attackers.
+    const LEFT_OUT: &str = "
+        afs_syscall create_module epoll_ctl_old epoll_wait_old get_kernel_syms get_thread_area getpmsg
+        modify_ldt putpmsg query_module rt_tgsigqueueinfo_time64 security set_thread_area tuxcall
+        uretprobe uprobe vserver file_getattr file_setattr
+    ";
+
+    fn names(lists: &[&str]) -> BTreeSet<String> {
+        let words = lists.iter().flat_map(|list| list.split_whitespace());
+        words.map(ToOwned::to_owned).collect()
+    }
+
+    #[test]
+    fn every_call_is_on_one_list() {
+        let lists = [ALLOWED, REFUSED, SPECIAL, LEFT_OUT];
+        let all = names(&lists);
+        let count: usize = lists
+            .iter()
+            .map(|list| list.split_whitespace().count())
+            .sum();
+        assert_eq!(all.len(), count, "a call is listed twice");
+        let left: Vec<_> = Sysno::iter()
+            .filter(|call| !all.contains(call.name()))
+            .collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+
+    #[test]
+    fn the_lists_name_calls() {
+        // One that a single architecture has is no error, one that none has is.
+        let known = |name: &str| {
+            name.parse::<Sysno>().is_ok() || name.parse::<syscalls::x86_64::Sysno>().is_ok()
+        };
+        let unknown: Vec<_> = names(&[ALLOWED, REFUSED])
+            .into_iter()
+            .filter(|name| !known(name))
+            .collect();
+        assert!(unknown.is_empty(), "{unknown:?}");
+    }
+
+    #[test]
+    fn the_programs_are_whole() {
+        for program in programs() {
+            assert_eq!(program.len() % 8, 0);
+            assert!(program.len() / 8 <= 4096, "{}", program.len() / 8);
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! The threat model: what a sandbox promises, to whom, by what means.
+//!
+//! # Assets
+//! - The host's files, processes, kernel, network, terminal and secrets: a program gets nothing of
+//!   them, and changes nothing.
+//! - The repository: a program cannot change a block, a pin or a cached root file system. Blocks are
+//!   verified whenever they are read.
+//! - The result: the same job gives the same output, whoever runs it, and no other job can change it.
+//!
+//! # Who is trusted, and who is hostile
+//! Trusted are the user's own account and whoever else may write its files, the kernel, bubblewrap,
+//! and the repository directory. Hostile is everything that has a CID: the archive or directory that
+//! becomes the root file system, the input, the program that is in the former, whatever it starts, and
+//! what it leaves in `/output`. Hostile, too, are peers, gateways and names.
+//!
+//! # The operations, in order
+//! 1. The archive is unpacked through descriptors, beneath a directory of the repository, without
+//!    following a link ([`archive`](crate::archive)). Devices and set-id bits are left out. The mount
+//!    points that the sandbox needs are made as real directories; a link where one belongs is an error
+//!    ([`rootfs`](crate::rootfs)). A directory as root file system is mounted, and its mount points are
+//!    shown in addition to what is in the DAG.
+//! 2. `/output` and `/tmp` are made empty in a scratch directory of the run
+//!    ([`output`](crate::output)). The input is mounted, or written below the same directory.
+//! 3. The process splits. A supervisor, which holds one end of a pipe and nothing else, kills all that
+//!    follows when we die, at whatever moment. The child gets default signal dispositions, umask 022,
+//!    three standard streams and what bubblewrap is told of; all other descriptors are closed. Streams
+//!    that lead to files, sockets or devices are relayed, so that no descriptor of the host comes
+//!    inside ([`sandbox::bwrap`](crate::sandbox::bwrap)).
+//! 4. Where the device files of the host belong to the caller they are mounted read-only over
+//!    themselves in a mount namespace of the child's: the owner could change their modes from inside
+//!    otherwise. FUSE file systems are mounted in the same namespace, and are nowhere on the host.
+//! 5. The child switches off the randomisation of addresses and, where Landlock knows how (Linux
+//!    6.12), confines signals and abstract sockets to itself and what it starts.
+//! 6. Bubblewrap makes the namespaces and mounts of the [plan](crate::sandbox::plan), drops all
+//!    capabilities, sets `no_new_privs`, loads the filters of system calls, and executes `/sbin/init`.
+//! 7. When process 1 has ended, the kernel has killed all others of its namespace, and the supervisor
+//!    what was left of bubblewrap. Only then is `/output` imported, by descriptor and without following
+//!    a link. Devices, sockets and pipes in it are errors.
+//!
+//! # What bubblewrap is told
+//! | argument | without it |
+//! | --- | --- |
+//! | `--unshare-user`, `--uid 0`, `--gid 0` | the program would have the user's identity, and see it |
+//! | `--unshare-pid`, `--as-pid-1` | it could signal and trace the user's processes, and outlive the run |
+//! | `--unshare-net` | it would have a network; abstract sockets of the host belong to that, too |
+//! | `--unshare-ipc` | System V shared memory, semaphores and POSIX queues of the host |
+//! | `--unshare-uts`, `--hostname sandbox` | results would depend on the machine's name |
+//! | `--unshare-cgroup` | the host's control groups would be visible |
+//! | `--disable-userns` (bubblewrap 0.8) | nested user namespaces, and with their capabilities the parts of the kernel in which most holes are found; the filter refuses them as well |
+//! | `--cap-drop ALL` | root inside would be root of its namespace |
+//! | `--die-with-parent` | the sandbox would live on when bubblewrap is killed |
+//! | `--new-session` | the program could push input into the caller's terminal (CVE-2017-5226); the filter refuses that as well |
+//! | `--clearenv`, `--setenv` | secrets of the caller's environment, and results that depend on it |
+//! | `--ro-bind TREE /` | the program could change the cached root file system, and so later runs |
+//! | `--proc /proc`, `--remount-ro /proc` | below |
+//! | `--dev /dev`, `--tmpfs /dev/shm`, `--remount-ro /dev` | below |
+//! | `--ro-bind /input`, `--bind /output`, `--bind /tmp` | the three places of the contract |
+//! | `--chdir /` | the caller's directory would be the program's |
+//! | `--json-status-fd`, `--block-fd` | a failure of bubblewrap could be taken for one of the program |
+//! | `--add-seccomp-fd` | below |
+//!
+//! # `/dev`
+//! A tmpfs with bind mounts of `null`, `zero`, `full`, `random`, `urandom` and `tty`, links to the
+//! standard streams, a new instance of `devpts` with `ptmx`, and `/dev/shm`, a tmpfs of at most 1 GiB
+//! where bubblewrap can say so (0.7). All that these six devices do is give or take bytes. No device of
+//! a disk, of memory or of a console can be opened or made: `mknod` needs a capability of the host. `tty`
+//! is that of the caller's session, which the program is not in, so that opening it fails. The directory
+//! is read-only, so that nothing can be put there but into `/dev/shm`.
+//!
+//! # `/proc`
+//! Mounted anew for the sandbox's process namespace: it shows its processes alone. Programs rely on it
+//! (`/proc/self/exe`, `/proc/self/fd`, `/proc/cpuinfo`). What it holds beside processes belongs to the
+//! host, so it is read-only as a whole: where the user is root on the host, the kernel takes root of the
+//! sandbox for the owner of `/proc/sys` and of `sysrq-trigger`, and a `core_pattern` would run programs
+//! outside. Memory, keys, timers and hot keys of the host (`kcore`, `keys`, `key-users`, `timer_list`,
+//! `sched_debug`, `latency_stats`, `sysrq-trigger`, `acpi`, `scsi`) are covered. `boot_id` is a constant.
+//! What is left, such as `cpuinfo`, `meminfo` and `uptime`, can be read; a program whose output
+//! depends on it is not pure, and gives away that much of the machine.
+//!
+//! # System calls
+//! The lists stand in the source of `sandbox::seccomp`. What is refused, and why:
+//!
+//! | calls | reason |
+//! | --- | --- |
+//! | `mount` and all that came after it, `umount2`, `pivot_root`, `chroot` | the view of files is made once, outside |
+//! | `unshare`, `clone` with a namespace; `setns`; `clone3`, whose flags no filter can see | capabilities over a part of the kernel |
+//! | `add_key`, `keyctl`, `request_key` | keyrings know of no container |
+//! | `bpf`, `perf_event_open`, `userfaultfd`, `io_uring_*` | large, young, and rich in holes; they also watch other processes or widen races |
+//! | `ptrace` to attach or seize, `process_vm_*`, `pidfd_getfd`, `kcmp` | a process may trace what it started, and reach into no other |
+//! | `init_module`, `kexec_*`, `reboot`, `swapon`, `acct`, `iopl`, `ioperm`, `quotactl` | for administrators alone |
+//! | `clock_settime`, `settimeofday`, `adjtimex`, `sethostname` | the machine belongs to all |
+//! | `personality` | would undo that addresses are not random; old personalities weaken the kernel's checks |
+//! | `ioctl` with `TIOCSTI` or `TIOCLINUX`, whatever the upper half of the request | push input into a terminal |
+//! | `socket` of families other than UNIX, IPv4, IPv6 and netlink | `AF_VSOCK` ends at the hypervisor, outside of every network namespace; `AF_ALG` is code of the kernel for everybody |
+//! | `open_by_handle_at`, `name_to_handle_at` | open files without a path |
+//! | `mbind`, `set_mempolicy`, `move_pages`, `migrate_pages` | say where memory lies on this machine |
+//!
+//! These fail with `EPERM`. What is unknown, also because it is newer than this list, fails with
+//! `ENOSYS`: programs then fall back to what they used before it came. Calls of a 32-bit program on a
+//! 64-bit machine end it with `SIGSYS`.
+//!
+//! # Bubblewrap
+//! - Before 0.3.3, and 0.4.0 where it is set-uid root: CVE-2019-12439, CVE-2020-5291. Refused: below 0.6.0.
+//! - Before 0.12: follows links of the root file system while it makes mount points in it
+//!   (CVE-2026-87766). Harmless here, since it makes none: every mount point exists as a real directory,
+//!   and the tree is read-only before the first of them is mounted.
+//! - Before 0.8: no `--disable-userns`; the filter of system calls stands in for it. Before 0.7:
+//!   `/dev/shm` is limited by the machine's memory alone.
+//!
+//! # Out of scope
+//! Holes of the kernel in what is allowed; side channels between processes of a machine, such as timing
+//! and caches; another process of the same user, who owns the repository; covert use of time, of
+//! `/proc/cpuinfo` or of `/dev/urandom` by a program that does not want to be pure.

@@ -1,0 +1,268 @@
+//! Ways out of the sandbox, tried from inside by system calls that no shell makes.
+
+use std::fs::{self, File};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+
+use ipfs_exec_tests::Archive;
+
+use crate::machine::{Machine, compile};
+
+/// Makes the call that its argument names, and prints the error, or `done`.
+const SOURCE: &str = r#"
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/personality.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <termios.h>
+#include <time.h>
+#include <unistd.h>
+
+static char buffer[4096];
+
+static long attack(const char *name) {
+    struct timespec now = { 0, 0 };
+    struct iovec part = { buffer, sizeof buffer };
+    long parent = getppid();
+    if (!strcmp(name, "add_key")) return syscall(SYS_add_key, "user", "name", "x", 1, -3);
+    if (!strcmp(name, "keyctl")) return syscall(SYS_keyctl, 0, -3, 1);
+    if (!strcmp(name, "request_key")) return syscall(SYS_request_key, "user", "name", 0, -3);
+    if (!strcmp(name, "bpf")) return syscall(SYS_bpf, 0, buffer, 64);
+    if (!strcmp(name, "perf_event_open")) return syscall(SYS_perf_event_open, buffer, 0, -1, -1, 0);
+    if (!strcmp(name, "userfaultfd")) return syscall(SYS_userfaultfd, 1);
+    if (!strcmp(name, "io_uring_setup")) return syscall(SYS_io_uring_setup, 1, buffer);
+    if (!strcmp(name, "mount")) return syscall(SYS_mount, "none", "/tmp", "tmpfs", 0, 0);
+    if (!strcmp(name, "umount2")) return syscall(SYS_umount2, "/proc", 2);
+    if (!strcmp(name, "open_tree")) return syscall(SYS_open_tree, -100, "/", 1);
+    if (!strcmp(name, "fsopen")) return syscall(SYS_fsopen, "tmpfs", 0);
+    if (!strcmp(name, "pivot_root")) return syscall(SYS_pivot_root, "/tmp", "/tmp");
+    if (!strcmp(name, "chroot")) return chroot("/tmp");
+    if (!strcmp(name, "setns")) return syscall(SYS_setns, open("/proc/self/ns/user", O_RDONLY), 0);
+    if (!strcmp(name, "unshare-user")) return unshare(CLONE_NEWUSER);
+    if (!strcmp(name, "unshare-time")) return unshare(0x80);
+    if (!strcmp(name, "unshare-files")) return unshare(CLONE_FILES);
+    if (!strcmp(name, "clone-user")) return syscall(SYS_clone, CLONE_NEWUSER | SIGCHLD, 0, 0, 0, 0);
+    if (!strcmp(name, "clone-net")) return syscall(SYS_clone, CLONE_NEWNET | SIGCHLD, 0, 0, 0, 0);
+    if (!strcmp(name, "clone3")) return syscall(SYS_clone3, buffer, 64);
+    if (!strcmp(name, "init_module")) return syscall(SYS_init_module, buffer, 1, "");
+    if (!strcmp(name, "kexec_load")) return syscall(SYS_kexec_load, 0, 0, 0, 0);
+    if (!strcmp(name, "reboot")) return syscall(SYS_reboot, 0xfee1dead, 672274793, 0, 0);
+    if (!strcmp(name, "clock_settime")) return clock_settime(CLOCK_REALTIME, &now);
+    if (!strcmp(name, "settimeofday")) return syscall(SYS_settimeofday, &now, 0);
+    if (!strcmp(name, "personality")) return personality(PER_LINUX32);
+    if (!strcmp(name, "syslog")) return syscall(SYS_syslog, 3, buffer, 100);
+    if (!strcmp(name, "ptrace-parent")) return syscall(SYS_ptrace, 16, parent, 0, 0);
+    if (!strcmp(name, "ptrace-seize")) return syscall(SYS_ptrace, 0x4206, parent, 0, 0);
+    if (!strcmp(name, "read-parent")) return syscall(SYS_process_vm_readv, parent, &part, 1, &part, 1, 0);
+    if (!strcmp(name, "kcmp")) return syscall(SYS_kcmp, parent, parent, 0, 0, 0);
+    if (!strcmp(name, "open_by_handle_at")) return syscall(SYS_open_by_handle_at, -100, buffer, 0);
+    if (!strcmp(name, "vsock")) return socket(40, SOCK_STREAM, 0);
+    if (!strcmp(name, "alg")) return socket(38, SOCK_SEQPACKET, 0);
+    if (!strcmp(name, "packet")) return socket(17, SOCK_RAW, 0);
+    if (!strcmp(name, "unix")) return socket(AF_UNIX, SOCK_STREAM, 0);
+    if (!strcmp(name, "device")) return mknod("/tmp/device", S_IFBLK | 0600, 0x0800);
+    if (!strcmp(name, "unknown")) return syscall(1000);
+    if (!strcmp(name, "x32")) return syscall(0x40000000 | SYS_getpid);
+    /* The kernel looks at the low half of a request. */
+    if (!strcmp(name, "TIOCSTI")) return syscall(SYS_ioctl, 0, (unsigned long)TIOCSTI, "x");
+    if (!strcmp(name, "TIOCSTI-high")) return syscall(SYS_ioctl, 0, TIOCSTI | 1UL << 32, "x");
+    if (!strcmp(name, "TIOCSTI-all")) return syscall(SYS_ioctl, 0, TIOCSTI | ~0UL << 32, "x");
+    if (!strcmp(name, "TIOCLINUX")) return syscall(SYS_ioctl, 0, (unsigned long)TIOCLINUX, "\3");
+    if (!strcmp(name, "TIOCLINUX-high")) return syscall(SYS_ioctl, 0, TIOCLINUX | 1UL << 63, "\3");
+    if (!strcmp(name, "setuid")) return setresuid(1, 1, 1);
+    if (!strncmp(name, "@", 1)) {
+        struct sockaddr_un address = { AF_UNIX };
+        memcpy(address.sun_path + 1, name + 1, strlen(name + 1));
+        return connect(socket(AF_UNIX, SOCK_STREAM, 0), (void *)&address,
+                       sizeof(sa_family_t) + strlen(name));
+    }
+    errno = 999;
+    return -1;
+}
+
+int main(int count, char **names) {
+    for (int index = 1; index < count; index++) {
+        fflush(stdout);
+        long result = attack(names[index]);
+        const char *error = result < 0 ? strerrorname_np(errno) : "done";
+        printf("%s %s\n", names[index], error ? error : "?");
+    }
+    return 0;
+}
+"#;
+
+fn machine() -> Machine {
+    Machine::with(&Archive::busybox().file("bin/attack", 0o755, compile(SOURCE)))
+}
+
+/// What became of each attack.
+#[track_caller]
+fn outcomes(machine: &Machine, attacks: &[&str]) -> Vec<(String, String)> {
+    let said = machine.says(&format!("attack {} < /dev/null", attacks.join(" ")));
+    let pairs = said.lines().filter_map(|line| line.split_once(' '));
+    let outcomes: Vec<_> = pairs
+        .map(|(name, error)| (name.to_owned(), error.to_owned()))
+        .collect();
+    assert_eq!(outcomes.len(), attacks.len(), "{said}");
+    outcomes
+}
+
+#[test]
+fn calls_that_reach_for_the_kernel_are_refused() {
+    let attacks = [
+        "add_key",
+        "keyctl",
+        "request_key",
+        "bpf",
+        "perf_event_open",
+        "userfaultfd",
+        "io_uring_setup",
+        "mount",
+        "umount2",
+        "open_tree",
+        "fsopen",
+        "pivot_root",
+        "chroot",
+        "setns",
+        "unshare-user",
+        "unshare-time",
+        "clone-user",
+        "clone-net",
+        "init_module",
+        "kexec_load",
+        "reboot",
+        "clock_settime",
+        "settimeofday",
+        "personality",
+        "syslog",
+        "ptrace-parent",
+        "ptrace-seize",
+        "read-parent",
+        "kcmp",
+        "open_by_handle_at",
+        "vsock",
+        "alg",
+        "packet",
+        "device",
+        "TIOCSTI",
+        "TIOCSTI-high",
+        "TIOCSTI-all",
+        "TIOCLINUX",
+        "TIOCLINUX-high",
+    ];
+    for (name, error) in outcomes(&machine(), &attacks) {
+        assert_eq!(error, "EPERM", "{name}");
+    }
+}
+
+/// Programs fall back to what they used before where a call is unknown.
+#[test]
+fn calls_that_are_unknown_do_not_exist() {
+    let mut attacks = vec!["clone3", "unknown"];
+    if cfg!(target_arch = "x86_64") {
+        attacks.push("x32");
+    }
+    for (name, error) in outcomes(&machine(), &attacks) {
+        assert_eq!(error, "ENOSYS", "{name}");
+    }
+}
+
+#[test]
+fn what_harms_nobody_is_allowed() {
+    for (name, error) in outcomes(&machine(), &["unix", "unshare-files"]) {
+        assert_eq!(error, "done", "{name}");
+    }
+    // There is one user.
+    assert_eq!(outcomes(&machine(), &["setuid"])[0].1, "EINVAL");
+}
+
+/// The processes of the sandbox are filtered, all of them, and none can get rid of that.
+#[test]
+fn the_filter_holds_for_every_process() {
+    let said =
+        machine().says("grep Seccomp: /proc/1/status; sh -c 'grep Seccomp: /proc/self/status'");
+    assert_eq!(said, "Seccomp:\t2\nSeccomp:\t2\n");
+}
+
+#[test]
+fn abstract_sockets_of_the_host_are_out_of_reach() {
+    let name = format!("ipfs-exec-test-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&name).unwrap();
+    let _listener = UnixListener::bind_addr(&address).unwrap();
+    let attack = format!("@{name}");
+    assert_eq!(outcomes(&machine(), &[&attack])[0].1, "ECONNREFUSED");
+}
+
+/// What tells of the host is empty, or cannot be opened.
+#[test]
+fn the_proc_file_system_tells_of_the_sandbox() {
+    let machine = machine();
+    let said = machine.says(
+        "for file in kcore keys key-users timer_list sched_debug latency_stats sysrq-trigger; do \
+         [ ! -e /proc/$file ] || head -c 1 /proc/$file 2>/dev/null; done; \
+         ls /proc/acpi /proc/scsi 2>/dev/null | grep -v : | grep .; :",
+    );
+    assert_eq!(said, "");
+    let boot = machine.says("cat /proc/sys/kernel/random/boot_id");
+    let host = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    assert_eq!(boot.len(), host.len());
+    assert_ne!(boot, host);
+    assert_eq!(
+        boot,
+        self::machine().says("cat /proc/sys/kernel/random/boot_id")
+    );
+}
+
+/// The roots and descriptors of processes lead nowhere else.
+#[test]
+fn no_process_leads_outside() {
+    let machine = machine();
+    let canary = machine.environment.write("canary", "canary");
+    let _leaked = File::open(&canary).unwrap();
+    let said = machine.says(&format!(
+        "for link in /proc/[0-9]*/root /proc/[0-9]*/cwd; do ls $link/../..{0} $link{0}; done 2>/dev/null; \
+         for link in /proc/[0-9]*/fd/*; do ls $link/{0}; done 2>/dev/null; \
+         ls /oldroot /newroot {0} 2>/dev/null; :",
+        canary.display()
+    ));
+    assert_eq!(said, "");
+}
+
+/// Addresses are the same each time: what a program prints or sorts by them is part of its result.
+#[test]
+fn memory_is_laid_out_the_same_way() {
+    const SOURCE: &str = r#"
+        #include <stdio.h>
+        #include <stdlib.h>
+        int main(void) { int x; printf("%p %p %p\n", (void *)&x, malloc(10), (void *)main); return 0; }
+    "#;
+    let image = Archive::busybox().file("bin/where", 0o755, compile(SOURCE));
+    let machine = Machine::with(&image);
+    let first = machine.shell("where > /output/where");
+    assert_eq!(machine.shell("where > /output/where"), first);
+}
+
+/// A program of root with the bit that makes others root stays what its caller is.
+#[test]
+fn set_id_bits_mean_nothing() {
+    let machine = machine();
+    let said = machine.says(
+        "cp /bin/busybox /tmp/busybox; chmod 6755 /tmp/busybox; /tmp/busybox grep -E '^(Uid|CapEff|NoNewPrivs)' /proc/self/status",
+    );
+    assert_eq!(
+        said,
+        "Uid:\t0\t0\t0\t0\nCapEff:\t0000000000000000\nNoNewPrivs:\t1\n"
+    );
+}
