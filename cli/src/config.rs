@@ -11,6 +11,7 @@ use ipfs_exec_node::network::http::{Url, parse_server};
 use serde::{Deserialize, Deserializer, de};
 
 use crate::error::{CommandError, LocalError};
+use crate::limits::LimitArgs;
 use crate::serving::Provide;
 
 /// Longest file: thousands of peers.
@@ -40,6 +41,8 @@ pub(crate) struct Config {
     pub(crate) idle_timeout: Option<u64>,
     /// For those that serve.
     pub(crate) serve: ServeConfig,
+    /// What programs may use.
+    pub(crate) limits: LimitArgs,
 }
 
 /// How the repository is served.
@@ -158,9 +161,15 @@ mod tests {
     fn settings_are_read_and_mistakes_are_named() {
         let config = read(
             "peers = ['/ip4/192.0.2.7/tcp/4001']\nmdns = false\ngateways = ['https://example.com']\n\
-             [serve]\nprovide = 'pinned'\n",
+             [serve]\nprovide = 'pinned'\n\
+             [limits]\nmemory = '2GiB'\ncpus = 1.5\ntimeout = '10m'\npids = 500\n",
         )
         .unwrap();
+        let limits = config.limits.limits(&LimitArgs::default());
+        assert_eq!(
+            (limits.memory, limits.cpus, limits.pids),
+            (Some(2 << 30), Some(1.5), Some(500))
+        );
         assert_eq!(config.peers.len(), 1);
         assert_eq!(config.mdns, Some(false));
         assert_eq!(config.gateways[0].0.as_str(), "https://example.com/");
@@ -171,6 +180,9 @@ mod tests {
             ("gateways = ['ftp://a']", ["line 1", "ftp://a"]),
             ("[serve]\nprovide = 'some'", ["line 2", "some"]),
             ("idle-timeout = 0", ["idle-timeout", "1"]),
+            ("[limits]\nmemory = 'much'", ["line 2", "unit"]),
+            ("[limits]\ncpus = 0.0", ["line 2", "processors"]),
+            ("[limits]\ntimeout = '0'", ["line 2", "no time"]),
             ("mdns = ", ["line 1", "config.toml"]),
         ] {
             let error = read(text).unwrap_err();

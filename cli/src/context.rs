@@ -10,7 +10,7 @@ use clap::Args;
 use ipfs_exec_node::block::NoBlocks;
 use ipfs_exec_node::network::http::Url;
 use ipfs_exec_node::network::{
-    FetchOptions, Fetcher, Identity, LazyNetwork, Mdns, Multiaddr, Network, NetworkError,
+    FetchOptions, Fetched, Fetcher, Identity, LazyNetwork, Mdns, Multiaddr, Network, NetworkError,
     NetworkOptions, PUBLIC_BOOTSTRAP, private,
 };
 use ipfs_exec_node::path::{ContentPath, EntryName};
@@ -156,6 +156,14 @@ impl Source<'_, '_> {
         match self {
             Source::Local(repository) => *repository,
             Source::Fetching(fetcher) => *fetcher,
+        }
+    }
+
+    /// What came from peers so far.
+    pub(crate) fn fetched(&self) -> Fetched {
+        match self {
+            Source::Local(_) => Fetched::default(),
+            Source::Fetching(fetcher) => fetcher.fetched(),
         }
     }
 

@@ -10,6 +10,7 @@ mod config;
 mod context;
 mod duration;
 mod error;
+mod limits;
 mod memory;
 mod output;
 mod profile;

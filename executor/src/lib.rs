@@ -42,6 +42,7 @@ pub mod archive;
 pub mod rootfs;
 
 pub mod job;
+pub mod limits;
 
 pub mod sandbox;
 pub mod security;

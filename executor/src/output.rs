@@ -86,7 +86,8 @@ impl WritableDirectories {
         &self.tmp
     }
 
-    /// Imports what stands at `/output`. No process may have access to it any more.
+    /// Imports what stands at `/output`, and counts what is in it. No process may have access to it any
+    /// more.
     ///
     /// # Errors
     /// [`OutputError::Import`].
@@ -95,17 +96,21 @@ impl WritableDirectories {
         blocks: &dyn Blocks,
         options: &ImportOptions,
         reporter: &dyn Reporter,
-    ) -> Result<Imported, OutputError> {
+    ) -> Result<(Imported, u64), OutputError> {
         let name = Path::new(OUTPUT);
-        unixfs::import_path(
+        let mut nodes = 0;
+        let imported = unixfs::import_path(
             blocks,
             self.scratch.as_fd(),
             name,
             options,
             reporter,
-            &mut |_| {},
-        )
-        .map_err(OutputError::Import)
+            &mut |_| nodes += 1,
+        );
+        // `/output` itself is none of its files.
+        imported
+            .map(|imported| (imported, nodes - 1))
+            .map_err(OutputError::Import)
     }
 }
 

@@ -25,16 +25,21 @@ use crate::input::{
     self, ExportedInput, InputError, InputKind, InputMode, InputTree, MountedInput,
 };
 use crate::job::Job;
+use crate::limits::{Held, Limits, Usage};
 use crate::mount::{MountError, Observer, SandboxMount};
 use crate::output::{self, OutputError, WritableDirectories};
 use crate::rootfs::{
     InitError, MOUNTED, MountedRootfs, Rootfs, RootfsCache, RootfsError, RootfsOptions, TopEntry,
 };
-use crate::sandbox::{self, Bubblewrap, Exit, HostPaths, RootLayout, SandboxError};
+use crate::sandbox::{self, Bubblewrap, Ended, Exit, HostPaths, RootLayout, SandboxError};
 use ipfs_exec_node::tree::{self, TreeError};
 
 /// Exit code of a run that failed by itself.
 pub const EXIT_FAILED: u8 = 125;
+/// Exit code of a program that took longer than it may.
+pub const EXIT_TIME: u8 = 124;
+/// Exit code of a program that was killed because of any other limit, as by SIGKILL.
+pub const EXIT_KILLED: u8 = 137;
 /// Exit code where `/sbin/init` cannot be executed.
 pub const EXIT_NOT_EXECUTABLE: u8 = 126;
 /// Exit code where there is no `/sbin/init`.
@@ -55,6 +60,8 @@ pub struct RunOptions {
     /// How the output is imported. What its owner cannot read is made readable in any case: a
     /// program may leave such files behind.
     pub output: ImportOptions,
+    /// What the program may use.
+    pub limits: Limits,
     /// Name of the pin that keeps the output; no pin where there is none.
     pub pin: Option<String>,
 }
@@ -67,6 +74,7 @@ impl Default for RunOptions {
             input_mode: InputMode::default(),
             input: ExportOptions::default(),
             output: ImportOptions::default(),
+            limits: Limits::default(),
             pin: Some(String::new()),
         }
     }
@@ -78,8 +86,14 @@ impl Default for RunOptions {
 pub struct Outcome {
     /// What the program left in `/output`, also when it failed.
     pub output: Imported,
+    /// Files, links and directories in it.
+    pub output_files: u64,
     /// How the program ended.
     pub exit: Exit,
+    /// What it used.
+    pub usage: Usage,
+    /// By what each limit was held.
+    pub held: Held,
     /// What was left out of the root file system: the first warnings.
     pub warnings: Vec<Warning>,
     /// How many further warnings there were.
@@ -143,13 +157,15 @@ impl fmt::Display for FirstError {
 }
 
 impl RunError {
-    /// The conventional exit code: 127 where there is no program, 126 where it cannot be executed,
-    /// 125 for all else.
+    /// The conventional exit code: 127 where there is no program, 126 where it cannot be executed, 124
+    /// where it took too long, 137 where it hit another limit, 125 for all else.
     pub fn exit_code(&self) -> u8 {
         match self {
             RunError::Init(InitError::NotFound { .. }) => EXIT_NOT_FOUND,
             RunError::Init(InitError::NotExecutable { .. })
             | RunError::Sandbox(SandboxError::NotExecuted) => EXIT_NOT_EXECUTABLE,
+            RunError::Sandbox(SandboxError::Limit { hit, .. }) if hit.limit.is_time() => EXIT_TIME,
+            RunError::Sandbox(SandboxError::Limit { .. }) => EXIT_KILLED,
             RunError::CleanUp { first, .. } => {
                 first.error().map_or(EXIT_FAILED, RunError::exit_code)
             }
@@ -250,12 +266,15 @@ impl Run<'_> {
         }
         // An input that failed fails the run, whatever the program made of it.
         let finished = root.finish().and(input.finish().map_err(RunError::from));
-        let exit = result?;
+        let ended = result?;
         finished?;
-        let output = self.import(&directories)?;
+        let (output, output_files) = self.import(&directories)?;
         Ok(Outcome {
             output,
-            exit,
+            output_files,
+            exit: ended.exit,
+            usage: ended.usage,
+            held: ended.held,
             warnings: root.warnings().to_vec(),
             more_warnings: root.more_warnings(),
         })
@@ -343,7 +362,7 @@ impl Run<'_> {
         root: &Root<'_>,
         input: &dyn InputTree,
         directories: &WritableDirectories,
-    ) -> Result<Exit, RunError> {
+    ) -> Result<Ended, RunError> {
         let entries = match input.kind() {
             InputKind::Directory => None,
             InputKind::File => Some(root.top_entries()?),
@@ -362,13 +381,20 @@ impl Run<'_> {
             tmp: directories.tmp(),
         };
         let mounts: Vec<_> = root.mount().into_iter().chain(input.mount()).collect();
-        match sandbox::execute(bubblewrap, self.job, &paths, &mounts, self.cancel) {
+        match sandbox::execute(
+            bubblewrap,
+            self.job,
+            &paths,
+            &mounts,
+            &self.options.limits,
+            self.cancel,
+        ) {
             Err(SandboxError::NotExecuted) => Err(root.not_executed().into()),
             result => Ok(result?),
         }
     }
 
-    fn import(&self, directories: &WritableDirectories) -> Result<Imported, OutputError> {
+    fn import(&self, directories: &WritableDirectories) -> Result<(Imported, u64), OutputError> {
         let options = ImportOptions {
             make_readable: true,
             ..self.options.output.clone()
@@ -463,7 +489,7 @@ impl Root<'_> {
 }
 
 /// Whether bubblewrap did not even start, as where the kernel refuses what it needs before.
-fn is_not_started(result: &Result<Exit, RunError>) -> bool {
+fn is_not_started(result: &Result<Ended, RunError>) -> bool {
     matches!(result, Err(RunError::Sandbox(SandboxError::Spawn { .. })))
 }
 

@@ -57,7 +57,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage; `run` exits as the program did, see
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     Add(add::AddArgs),
     Cat(cat::CatArgs),
     Get(get::GetArgs),
@@ -84,7 +84,7 @@ impl Cli {
         let context = Context::new(&self.global)?;
         let done = |()| ExitCode::SUCCESS;
         match self.command {
-            Command::Run(arguments) => run::run(&context, arguments),
+            Command::Run(arguments) => run::run(&context, &arguments),
             Command::Add(arguments) => add::add(&context, arguments).map(done),
             Command::Cat(arguments) => cat::cat(&context, arguments).map(done),
             Command::Get(arguments) => get::get(&context, arguments).map(done),

@@ -9,10 +9,13 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use ipfs_exec_executor::input::InputMode;
+use ipfs_exec_executor::limits::Usage;
 use ipfs_exec_executor::mount::Observer;
 use ipfs_exec_executor::run::EXIT_FAILED;
+use ipfs_exec_executor::sandbox::SandboxError;
 use ipfs_exec_executor::trace::Trace;
 use ipfs_exec_executor::{Job, Outcome, RunError, RunOptions};
+use ipfs_exec_node::network::Fetched;
 use ipfs_exec_node::path::{ContentPath, escape};
 use ipfs_exec_node::repo::{Repository, Session};
 use ipfs_exec_node::unixfs::{self, ImportOptions};
@@ -22,6 +25,7 @@ use serde_json::json;
 
 use crate::context::{Context, Depth, Source, resolve};
 use crate::error::{CommandError, LocalError};
+use crate::limits::LimitArgs;
 use crate::profile::ProfileArgs;
 use crate::progress::Progress;
 use crate::serving::{self, ServingArgs, Until};
@@ -55,7 +59,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
 
-    /// Tell on stderr how much of the input the program depended on
+    /// Tell on stderr what the program used, and how much of the input it depended on
     #[arg(long)]
     stats: bool,
 
@@ -87,6 +91,9 @@ pub(crate) struct RunArgs {
 
     #[command(flatten)]
     profile: ProfileArgs,
+
+    #[command(flatten)]
+    limits: LimitArgs,
 
     /// Root file system archive and input, each a content path or a local file or directory; then
     /// the arguments of /sbin/init, given to it exactly as they are
@@ -121,9 +128,14 @@ Examples:
   ipfs-exec run $busybox $input sh -c 'tr a-z A-Z < /input/hello > /output/shout'
   ipfs-exec run --env LEVEL=3 ./rootfs.tar.gz ./data compute
   ipfs-exec run --peer $address --serve=until=1 $rootfs $input sort /input/words
+  ipfs-exec run --memory 2GiB --timeout 10m --pids 100 $rootfs $input compute
 
-Exit codes: that of the program, 128+N when signal N killed it; 125 when ipfs-exec itself failed,
-126 when /sbin/init cannot be executed, 127 when there is none.";
+A program that hits a limit is killed with all that it started, and has no output. Limits are held by
+control groups where this process may make one, else by looking often; `--json` tells which.
+
+Exit codes: that of the program, 128+N when signal N killed it; 124 when it hit a limit of time, 137
+when it hit another one; 125 when ipfs-exec itself failed, 126 when /sbin/init cannot be executed, 127
+when there is none.";
 
 fn parse_variable(text: &str) -> Result<(OsString, OsString), String> {
     let (name, value) = text.split_once('=').ok_or("it has no `=`")?;
@@ -143,14 +155,18 @@ fn parse_until(text: &str) -> Result<Until, String> {
     }
 }
 
-pub(crate) fn run(context: &Context, arguments: RunArgs) -> Result<ExitCode, CommandError> {
+pub(crate) fn run(context: &Context, arguments: &RunArgs) -> Result<ExitCode, CommandError> {
     let failed = |error: CommandError| error.with_code(EXIT_FAILED);
     let repository = context.shared_repository().map_err(failed)?;
-    let outcome = match compute(context, &arguments, &repository).map_err(failed)? {
+    let (outcome, fetched) = compute(context, arguments, &repository).map_err(failed)?;
+    let outcome = match outcome {
         Ok(outcome) => outcome,
-        Err(error) => return Err(explain(error)),
+        Err(error) => {
+            report_limit(arguments, &error, fetched)?;
+            return Err(explain(error));
+        }
     };
-    let code = report(&arguments, &outcome)?;
+    let code = report(arguments, &outcome, fetched)?;
     if let Some(until) = arguments.serve {
         let root = &outcome.output.cid;
         serving::serve_until(context, &repository, &arguments.serving, root, until)
@@ -164,10 +180,11 @@ fn compute(
     context: &Context,
     arguments: &RunArgs,
     repository: &Repository,
-) -> Result<Result<Outcome, RunError>, CommandError> {
+) -> Result<(Result<Outcome, RunError>, Fetched), CommandError> {
     let progress = context.progress();
     context.with_blocks(repository, Depth::Blocks, &progress, |source| {
-        compute_from(context, arguments, repository, source, &progress)
+        let outcome = compute_from(context, arguments, repository, source, &progress)?;
+        Ok((outcome, source.fetched()))
     })
 }
 
@@ -202,6 +219,7 @@ fn compute_from(
     options.input.max_bytes = arguments.max_input_size;
     options.input_mode = arguments.input_mode.into();
     options.output = output;
+    options.limits = arguments.limits.limits(&context.config.limits);
     options.pin = arguments.pin.then(String::new);
     let cancel = Some(context.interrupt.descriptor());
     let trace = Trace::default();
@@ -323,7 +341,11 @@ fn import<'r>(
     Ok((imported.cid, lease))
 }
 
-fn report(arguments: &RunArgs, outcome: &Outcome) -> Result<ExitCode, CommandError> {
+fn report(
+    arguments: &RunArgs,
+    outcome: &Outcome,
+    fetched: Fetched,
+) -> Result<ExitCode, CommandError> {
     for warning in &outcome.warnings {
         tracing::warn!("{warning}");
     }
@@ -340,11 +362,73 @@ fn report(arguments: &RunArgs, outcome: &Outcome) -> Result<ExitCode, CommandErr
             "exit_code": code,
             "size": outcome.output.bytes,
             "cumulative_size": outcome.output.cumulative_bytes,
+            "files": outcome.output_files,
+            "usage": outcome.usage,
+            "fetched": { "blocks": fetched.blocks, "bytes": fetched.bytes },
+            "limits": outcome.held.iter().map(|(limit, mechanism)| {
+                json!({ "limit": limit, "held_by": mechanism })
+            }).collect::<Vec<_>>(),
         }))?;
     } else {
         output::line(outcome.output.cid)?;
     }
+    if arguments.stats {
+        tell_usage(&outcome.usage, fetched)?;
+        let output = &outcome.output;
+        let mut stderr = std::io::stderr().lock();
+        writeln!(
+            stderr,
+            "output: {} files, {} bytes",
+            outcome.output_files, output.bytes
+        )?;
+    }
     Ok(ExitCode::from(code))
+}
+
+/// What is known of a run that hit a limit.
+fn report_limit(
+    arguments: &RunArgs,
+    error: &RunError,
+    fetched: Fetched,
+) -> Result<(), CommandError> {
+    let RunError::Sandbox(SandboxError::Limit { hit, usage }) = error else {
+        return Ok(());
+    };
+    if arguments.json {
+        output::line(json!({
+            "cid": null,
+            "exit_code": error.exit_code(),
+            "limit": hit.limit,
+            "usage": usage,
+            "fetched": { "blocks": fetched.blocks, "bytes": fetched.bytes },
+        }))?;
+    }
+    if arguments.stats {
+        tell_usage(usage, fetched)?;
+    }
+    Ok(())
+}
+
+fn tell_usage(usage: &Usage, fetched: Fetched) -> Result<(), CommandError> {
+    let mut stderr = std::io::stderr().lock();
+    let (wall, user, system) = (usage.wall_seconds, usage.user_seconds, usage.system_seconds);
+    writeln!(
+        stderr,
+        "time: {wall:.3} s, {user:.3} s user, {system:.3} s system"
+    )?;
+    write!(stderr, "memory: {} bytes at most", usage.peak_memory_bytes)?;
+    match usage.peak_pids {
+        Some(count) => writeln!(stderr, "; {count} processes and threads")?,
+        None => writeln!(stderr)?,
+    }
+    let (read, written) = (usage.read_bytes, usage.written_bytes);
+    writeln!(stderr, "io: {read} bytes read, {written} bytes written")?;
+    writeln!(
+        stderr,
+        "fetched: {} blocks, {} bytes",
+        fetched.blocks, fetched.bytes
+    )?;
+    Ok(())
 }
 
 fn explain(error: RunError) -> CommandError {

@@ -28,14 +28,16 @@ use std::ffi::{CStr, CString, OsString};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::ptr;
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags, stat};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
+use rustix::thread::CpuSet;
 
 /// Files that the child creates are writable by their owner only, whatever the caller's umask.
 const UMASK: u32 = 0o022;
@@ -88,6 +90,32 @@ pub(crate) struct Streams {
     pub(crate) output: OwnedFd,
 }
 
+/// What the child is held by from its start.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Bounds {
+    /// Descriptors of `cgroup.procs` files of groups that it enters.
+    pub(crate) doors: Vec<RawFd>,
+    /// Processors that it may run on.
+    pub(crate) cpus: Option<CpuSet>,
+    /// Largest file that it can make, in bytes.
+    pub(crate) file_bytes: Option<u64>,
+}
+
+/// What a child used, with all of its descendants that were waited for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ProcessUsage {
+    /// On processors, in the program.
+    pub(crate) user: Duration,
+    /// On processors, in the kernel.
+    pub(crate) system: Duration,
+    /// Of the largest of them.
+    pub(crate) peak_memory_bytes: u64,
+    /// By system calls.
+    pub(crate) read_bytes: u64,
+    /// By system calls.
+    pub(crate) written_bytes: u64,
+}
+
 /// A child with its supervisor.
 #[derive(Debug)]
 pub(crate) struct Supervised {
@@ -112,6 +140,7 @@ pub(crate) fn spawn(
     streams: Streams,
     inherited: &[BorrowedFd<'_>],
     mounts: Vec<MountRequest>,
+    bounds: Bounds,
 ) -> io::Result<Supervised> {
     let (collar, leash) = pipe_with(PipeFlags::CLOEXEC)?;
     let (sender, receiver) = courier::open()?;
@@ -121,6 +150,7 @@ pub(crate) fn spawn(
         inherited: inherited.iter().map(AsRawFd::as_raw_fd).collect(),
         may_confine: stat(program)?.st_mode & libc::S_ISUID == 0,
         identity: Identity::maps(),
+        bounds,
         mounts,
         sender,
         collar: collar.as_raw_fd(),
@@ -162,6 +192,7 @@ struct Preparation {
     may_confine: bool,
     /// For a user namespace of the child's own.
     identity: Identity,
+    bounds: Bounds,
     mounts: Vec<MountRequest>,
     /// By which the devices of the mounts get to us.
     sender: OwnedFd,
@@ -192,6 +223,7 @@ impl Preparation {
                 die_with(supervisor)?;
                 // A group of its own, by which the supervisor finds what it starts.
                 rustix::process::setsid()?;
+                self.bounds.apply()?;
                 fix_addresses()?;
                 if self.may_confine {
                     confine()?;
@@ -200,6 +232,67 @@ impl Preparation {
             }
         }
     }
+}
+
+impl Bounds {
+    /// Puts them on this process and all that it starts.
+    fn apply(&self) -> io::Result<()> {
+        for door in &self.doors {
+            rustix::io::write(borrow(*door), b"0")?;
+        }
+        if let Some(cpus) = &self.cpus {
+            rustix::thread::sched_setaffinity(None, cpus)?;
+        }
+        if self.file_bytes.is_some() {
+            let limit = rustix::process::Rlimit {
+                current: self.file_bytes,
+                maximum: self.file_bytes,
+            };
+            rustix::process::setrlimit(rustix::process::Resource::Fsize, limit)?;
+        }
+        Ok(())
+    }
+}
+
+/// Waits for the end of `child`, a supervisor, and so of all below it.
+pub(crate) fn wait(child: &Child) -> io::Result<(ExitStatus, ProcessUsage)> {
+    let pid = Pid::from_child(child);
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+    while let Err(errno) = rustix::process::waitid(WaitId::Pid(pid), options) {
+        if errno != rustix::io::Errno::INTR {
+            return Err(errno.into());
+        }
+    }
+    // It is still there to be asked.
+    let counters = std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
+    let mut status: libc::c_int = 0;
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: both pointers are valid for writes of their types while the call lasts.
+    let ended = unsafe { libc::wait4(pid.as_raw_pid(), &raw mut status, 0, usage.as_mut_ptr()) };
+    if ended < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it holds integers only, for which zero is a value.
+    let usage = unsafe { usage.assume_init() };
+    let time = |time: libc::timeval| {
+        let micros = time.tv_sec * 1_000_000 + time.tv_usec;
+        Duration::from_micros(u64::try_from(micros).unwrap_or(0))
+    };
+    let counter = |name| {
+        let mut lines = counters.lines();
+        let value = lines.find_map(|line| line.strip_prefix(name));
+        value
+            .and_then(|value| value.trim().parse().ok())
+            .unwrap_or(0)
+    };
+    let process_usage = ProcessUsage {
+        user: time(usage.ru_utime),
+        system: time(usage.ru_stime),
+        peak_memory_bytes: u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024,
+        read_bytes: counter("rchar:"),
+        written_bytes: counter("wchar:"),
+    };
+    Ok((ExitStatus::from_raw(status), process_usage))
 }
 
 /// Gives the child in the parent, nothing in the child.
@@ -448,7 +541,7 @@ mod tests {
     use super::*;
     use std::fs::File;
     use std::os::fd::AsFd;
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     fn streams(output: OwnedFd) -> Streams {
         let stdin = File::open("/dev/null").unwrap().into();
@@ -460,7 +553,15 @@ mod tests {
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
         let arguments = ["-c", script].map(OsString::from);
         let shell = Path::new("/bin/sh");
-        let mut child = spawn(shell, &arguments, streams(writer), inherited, vec![]).unwrap();
+        let mut child = spawn(
+            shell,
+            &arguments,
+            streams(writer),
+            inherited,
+            vec![],
+            Bounds::default(),
+        )
+        .unwrap();
         let output = std::io::read_to_string(File::from(reader)).unwrap();
         assert!(child.supervisor.wait().unwrap().success());
         output
@@ -507,8 +608,15 @@ mod tests {
     #[test]
     fn a_missing_program_is_an_error() {
         let output = File::open("/dev/null").unwrap().into();
-        let error =
-            spawn(Path::new("/nonexistent"), &[], streams(output), &[], vec![]).unwrap_err();
+        let error = spawn(
+            Path::new("/nonexistent"),
+            &[],
+            streams(output),
+            &[],
+            vec![],
+            Bounds::default(),
+        )
+        .unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 
@@ -523,6 +631,7 @@ mod tests {
                 streams(output),
                 &[],
                 vec![],
+                Bounds::default(),
             )
             .unwrap();
             assert_eq!(child.supervisor.wait().unwrap().code(), wanted, "{script}");
@@ -537,7 +646,15 @@ mod tests {
             let script = "trap '' HUP TERM INT; setsid sleep 60 & sleep 60 & (sleep 60 &) ; wait";
             let arguments = ["-c", script].map(OsString::from);
             let shell = Path::new("/bin/sh");
-            let mut child = spawn(shell, &arguments, streams(writer), &[], vec![]).unwrap();
+            let mut child = spawn(
+                shell,
+                &arguments,
+                streams(writer),
+                &[],
+                vec![],
+                Bounds::default(),
+            )
+            .unwrap();
             std::thread::sleep(Duration::from_micros(microseconds));
             let started = Instant::now();
             drop(child.leash);

@@ -16,8 +16,9 @@ use std::io::{self, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::{Child, ExitStatus};
 use std::thread;
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, OFlags, fcntl_setfl, memfd_create};
 use rustix::io::{Errno, ioctl_fionread};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -30,8 +31,9 @@ use super::seccomp;
 use super::status::Status;
 use super::streams;
 use crate::job::Job;
+use crate::limits::{Directories, Held, Hit, LimitError, Limits, Usage, Watch};
 use crate::mount::SandboxMount;
-use crate::process::{self, Streams, Supervised};
+use crate::process::{self, Bounds, ProcessUsage, Streams, Supervised};
 
 /// How a program ended.
 ///
@@ -63,7 +65,8 @@ impl Exit {
 /// Runs `job` and waits for its end. The program's stdin is ours, its stdout and stderr are our
 /// stderr; what is no terminal or pipe of these is relayed by threads.
 ///
-/// `cancel` becomes readable when the program is to be killed. `mounts` are made in the sandbox and
+/// `cancel` becomes readable when the program is to be killed, as it is when it hits one of its
+/// `limits`. `mounts` are made in the sandbox and
 /// served meanwhile.
 ///
 /// When this returns, with or without an error, all processes of the sandbox are dead. When this
@@ -76,18 +79,26 @@ pub fn execute(
     job: &Job,
     paths: &HostPaths<'_>,
     mounts: &[&SandboxMount<'_>],
+    limits: &Limits,
     cancel: Option<BorrowedFd<'_>>,
-) -> Result<Exit, SandboxError> {
-    let (streams, output) = streams::open().map_err(SandboxError::Follow)?;
-    let (gate, status, running, devices) = start(bubblewrap, job, paths, mounts, streams)?;
+) -> Result<Ended, SandboxError> {
+    let directories = Directories {
+        output: paths.output,
+        tmp: paths.tmp,
+    };
+    let mut watch = Watch::new(limits, directories)?;
+    let (streams, output) = streams::open(watch.log()).map_err(SandboxError::Follow)?;
+    let bounds = watch.bounds();
+    let (gate, status, running, devices) = start(bubblewrap, job, paths, mounts, streams, bounds)?;
+    watch.start(running.supervisor.id());
     let mut status = Status::new(status);
-    let (cancelled, ended) = thread::scope(|scope| {
+    let (stopped, ended, used) = thread::scope(|scope| {
         let serving: Vec<_> = mounts
             .iter()
             .zip(devices)
             .map(|(mount, device)| scope.spawn(|| mount.serve(device)))
             .collect();
-        let followed = follow_to_end(running, &mut status, cancel);
+        let followed = follow_to_end(running, &mut status, &mut watch, cancel);
         // Nobody is left who could read.
         mounts.iter().for_each(|mount| mount.stop());
         let mut failed = None;
@@ -101,25 +112,56 @@ pub fn execute(
     status.read().map_err(SandboxError::Follow)?;
     // Nobody writes to it any more: what the program printed is out before its end is told.
     drop(output);
-    if cancelled {
-        return Err(SandboxError::Interrupted);
+    let usage = watch.usage(&used);
+    let hit = match stopped {
+        Some(Stopped::Cancelled) => return Err(SandboxError::Interrupted),
+        Some(Stopped::Limit(hit)) => Some(hit),
+        None => watch.last_look().map_err(LimitError::Watch)?,
+    };
+    if let Some(hit) = hit {
+        let usage = Box::new(usage);
+        return Err(SandboxError::Limit { hit, usage });
     }
     match status.exit_code() {
-        Some(code) => u8::try_from(code)
-            .map(Exit)
-            .map_err(|_| SandboxError::NoStatus),
+        Some(code) => Ok(Ended {
+            exit: u8::try_from(code)
+                .map(Exit)
+                .map_err(|_| SandboxError::NoStatus)?,
+            usage,
+            held: watch.held().clone(),
+        }),
         None => Err(failure(&gate, ended)),
     }
 }
 
-/// Whether the program was killed for `cancel`, and how bubblewrap ended; all is dead then.
+/// How a program ended, and what it took.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// How.
+    pub exit: Exit,
+    /// What it used.
+    pub usage: Usage,
+    /// By what each limit was held.
+    pub held: Held,
+}
+
+/// Why a program was killed.
+#[derive(Clone, Copy, Debug)]
+enum Stopped {
+    Cancelled,
+    Limit(Hit),
+}
+
+/// Why the program was killed, if it was, how bubblewrap ended and what was used; all is dead then.
 fn follow_to_end(
     mut running: Running,
     status: &mut Status,
+    watch: &mut Watch,
     cancel: Option<BorrowedFd<'_>>,
-) -> io::Result<(bool, ExitStatus)> {
-    let cancelled = running.follow(status, cancel)?;
-    Ok((cancelled, running.end()?))
+) -> io::Result<(Option<Stopped>, ExitStatus, ProcessUsage)> {
+    let stopped = running.follow(status, watch, cancel)?;
+    let (ended, used) = running.end()?;
+    Ok((stopped, ended, used))
 }
 
 /// Starts bubblewrap. Gives the reading ends of the gate and of the status pipe, and the devices of
@@ -130,12 +172,13 @@ fn start(
     paths: &HostPaths<'_>,
     mounts: &[&SandboxMount<'_>],
     streams: Streams,
+    bounds: Bounds,
 ) -> Result<(OwnedFd, File, Running, Vec<OwnedFd>), SandboxError> {
     let follow = |error: Errno| SandboxError::Follow(error.into());
     let gate = open_gate().map_err(SandboxError::Follow)?;
     let (status, report) = pipe_with(PipeFlags::CLOEXEC).map_err(follow)?;
     fcntl_setfl(&status, OFlags::NONBLOCK).map_err(follow)?;
-    let [first, second] = seccomp::programs();
+    let [first, second] = seccomp::programs(bounds.cpus.is_some());
     let held = [&first, &second, plan::BOOT_ID.as_bytes()].map(hold);
     let held = held.into_iter().collect::<io::Result<Vec<_>>>();
     let held = held.map_err(SandboxError::Follow)?;
@@ -154,7 +197,7 @@ fn start(
     inherited.extend(held.iter().map(AsFd::as_fd));
     let mounts = mounts.iter().map(|mount| mount.request()).collect();
     let (path, arguments) = (&bubblewrap.path, plan.arguments());
-    let child = process::spawn(path, arguments, streams, &inherited, mounts);
+    let child = process::spawn(path, arguments, streams, &inherited, mounts, bounds);
     let mut child = child.map_err(|source| SandboxError::Spawn {
         program: bubblewrap.path.clone(),
         source,
@@ -203,6 +246,7 @@ struct Running {
     descriptor: OwnedFd,
     /// Let go, it has everything killed.
     leash: Option<OwnedFd>,
+    ended: Option<(ExitStatus, ProcessUsage)>,
 }
 
 impl Running {
@@ -218,6 +262,7 @@ impl Running {
                 supervisor,
                 descriptor,
                 leash: Some(leash),
+                ended: None,
             }),
             Err(errno) => {
                 drop(leash);
@@ -227,26 +272,41 @@ impl Running {
         }
     }
 
-    /// Follows bubblewrap until all of it ended. Gives whether the program was killed for
-    /// `cancel`.
-    fn follow(&mut self, status: &mut Status, cancel: Option<BorrowedFd<'_>>) -> io::Result<bool> {
+    /// Follows bubblewrap until all of it ended. Gives why the program was killed, if it was.
+    fn follow(
+        &mut self,
+        status: &mut Status,
+        watch: &mut Watch,
+        cancel: Option<BorrowedFd<'_>>,
+    ) -> io::Result<Option<Stopped>> {
+        let mut stopped = None;
         loop {
-            let wanted = cancel.filter(|_| self.leash.is_some());
-            let ready = wait(&self.descriptor, status, wanted)?;
+            let is_running = stopped.is_none();
+            let patience = watch.patience().filter(|_| is_running);
+            let wanted = cancel.filter(|_| is_running);
+            let ready = wait(&self.descriptor, status, wanted, patience)?;
             status.read()?;
-            if ready.cancel {
-                self.leash = None;
-            }
             if ready.end {
-                return Ok(self.leash.is_none());
+                return Ok(stopped);
+            }
+            if ready.cancel {
+                stopped = Some(Stopped::Cancelled);
+            } else if is_running {
+                stopped = watch.look()?.map(Stopped::Limit);
+            }
+            if stopped.is_some() {
+                self.leash = None;
             }
         }
     }
 
     /// Waits until bubblewrap and all of its sandbox are gone, killing what is left of them.
-    fn end(&mut self) -> io::Result<ExitStatus> {
+    fn end(&mut self) -> io::Result<(ExitStatus, ProcessUsage)> {
         self.leash = None;
-        self.supervisor.wait()
+        match self.ended {
+            Some(ended) => Ok(ended),
+            None => Ok(*self.ended.insert(process::wait(&self.supervisor)?)),
+        }
     }
 }
 
@@ -265,17 +325,23 @@ struct Ready {
     cancel: bool,
 }
 
-/// Waits until everything ended, bubblewrap reports, or it is to be killed.
+/// Waits until everything ended, bubblewrap reports, it is to be killed, or for as long as there is
+/// patience.
 fn wait(
     supervisor: &OwnedFd,
     status: &Status,
     cancel: Option<BorrowedFd<'_>>,
+    patience: Option<Duration>,
 ) -> io::Result<Ready> {
+    let patience = patience.map(|patience| Timespec {
+        tv_sec: patience.as_secs().try_into().unwrap_or(i64::MAX),
+        tv_nsec: patience.subsec_nanos().into(),
+    });
     let mut events = vec![PollFd::new(supervisor, PollFlags::IN)];
     events.extend(cancel.map(|cancel| PollFd::from_borrowed_fd(cancel, PollFlags::IN)));
     events.extend(status.pipe().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
     loop {
-        match poll(&mut events, None) {
+        match poll(&mut events, patience.as_ref()) {
             Err(Errno::INTR) => {}
             result => {
                 result?;

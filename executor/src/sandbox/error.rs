@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::plan::{INIT, PlanError};
 use super::probe::{NamespaceSetting, ProbeError};
+use crate::limits::{Hit, LimitError, Usage};
 
 /// Why a program did not run, or its end is not known.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +44,17 @@ pub enum SandboxError {
     /// Talking to bubblewrap failed.
     #[error("cannot follow bubblewrap")]
     Follow(#[source] io::Error),
+    /// A limit cannot be held, or nobody can tell whether it is.
+    #[error(transparent)]
+    Watch(#[from] LimitError),
+    /// The program was killed, or would have been, because it hit a limit.
+    #[error("the program was stopped: {hit}")]
+    Limit {
+        /// Which one.
+        hit: Hit,
+        /// What it had used by then.
+        usage: Box<Usage>,
+    },
     /// The caller cancelled; the program was killed.
     #[error("the program was interrupted")]
     Interrupted,
@@ -56,6 +68,8 @@ impl SandboxError {
             SandboxError::SetUp {
                 setting: Some(setting),
             } => Some(setting.hint),
+            SandboxError::Watch(error) => error.hint(),
+            SandboxError::Limit { hit, .. } => Some(hit.hint()),
             _ => None,
         }
     }

@@ -15,7 +15,7 @@ mod streams;
 #[cfg(test)]
 mod tests;
 
-pub use bwrap::{Exit, execute};
+pub use bwrap::{Ended, Exit, execute};
 pub use error::SandboxError;
 pub use plan::{Descriptors, Host, HostPaths, Masked, Plan, PlanError, RootLayout};
 pub use probe::{Bubblewrap, ProbeError, Version};

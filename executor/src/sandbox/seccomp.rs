@@ -106,16 +106,21 @@ const SOCKET_FAMILIES: [i32; 4] = [
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 /// The filters, in the order in which they are to be loaded, each as the bytes of its `sock_filter`s.
+/// A program that `is_pinned` cannot change which processors it runs on.
 ///
 /// # Panics
 /// Never, as the tests show: nothing in here comes from outside.
-pub(super) fn programs() -> [Vec<u8>; 2] {
+pub(super) fn programs(is_pinned: bool) -> [Vec<u8>; 2] {
     let unknown = SeccompAction::Errno(libc::ENOSYS as u32);
     let refused = SeccompAction::Errno(libc::EPERM as u32);
+    let mut rules = self::refused();
+    if is_pinned {
+        rules.insert(number(Sysno::sched_setaffinity), Vec::new());
+    }
     [
         program(allowed(), unknown, SeccompAction::Allow),
         // The last one that is loaded is asked first; among equal answers the first counts.
-        program(self::refused(), SeccompAction::Allow, refused),
+        program(rules, SeccompAction::Allow, refused),
     ]
 }
 
@@ -248,7 +253,7 @@ mod tests {
 
     #[test]
     fn the_programs_are_whole() {
-        for program in programs() {
+        for program in programs(true) {
             assert_eq!(program.len() % 8, 0);
             assert!(program.len() / 8 <= 4096, "{}", program.len() / 8);
         }

@@ -6,8 +6,10 @@
 //! anonymous pipes are handed on, and everything else is relayed through a pipe by a thread.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 
 use rustix::fs::fstatfs;
@@ -15,6 +17,9 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::termios::isatty;
 
 use crate::process::Streams;
+
+/// Bytes that are relayed at a time where they are counted: what a pipe holds.
+const RELAY_BYTES: usize = 64 << 10;
 
 /// File system of anonymous pipes: `PIPEFS_MAGIC` of Linux.
 const PIPE_FILE_SYSTEM: u64 = 0x5049_5045;
@@ -35,23 +40,32 @@ impl Drop for OutputRelay {
 /// Streams that end at our stdin and stderr.
 ///
 /// Where stdin is relayed, more of it may be consumed than the program reads.
-pub(super) fn open() -> io::Result<(Streams, OutputRelay)> {
-    relayed(rustix::stdio::stdin(), rustix::stdio::stderr())
+///
+/// Where there is a `log`, what the program prints is counted there, and no more than its limit goes
+/// on.
+pub(super) fn open(log: Option<Log>) -> io::Result<(Streams, OutputRelay)> {
+    relayed(rustix::stdio::stdin(), rustix::stdio::stderr(), log)
 }
 
-fn relayed(stdin: BorrowedFd<'_>, stderr: BorrowedFd<'_>) -> io::Result<(Streams, OutputRelay)> {
+/// Bytes that were printed, and how many of them go on.
+pub(super) type Log = (Arc<AtomicU64>, u64);
+
+fn relayed(
+    stdin: BorrowedFd<'_>,
+    stderr: BorrowedFd<'_>,
+    log: Option<Log>,
+) -> io::Result<(Streams, OutputRelay)> {
     let stdin = relay_stdin(stdin)?;
-    if is_harmless(stderr)? {
+    if log.is_none() && is_harmless(stderr)? {
         let output = stderr.try_clone_to_owned()?;
         return Ok((Streams { stdin, output }, OutputRelay(None)));
     }
     let (reader, output) = pipe_with(PipeFlags::CLOEXEC)?;
-    let thread = relay(
-        "sandbox-output",
-        reader,
-        stderr.try_clone_to_owned()?,
-        Rest::Drain,
-    )?;
+    let stderr = stderr.try_clone_to_owned()?;
+    let thread = match log {
+        None => relay("sandbox-output", reader, stderr, Rest::Drain)?,
+        Some(log) => relay_counted(reader, stderr, log)?,
+    };
     Ok((Streams { stdin, output }, OutputRelay(Some(thread))))
 }
 
@@ -94,10 +108,36 @@ fn relay(name: &str, from: OwnedFd, to: OwnedFd, rest: Rest) -> io::Result<JoinH
     })
 }
 
+/// Counts what comes, and passes on what is within the limit, as long as somebody takes it.
+fn relay_counted(from: OwnedFd, to: OwnedFd, (count, limit): Log) -> io::Result<JoinHandle<()>> {
+    let name = "sandbox-output".to_owned();
+    thread::Builder::new().name(name).spawn(move || {
+        let (mut from, mut to) = (File::from(from), Some(File::from(to)));
+        let mut buffer = vec![0; RELAY_BYTES];
+        loop {
+            let length = match from.read(&mut buffer) {
+                Ok(0) => return,
+                Ok(length) => length,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    tracing::debug!(%error, "a standard stream ended early");
+                    return;
+                }
+            };
+            let before = count.fetch_add(length as u64, Ordering::Relaxed);
+            let room = limit.saturating_sub(before).min(length as u64) as usize;
+            if let Some(Err(error)) = to.as_mut().map(|to| to.write_all(&buffer[..room])) {
+                tracing::debug!(%error, "a standard stream ended early");
+                to = None;
+            }
+        }
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::{Read, Seek, Write};
+    use std::io::Seek;
     use std::os::fd::AsFd;
 
     #[test]
@@ -106,7 +146,7 @@ mod tests {
         input.write_all(&[b'x'; 200_000]).unwrap();
         input.rewind().unwrap();
         let mut log = tempfile::tempfile().unwrap();
-        let (streams, relay) = relayed(input.as_fd(), log.as_fd()).unwrap();
+        let (streams, relay) = relayed(input.as_fd(), log.as_fd(), None).unwrap();
         assert!(is_harmless(streams.stdin.as_fd()).unwrap());
         assert!(is_harmless(streams.output.as_fd()).unwrap());
         let mut read = Vec::new();
@@ -118,7 +158,7 @@ mod tests {
         assert_eq!(io::read_to_string(log).unwrap(), "written");
 
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
-        let (_, relay) = relayed(reader.as_fd(), writer.as_fd()).unwrap();
+        let (_, relay) = relayed(reader.as_fd(), writer.as_fd(), None).unwrap();
         assert!(relay.0.is_none());
     }
 
@@ -138,7 +178,7 @@ mod tests {
     fn output_that_goes_nowhere_does_not_stop_the_program() {
         let full = File::options().write(true).open("/dev/full").unwrap();
         let input = File::open("/dev/null").unwrap();
-        let (streams, _relay) = relayed(input.as_fd(), full.as_fd()).unwrap();
+        let (streams, _relay) = relayed(input.as_fd(), full.as_fd(), None).unwrap();
         File::from(streams.output)
             .write_all(&[0; 1_000_000])
             .unwrap();

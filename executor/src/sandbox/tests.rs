@@ -17,6 +17,7 @@ use rustix::pipe::pipe;
 use tempfile::TempDir;
 
 use super::*;
+use crate::limits::Limits;
 use crate::rootfs::{MOUNT_POINTS, TopEntry, TopEntryKind};
 
 /// Evaluates `sh -c SCRIPT NAME ARG...` in process 1 itself.
@@ -113,7 +114,16 @@ impl Host {
             output: &self.path("output"),
             tmp: &self.path("tmp"),
         };
-        execute(&Bubblewrap::find().unwrap(), &job, &paths, &[], cancel)
+        let limits = Limits::default();
+        execute(
+            &Bubblewrap::find().unwrap(),
+            &job,
+            &paths,
+            &[],
+            &limits,
+            cancel,
+        )
+        .map(|ended| ended.exit)
     }
 
     /// Runs a shell in both layouts of the root, and gives what it wrote to `/output/result`.

@@ -1,0 +1,138 @@
+//! What a program may use: by arguments, else by the configuration.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::Args;
+use ipfs_exec_executor::limits::Limits;
+use serde::{Deserialize, Deserializer, de};
+
+use crate::{duration, size};
+
+/// Options of `run`, and the table `[limits]` of the configuration.
+#[derive(Args, Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[command(next_help_heading = "Limits")]
+pub(crate) struct LimitArgs {
+    /// Memory of all processes, with shared memory
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<Size>,
+
+    /// Processors, such as 2 or 0.5; the program sees no more of them
+    #[arg(long, value_name = "NUMBER", value_parser = parse_cpus)]
+    #[serde(deserialize_with = "cpus")]
+    cpus: Option<f64>,
+
+    /// Time on processors, of all processes together
+    #[arg(long, value_name = "DURATION")]
+    cpu_time: Option<Time>,
+
+    /// Time from the program's start to its end
+    #[arg(long, value_name = "DURATION")]
+    timeout: Option<Time>,
+
+    /// Processes and threads at a time
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
+    pids: Option<u64>,
+
+    /// Content of the files in /output
+    #[arg(long, value_name = "SIZE")]
+    output_size: Option<Size>,
+
+    /// Files, links and directories in /output
+    #[arg(long, value_name = "NUMBER")]
+    output_files: Option<u64>,
+
+    /// Disk that /tmp takes
+    #[arg(long, value_name = "SIZE")]
+    tmp_size: Option<Size>,
+
+    /// What the program prints
+    #[arg(long, value_name = "SIZE")]
+    log_size: Option<Size>,
+
+    /// Run the program also where a limit cannot be held here
+    #[arg(long)]
+    best_effort_limits: bool,
+}
+
+/// A number of bytes.
+#[derive(Clone, Copy, Debug)]
+struct Size(u64);
+
+/// A time that is not nothing.
+#[derive(Clone, Copy, Debug)]
+struct Time(Duration);
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Size, String> {
+        size::parse(text).map(Size)
+    }
+}
+
+impl FromStr for Time {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Time, String> {
+        match duration::parse(text)? {
+            Duration::ZERO => Err("no program takes no time".to_owned()),
+            time => Ok(Time(time)),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Size, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(de::Error::custom)
+    }
+}
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Time, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(de::Error::custom)
+    }
+}
+
+fn parse_cpus(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|cpus| check_cpus(*cpus));
+    number.ok_or_else(|| "give a number of processors from 0.01 on, such as 2 or 0.5".to_owned())
+}
+
+fn check_cpus(cpus: f64) -> bool {
+    (0.01..=65_536.0).contains(&cpus)
+}
+
+fn cpus<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    let cpus = f64::deserialize(deserializer)?;
+    if check_cpus(cpus) {
+        Ok(Some(cpus))
+    } else {
+        Err(de::Error::custom(
+            "it is no number of processors from 0.01 on",
+        ))
+    }
+}
+
+impl LimitArgs {
+    /// These, and those of `defaults` that these do not say.
+    pub(crate) fn limits(&self, defaults: &LimitArgs) -> Limits {
+        let size = |own: Option<Size>, default: Option<Size>| own.or(default).map(|size| size.0);
+        let time = |own: Option<Time>, default: Option<Time>| own.or(default).map(|time| time.0);
+        let mut limits = Limits::default();
+        limits.memory = size(self.memory, defaults.memory);
+        limits.cpus = self.cpus.or(defaults.cpus);
+        limits.cpu_time = time(self.cpu_time, defaults.cpu_time);
+        limits.timeout = time(self.timeout, defaults.timeout);
+        limits.pids = self.pids.or(defaults.pids);
+        limits.output_size = size(self.output_size, defaults.output_size);
+        limits.output_files = self.output_files.or(defaults.output_files);
+        limits.tmp_size = size(self.tmp_size, defaults.tmp_size);
+        limits.log_size = size(self.log_size, defaults.log_size);
+        limits.best_effort = self.best_effort_limits || defaults.best_effort_limits;
+        limits
+    }
+}

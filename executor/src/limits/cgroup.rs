@@ -1,0 +1,407 @@
+//! Control groups of the kernel, of both versions.
+//!
+//! Version 2: one hierarchy, in which an ordinary user has a part where it was delegated to him. A group
+//! whose children are to be limited can have no processes of its own, so the group is made beside ours
+//! or above where it cannot be made below. Version 1: a hierarchy for each controller, for root.
+//! <https://docs.kernel.org/admin-guide/cgroup-v2.html>
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustix::fs::{Access, access};
+
+use super::{Limit, Limits, Mechanism};
+
+/// Start of the names of our groups; the number of the process that made it follows.
+const PREFIX: &str = "ipfs-exec-";
+
+/// In which time a share of processors is counted, in microseconds.
+const PERIOD: u64 = 100_000;
+
+/// What of a group is limited or counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Controller {
+    Memory,
+    Pids,
+    Cpu,
+    /// Counts alone. In version 2 every group does.
+    CpuAccounting,
+}
+
+impl Controller {
+    fn name(self) -> &'static str {
+        match self {
+            Controller::Memory => "memory",
+            Controller::Pids => "pids",
+            Controller::Cpu => "cpu",
+            Controller::CpuAccounting => "cpuacct",
+        }
+    }
+}
+
+/// A group for one run. Dropped, it is removed.
+#[derive(Debug)]
+pub(super) struct Group {
+    is_unified: bool,
+    /// By controller. In version 2 all are the same.
+    directories: Vec<(Controller, PathBuf)>,
+}
+
+impl Group {
+    /// Makes a group that holds what it can of `limits`; none where it can hold nothing.
+    pub(super) fn create(limits: &Limits) -> Option<Group> {
+        let mut wanted = Vec::new();
+        let mut want = |is_wanted, controller| {
+            if is_wanted {
+                wanted.push(controller);
+            }
+        };
+        want(limits.memory.is_some(), Controller::Memory);
+        want(limits.pids.is_some(), Controller::Pids);
+        want(limits.cpus.is_some(), Controller::Cpu);
+        want(limits.cpu_time.is_some(), Controller::CpuAccounting);
+        if wanted.is_empty() {
+            return None;
+        }
+        let memberships = fs::read_to_string("/proc/self/cgroup").ok()?;
+        let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+        let group = Group::unified(&wanted, &memberships, &mounts)
+            .or_else(|| Group::split(&wanted, &memberships, &mounts))?;
+        match group.limit(limits) {
+            Ok(()) => Some(group),
+            Err(error) => {
+                tracing::debug!(%error, "a control group takes no limits");
+                None
+            }
+        }
+    }
+
+    fn unified(wanted: &[Controller], memberships: &str, mounts: &str) -> Option<Group> {
+        let own = directory(mounts, "cgroup2", None, membership(memberships, "")?)?;
+        let top = own.mount.clone();
+        let mut base = own.path;
+        loop {
+            if base.starts_with(&top) && is_writable(&base) && is_enabled(&base, wanted) {
+                let made = make(&base)?;
+                let directories = wanted.iter().map(|each| (*each, made.clone())).collect();
+                return Some(Group {
+                    is_unified: true,
+                    directories,
+                });
+            }
+            if base == top || !base.pop() {
+                return None;
+            }
+        }
+    }
+
+    fn split(wanted: &[Controller], memberships: &str, mounts: &str) -> Option<Group> {
+        let mut group = Group {
+            is_unified: false,
+            directories: Vec::new(),
+        };
+        for controller in wanted {
+            let name = controller.name();
+            let made = membership(memberships, name)
+                .and_then(|path| directory(mounts, "cgroup", Some(name), path))
+                .filter(|own| is_writable(&own.path))
+                .and_then(|own| make(&own.path));
+            group
+                .directories
+                .extend(made.map(|made| (*controller, made)));
+        }
+        (!group.directories.is_empty()).then_some(group)
+    }
+
+    fn of(&self, controller: Controller) -> Option<&Path> {
+        let mut found = self.directories.iter();
+        let found = found.find(|(each, _)| *each == controller);
+        found.map(|(_, path)| path.as_path())
+    }
+
+    /// What holds the limit, if this does.
+    pub(super) fn mechanism(&self, limit: Limit) -> Option<Mechanism> {
+        let controller = match limit {
+            Limit::Memory => Controller::Memory,
+            Limit::Pids => Controller::Pids,
+            Limit::Cpus => Controller::Cpu,
+            Limit::CpuTime => Controller::CpuAccounting,
+            _ => return None,
+        };
+        self.of(controller).map(|_| match self.is_unified {
+            true => Mechanism::CgroupV2,
+            false => Mechanism::CgroupV1,
+        })
+    }
+
+    fn limit(&self, limits: &Limits) -> io::Result<()> {
+        if let Some((bytes, path)) = limits.memory.zip(self.of(Controller::Memory)) {
+            if self.is_unified {
+                write(&path.join("memory.max"), bytes)?;
+                // All die together: what is left of a program without some of its processes is nothing.
+                write_if_there(&path.join("memory.oom.group"), 1)?;
+                write_if_there(&path.join("memory.swap.max"), 0)?;
+            } else {
+                write(&path.join("memory.limit_in_bytes"), bytes)?;
+                write_if_there(&path.join("memory.memsw.limit_in_bytes"), bytes)?;
+            }
+        }
+        if let Some((count, path)) = limits.pids.zip(self.of(Controller::Pids)) {
+            // One for bubblewrap, which waits beside the program.
+            write(&path.join("pids.max"), count.saturating_add(1))?;
+        }
+        if let Some((cpus, path)) = limits.cpus.zip(self.of(Controller::Cpu)) {
+            let quota = (cpus * PERIOD as f64).ceil() as u64;
+            if self.is_unified {
+                write(&path.join("cpu.max"), format_args!("{quota} {PERIOD}"))?;
+            } else {
+                write(&path.join("cpu.cfs_period_us"), PERIOD)?;
+                write(&path.join("cpu.cfs_quota_us"), quota)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Files of which each takes in the process that writes `0` to it.
+    pub(super) fn doors(&self) -> io::Result<Vec<File>> {
+        let mut paths: Vec<_> = self.directories.iter().map(|(_, path)| path).collect();
+        paths.sort();
+        paths.dedup();
+        let open = |path: &PathBuf| {
+            OpenOptions::new()
+                .write(true)
+                .open(path.join("cgroup.procs"))
+        };
+        paths.into_iter().map(open).collect()
+    }
+
+    /// What the kernel had to stop the program from.
+    pub(super) fn hit(&self) -> Option<Limit> {
+        let memory = self
+            .of(Controller::Memory)
+            .map(|path| match self.is_unified {
+                true => field(&path.join("memory.events"), "oom_kill"),
+                false => field(&path.join("memory.oom_control"), "oom_kill"),
+            });
+        if memory.flatten().is_some_and(|count| count > 0) {
+            return Some(Limit::Memory);
+        }
+        let pids = self.of(Controller::Pids)?;
+        let refused = field(&pids.join("pids.events"), "max");
+        refused.filter(|count| *count > 0).map(|_| Limit::Pids)
+    }
+
+    /// Time on processors so far.
+    pub(super) fn cpu_time(&self) -> Option<Duration> {
+        let path = self.of(Controller::CpuAccounting)?;
+        match self.is_unified {
+            true => field(&path.join("cpu.stat"), "usage_usec").map(Duration::from_micros),
+            false => number(&path.join("cpuacct.usage")).map(Duration::from_nanos),
+        }
+    }
+
+    /// Most memory at a time, in bytes.
+    pub(super) fn peak_memory(&self) -> Option<u64> {
+        let path = self.of(Controller::Memory)?;
+        match self.is_unified {
+            true => number(&path.join("memory.peak")),
+            false => number(&path.join("memory.max_usage_in_bytes")),
+        }
+    }
+
+    /// Most processes and threads at a time.
+    pub(super) fn peak_pids(&self) -> Option<u64> {
+        // Without bubblewrap.
+        let peak = number(&self.of(Controller::Pids)?.join("pids.peak"))?;
+        Some(peak.saturating_sub(1))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let mut paths: Vec<_> = self.directories.iter().map(|(_, path)| path).collect();
+        paths.sort();
+        paths.dedup();
+        for path in paths {
+            if let Err(error) = fs::remove_dir(path) {
+                tracing::debug!(path = %path.display(), %error, "a control group stays");
+            }
+        }
+    }
+}
+
+/// Where a hierarchy is mounted, and where we are in it.
+struct Own {
+    mount: PathBuf,
+    path: PathBuf,
+}
+
+/// Our path in the hierarchy with this controller; that of version 2 has no name.
+fn membership<'m>(memberships: &'m str, controller: &str) -> Option<&'m str> {
+    memberships.lines().find_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (fields.next()?, fields.next()?);
+        let is_it = controllers.split(',').any(|each| each == controller);
+        is_it.then_some(path)
+    })
+}
+
+/// The directory of `path` in a mounted hierarchy. Fields of `mountinfo` are those of proc(5).
+fn directory(mounts: &str, kind: &str, controller: Option<&str>, path: &str) -> Option<Own> {
+    mounts.lines().find_map(|line| {
+        let (mount, options) = line.split_once(" - ")?;
+        let mut fields = mount.split(' ').skip(3);
+        let (root, point) = (fields.next()?, fields.next()?);
+        let mut options = options.split(' ');
+        if options.next()? != kind {
+            return None;
+        }
+        let options = options.nth(1)?;
+        if controller.is_some_and(|wanted| !options.split(',').any(|each| each == wanted)) {
+            return None;
+        }
+        // A container may see a part of the hierarchy alone.
+        let below = path.strip_prefix(root).unwrap_or(path);
+        let own = Path::new(point).join(below.trim_start_matches('/'));
+        let mount = PathBuf::from(point);
+        Some(Own {
+            path: if own.is_dir() { own } else { mount.clone() },
+            mount,
+        })
+    })
+}
+
+fn is_writable(directory: &Path) -> bool {
+    let may_write = |path: &Path| access(path, Access::WRITE_OK).is_ok();
+    may_write(directory) && may_write(&directory.join("cgroup.procs"))
+}
+
+/// Whether the children of a group of version 2 have these controllers, or can be given them.
+fn is_enabled(base: &Path, wanted: &[Controller]) -> bool {
+    let control = base.join("cgroup.subtree_control");
+    let lacks = |controller: &&Controller| {
+        let enabled = fs::read_to_string(&control).unwrap_or_default();
+        **controller != Controller::CpuAccounting
+            && !enabled
+                .split_whitespace()
+                .any(|each| each == controller.name())
+    };
+    for controller in wanted.iter().filter(lacks) {
+        let enable = format_args!("+{}", controller.name()).to_string();
+        if write(&control, &enable).is_ok() {
+            continue;
+        }
+        // It has processes of its own. If that is us alone, we can step aside.
+        if step_aside(base).is_err() || write(&control, &enable).is_err() {
+            return false;
+        }
+    }
+    true
+}
+
+/// Moves this process, the only one of its group, into one below.
+fn step_aside(base: &Path) -> io::Result<()> {
+    let own = std::process::id();
+    let members = fs::read_to_string(base.join("cgroup.procs"))?;
+    if members
+        .split_whitespace()
+        .any(|member| member.parse() != Ok(own))
+    {
+        return Err(io::ErrorKind::ResourceBusy.into());
+    }
+    let aside = base.join("ipfs-exec");
+    match fs::create_dir(&aside) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    write(&aside.join("cgroup.procs"), own)
+}
+
+/// Makes a group with a name of its own, after those of processes that are gone were removed.
+fn make(base: &Path) -> Option<PathBuf> {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    clear_stale(base);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let path = base.join(format!("{PREFIX}{}-{number}", std::process::id()));
+    match fs::create_dir(&path) {
+        Ok(()) => Some(path),
+        Err(error) => {
+            tracing::debug!(path = %path.display(), %error, "cannot make a control group");
+            None
+        }
+    }
+}
+
+fn clear_stale(base: &Path) {
+    for entry in fs::read_dir(base).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let owner = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
+        let owner = owner.and_then(|rest| rest.split_once('-')?.0.parse::<u32>().ok());
+        let Some(owner) = owner.filter(|owner| !Path::new(&format!("/proc/{owner}")).exists())
+        else {
+            continue;
+        };
+        if let Err(error) = fs::remove_dir(entry.path()) {
+            tracing::debug!(owner, %error, "a control group of a process that is gone stays");
+        }
+    }
+}
+
+fn write(path: &Path, value: impl ToString) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).open(path)?;
+    file.write_all(value.to_string().as_bytes())
+}
+
+fn write_if_there(path: &Path, value: impl ToString) -> io::Result<()> {
+    match write(path, value) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+fn number(path: &Path) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// A line `name number` of a file.
+fn field(path: &Path, name: &str) -> Option<u64> {
+    let text = fs::read_to_string(path).ok()?;
+    let mut lines = text.lines();
+    lines.find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memberships_of_both_versions() {
+        let text = "8:pids:/a\n4:cpu,cpuacct:/b:c\n0::/user.slice\n";
+        assert_eq!(membership(text, "pids"), Some("/a"));
+        assert_eq!(membership(text, "cpuacct"), Some("/b:c"));
+        assert_eq!(membership(text, ""), Some("/user.slice"));
+        assert_eq!(membership(text, "memory"), None);
+    }
+
+    #[test]
+    fn hierarchies_are_where_they_are_mounted() {
+        let place = tempfile::tempdir().unwrap();
+        let point = place.path().to_str().unwrap();
+        fs::create_dir_all(place.path().join("own")).unwrap();
+        let mounts = format!(
+            "30 20 0:26 / {point} rw,nosuid shared:9 - cgroup2 cgroup2 rw\n\
+             31 20 0:27 /docker/x {point} rw - cgroup cgroup rw,memory\n"
+        );
+        let unified = directory(&mounts, "cgroup2", None, "/own").unwrap();
+        assert_eq!(unified.path, place.path().join("own"));
+        let memory = directory(&mounts, "cgroup", Some("memory"), "/docker/x/own").unwrap();
+        assert_eq!(memory.path, place.path().join("own"));
+        // Not visible here: what is, is.
+        let elsewhere = directory(&mounts, "cgroup", Some("memory"), "/other").unwrap();
+        assert_eq!(elsewhere.path, place.path());
+        assert!(directory(&mounts, "cgroup", Some("pids"), "/").is_none());
+    }
+}

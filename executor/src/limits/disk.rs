@@ -1,0 +1,160 @@
+//! How much a directory tree takes that a hostile program is changing meanwhile.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fstatvfs, openat, statat};
+use rustix::io::Errno;
+
+/// What each entry takes at least: its inode and its name.
+const ENTRY_BYTES: u64 = 4096;
+
+/// Directories that are held open at a time. What lies deeper counts as one that cannot be read.
+const MAX_OPEN: usize = 256;
+
+/// What a tree takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    /// Bytes of its files, holes included.
+    pub(super) bytes: u64,
+    /// Bytes of disk.
+    pub(super) allocated: u64,
+    pub(super) entries: u64,
+    /// Whether part of it could not be read.
+    pub(super) is_partial: bool,
+}
+
+/// A tree, and the file system that it is on.
+#[derive(Debug)]
+pub(super) struct Tree {
+    root: OwnedFd,
+    pub(super) device: u64,
+    /// Bytes that were free at first.
+    free: u64,
+}
+
+impl Tree {
+    pub(super) fn open(path: &Path) -> io::Result<Tree> {
+        let root = directory_at(CWD.as_fd(), path)?;
+        let device = rustix::fs::fstat(&root)?.st_dev;
+        let free = free_bytes(&root)?;
+        Ok(Tree { root, device, free })
+    }
+
+    /// Counts up to `enough`: of what is beyond any of its numbers no more is counted.
+    pub(super) fn measure(&self, enough: Tally) -> io::Result<Tally> {
+        let mut tally = Tally::default();
+        let first = match directory_at(self.root.as_fd(), ".") {
+            Ok(first) => Some(Dir::new(first)?),
+            // The program may have taken away our right to look.
+            Err(_) => {
+                tally.is_partial = true;
+                None
+            }
+        };
+        let mut open: Vec<Dir> = first.into_iter().collect();
+        while let Some(directory) = open.last_mut() {
+            let Some(entry) = directory.next() else {
+                open.pop();
+                continue;
+            };
+            let entry = entry?;
+            let name = entry.file_name();
+            if [&b"."[..], b".."].contains(&name.to_bytes()) {
+                continue;
+            }
+            let at = directory.fd()?;
+            let status = match statat(at, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(status) => status,
+                Err(Errno::NOENT) => continue,
+                Err(_) => {
+                    tally.is_partial = true;
+                    continue;
+                }
+            };
+            tally.entries += 1;
+            tally.allocated += (status.st_blocks as u64 * 512).max(ENTRY_BYTES);
+            let kind = FileType::from_raw_mode(status.st_mode);
+            if kind == FileType::RegularFile {
+                tally.bytes += status.st_size as u64;
+            }
+            if tally.exceeds(enough) {
+                return Ok(tally);
+            }
+            if kind == FileType::Directory {
+                match directory_at(at, name).and_then(|below| Ok(Dir::new(below)?)) {
+                    Ok(below) if open.len() < MAX_OPEN => open.push(below),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    _ => tally.is_partial = true,
+                }
+            }
+        }
+        if tally.is_partial {
+            // What cannot be seen is at most what the file system has lost.
+            let lost = self.free.saturating_sub(free_bytes(&self.root)?);
+            tally.bytes = tally.bytes.max(lost);
+            tally.allocated = tally.allocated.max(lost);
+        }
+        Ok(tally)
+    }
+}
+
+impl Tally {
+    /// One that nothing exceeds.
+    pub(super) const MAX: Tally = Tally {
+        bytes: u64::MAX,
+        allocated: u64::MAX,
+        entries: u64::MAX,
+        is_partial: false,
+    };
+
+    fn exceeds(self, limit: Tally) -> bool {
+        self.bytes > limit.bytes || self.allocated > limit.allocated || self.entries > limit.entries
+    }
+}
+
+fn directory_at(
+    at: std::os::fd::BorrowedFd<'_>,
+    path: impl rustix::path::Arg,
+) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(openat(at, path, flags, Mode::empty())?)
+}
+
+fn free_bytes(directory: &OwnedFd) -> io::Result<u64> {
+    let status = fstatvfs(directory)?;
+    Ok(status.f_bfree * status.f_frsize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn everything_counts_and_nothing_is_followed() {
+        let place = tempfile::tempdir().unwrap();
+        let path = |name: &str| place.path().join(name);
+        fs::create_dir(path("sub")).unwrap();
+        fs::write(path("sub/file"), vec![1; 10_000]).unwrap();
+        fs::File::create(path("sparse"))
+            .unwrap()
+            .set_len(1 << 30)
+            .unwrap();
+        std::os::unix::fs::symlink("/", path("link")).unwrap();
+        let tree = Tree::open(place.path()).unwrap();
+        let tally = tree.measure(Tally::MAX).unwrap();
+        assert_eq!(tally.entries, 4);
+        assert_eq!(tally.bytes, (1 << 30) + 10_000);
+        assert!(
+            (4 * ENTRY_BYTES..1 << 20).contains(&tally.allocated),
+            "{tally:?}"
+        );
+        let few = Tally {
+            entries: 1,
+            ..Tally::MAX
+        };
+        assert_eq!(tree.measure(few).unwrap().entries, 2);
+    }
+}

@@ -1,0 +1,245 @@
+//! What a program may use, by what that is held, and what it has used.
+//!
+//! ```text
+//! Limits ── Watch ──┬── cgroup       the kernel holds it and says so
+//!                   ├── processes    where there is no group: all processes, looked at often
+//!                   ├── disk         /output and /tmp, walked often
+//!                   └── the clock
+//! ```
+//!
+//! A limit that was hit ends the run: what a program leaves that was stopped half-way is no result. One
+//! that cannot be held is an error before the program starts, unless the caller wants as much as there
+//! is.
+
+mod cgroup;
+mod disk;
+mod processes;
+mod watch;
+
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Serialize;
+
+pub(crate) use watch::Watch;
+
+/// What a program may use. What is `None` is not limited.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Bytes of memory of all processes together, with shared memory and `tmpfs`.
+    pub memory: Option<u64>,
+    /// Processors. The program also sees no more than this, rounded up.
+    pub cpus: Option<f64>,
+    /// Time on processors, of all processes together.
+    pub cpu_time: Option<Duration>,
+    /// Time from the program's start to its end.
+    pub timeout: Option<Duration>,
+    /// Processes and threads at a time.
+    pub pids: Option<u64>,
+    /// Bytes of the files in `/output`, holes included.
+    pub output_size: Option<u64>,
+    /// Files, links and directories in `/output`.
+    pub output_files: Option<u64>,
+    /// Bytes of disk that `/tmp` takes: each entry takes 4 KiB at least.
+    pub tmp_size: Option<u64>,
+    /// Bytes that the program prints.
+    pub log_size: Option<u64>,
+    /// Whether what cannot be held is left out. Otherwise it is an error.
+    pub best_effort: bool,
+}
+
+/// One of the [`Limits`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "the fields of `Limits` say it")]
+pub enum Limit {
+    Memory,
+    Cpus,
+    CpuTime,
+    Timeout,
+    Pids,
+    OutputSize,
+    OutputFiles,
+    TmpSize,
+    LogSize,
+}
+
+impl Limit {
+    /// The option of the command line.
+    pub fn option(self) -> &'static str {
+        match self {
+            Limit::Memory => "--memory",
+            Limit::Cpus => "--cpus",
+            Limit::CpuTime => "--cpu-time",
+            Limit::Timeout => "--timeout",
+            Limit::Pids => "--pids",
+            Limit::OutputSize => "--output-size",
+            Limit::OutputFiles => "--output-files",
+            Limit::TmpSize => "--tmp-size",
+            Limit::LogSize => "--log-size",
+        }
+    }
+
+    /// Whether it is one of time.
+    pub fn is_time(self) -> bool {
+        matches!(self, Limit::CpuTime | Limit::Timeout)
+    }
+}
+
+/// By what a limit is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Mechanism {
+    /// A group of version 2.
+    CgroupV2,
+    /// A group of version 1.
+    CgroupV1,
+    /// The processors that the program may run on, which it cannot change.
+    Affinity,
+    /// We look often, and kill.
+    Supervision,
+    /// Nothing: it is not held.
+    None,
+}
+
+/// That a limit was hit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Hit {
+    /// Which one.
+    pub limit: Limit,
+    limits: Limits,
+}
+
+impl Hit {
+    /// What the user can do about it.
+    pub fn hint(&self) -> &'static str {
+        match self.limit {
+            Limit::Memory => "allow more with `--memory`",
+            Limit::Cpus => "allow more with `--cpus`",
+            Limit::CpuTime => "allow more with `--cpu-time`",
+            Limit::Timeout => "allow more with `--timeout`",
+            Limit::Pids => "allow more with `--pids`",
+            Limit::OutputSize => "allow more with `--output-size`",
+            Limit::OutputFiles => "allow more with `--output-files`",
+            Limit::TmpSize => "allow more with `--tmp-size`",
+            Limit::LogSize => "allow more with `--log-size`",
+        }
+    }
+}
+
+impl fmt::Display for Hit {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let limits = &self.limits;
+        let count = |count: Option<u64>| count.unwrap_or_default();
+        let seconds = |time: Option<Duration>| time.unwrap_or_default().as_secs_f64();
+        match self.limit {
+            Limit::Memory => write!(
+                formatter,
+                "it used more memory than {} bytes",
+                count(limits.memory)
+            ),
+            Limit::Cpus => formatter.write_str("it used more processors than it may"),
+            Limit::CpuTime => write!(
+                formatter,
+                "it computed for more than {} s",
+                seconds(limits.cpu_time)
+            ),
+            Limit::Timeout => {
+                write!(
+                    formatter,
+                    "it ran for more than {} s",
+                    seconds(limits.timeout)
+                )
+            }
+            Limit::Pids => write!(
+                formatter,
+                "it had more than {} processes and threads",
+                count(limits.pids)
+            ),
+            Limit::OutputSize => write!(
+                formatter,
+                "its output has more than {} bytes",
+                count(limits.output_size)
+            ),
+            Limit::OutputFiles => write!(
+                formatter,
+                "its output has more than {} files",
+                count(limits.output_files)
+            ),
+            Limit::TmpSize => write!(
+                formatter,
+                "it put more than {} bytes into /tmp",
+                count(limits.tmp_size)
+            ),
+            Limit::LogSize => write!(
+                formatter,
+                "it printed more than {} bytes",
+                count(limits.log_size)
+            ),
+        }
+    }
+}
+
+/// What a program has used, all of its processes together.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Usage {
+    /// Seconds from its start to its end.
+    pub wall_seconds: f64,
+    /// Seconds on processors, in the program.
+    pub user_seconds: f64,
+    /// Seconds on processors, in the kernel.
+    pub system_seconds: f64,
+    /// Most memory at a time, in bytes: of all processes where a group was there to count, otherwise of
+    /// the largest.
+    pub peak_memory_bytes: u64,
+    /// Most processes and threads at a time, where something counted them.
+    pub peak_pids: Option<u64>,
+    /// Bytes that it read by system calls.
+    pub read_bytes: u64,
+    /// Bytes that it wrote by system calls.
+    pub written_bytes: u64,
+}
+
+/// Which limits there were, and by what each was held.
+pub type Held = Vec<(Limit, Mechanism)>;
+
+/// Why limits cannot be held.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LimitError {
+    /// This machine has nothing that could.
+    #[error("cannot hold the limit `{}` here: {reason}", .limit.option())]
+    Unenforceable {
+        /// Which one.
+        limit: Limit,
+        /// What is missing.
+        reason: &'static str,
+    },
+    /// Looking at what is used failed.
+    #[error("cannot watch what the program uses")]
+    Watch(#[source] std::io::Error),
+}
+
+impl LimitError {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            LimitError::Unenforceable { .. } => Some(
+                "run as root or in a delegated control group (`systemd-run --user --scope -p \
+                 Delegate=yes ipfs-exec run ...`), or accept it with `--best-effort-limits`",
+            ),
+            LimitError::Watch(_) => None,
+        }
+    }
+}
+
+/// The directories of a run whose size may be limited.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Directories<'d> {
+    pub(crate) output: &'d Path,
+    pub(crate) tmp: &'d Path,
+}

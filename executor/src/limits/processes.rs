@@ -1,0 +1,188 @@
+//! All processes below one, and what they use, as `/proc` tells. Files and units are those of proc(5).
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::statvfs;
+use rustix::param::{clock_ticks_per_second, page_size};
+
+/// Where programs keep shared memory.
+const SHARED_MEMORY: &str = "dev/shm";
+
+/// One process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Process {
+    parent: u32,
+    /// With that of children that were waited for.
+    ticks: u64,
+    threads: u64,
+    resident_pages: u64,
+}
+
+/// What some processes use.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Census {
+    pub(super) pids: Vec<u32>,
+    pub(super) threads: u64,
+    pub(super) cpu_time: Duration,
+    /// Pages that several have count several times.
+    resident_bytes: u64,
+}
+
+impl Census {
+    /// Counts the processes below `root`, without bubblewrap, which is its child.
+    pub(super) fn take(root: u32) -> io::Result<Census> {
+        let mut children: HashMap<u32, Vec<(u32, Process)>> = HashMap::new();
+        for entry in fs::read_dir("/proc")?.flatten() {
+            let pid = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok());
+            // One that ends meanwhile is none.
+            let process = pid.and_then(|pid: u32| {
+                let stat = fs::read(entry.path().join("stat")).ok()?;
+                Some((pid, parse(&stat)?))
+            });
+            if let Some((pid, process)) = process {
+                children
+                    .entry(process.parent)
+                    .or_default()
+                    .push((pid, process));
+            }
+        }
+        let mut census = Census::default();
+        let mut pending = vec![root];
+        let mut seen = HashSet::new();
+        let mut ticks = 0;
+        while let Some(parent) = pending.pop() {
+            for (pid, process) in children.remove(&parent).unwrap_or_default() {
+                if !seen.insert(pid) {
+                    continue;
+                }
+                pending.push(pid);
+                ticks += process.ticks;
+                if parent != root {
+                    census.pids.push(pid);
+                    census.threads += process.threads;
+                    census.resident_bytes += process.resident_pages * page_size() as u64;
+                }
+            }
+        }
+        census.cpu_time = Duration::from_millis(ticks * 1000 / clock_ticks_per_second());
+        Ok(census)
+    }
+
+    /// Bytes of memory, exactly where they may be more than `limit`.
+    pub(super) fn memory(&self, limit: u64) -> u64 {
+        let shared = self.shared_memory();
+        if self.resident_bytes + shared <= limit {
+            return self.resident_bytes + shared;
+        }
+        // What is mapped of shared memory counts here, and must not count there.
+        let proportional: u64 = self.pids.iter().filter_map(|pid| private(*pid)).sum();
+        proportional + shared
+    }
+
+    /// Bytes in the sandbox's `/dev/shm`.
+    fn shared_memory(&self) -> u64 {
+        let host = fs::metadata(Path::new("/").join(SHARED_MEMORY)).map(|host| host.dev());
+        let used = self.pids.iter().find_map(|pid| {
+            let path = PathBuf::from(format!("/proc/{pid}/root")).join(SHARED_MEMORY);
+            let is_its_own = fs::metadata(&path).ok()?.dev() != *host.as_ref().ok()?;
+            let status = is_its_own.then(|| statvfs(&path).ok()).flatten()?;
+            Some((status.f_blocks - status.f_bfree) * status.f_frsize)
+        });
+        used.unwrap_or(0)
+    }
+
+    /// Bytes on the file system `device` of files that have no name any more, but are open.
+    pub(super) fn nameless_bytes(&self, device: u64) -> u64 {
+        let mut files = HashMap::new();
+        for pid in &self.pids {
+            let descriptors = fs::read_dir(format!("/proc/{pid}/fd"));
+            for entry in descriptors.into_iter().flatten().flatten() {
+                if let Ok(file) = fs::metadata(entry.path())
+                    && file.nlink() == 0
+                    && file.dev() == device
+                {
+                    files.insert(file.ino(), file.blocks() * 512);
+                }
+            }
+        }
+        files.values().sum()
+    }
+}
+
+/// Bytes of memory that a process shares with nobody, or its part of those that it does; without files
+/// and shared memory.
+fn private(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let field = |name| {
+        let mut lines = text.lines();
+        let value = lines.find_map(|line| line.strip_prefix(name))?;
+        value.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()
+    };
+    // Linux before 5.4 has the sum alone.
+    field("Pss_Anon:")
+        .or_else(|| field("Pss:"))
+        .map(|kib| kib * 1024)
+}
+
+/// Reads a `stat`: behind the name, which may hold anything, stand numbers.
+fn parse(stat: &[u8]) -> Option<Process> {
+    let end = stat.iter().rposition(|byte| *byte == b')')?;
+    let text = std::str::from_utf8(&stat[end + 1..]).ok()?;
+    // The first is the state, field 3.
+    let fields: Vec<&str> = text.split_whitespace().collect();
+    let field = |number: usize| fields.get(number - 3)?.parse::<i64>().ok();
+    let positive = |number| field(number).map(|value| u64::try_from(value).unwrap_or(0));
+    Some(Process {
+        parent: u32::try_from(field(4)?).ok()?,
+        ticks: (14..=17).filter_map(positive).sum(),
+        threads: positive(20)?,
+        resident_pages: positive(24)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_stand_behind_the_name() {
+        let stat = b"7 (a) b) R 3 7 7 0 -1 4 0 0 0 0 10 20 30 40 20 0 5 0 100 0 6 0";
+        let process = parse(stat).unwrap();
+        assert_eq!(process.parent, 3);
+        assert_eq!(
+            (process.ticks, process.threads, process.resident_pages),
+            (100, 5, 6)
+        );
+        assert_eq!(parse(b"7 (a"), None);
+        assert_eq!(parse(b"7 (a) R x"), None);
+    }
+
+    #[test]
+    fn a_child_of_a_child_is_counted() {
+        let script = "sleep 60 & echo; wait";
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", script])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut byte = [0];
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut byte).unwrap();
+        let census = Census::take(std::process::id()).unwrap();
+        // The shell is a child, as bubblewrap would be; `sleep` is below.
+        assert_eq!(census.threads as usize, census.pids.len());
+        assert!(!census.pids.is_empty() && census.memory(0) > 0);
+        for pid in &census.pids {
+            let pid = rustix::process::Pid::from_raw(*pid as i32).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        }
+        child.wait().unwrap();
+    }
+}

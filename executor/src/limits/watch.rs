@@ -1,0 +1,297 @@
+//! Holds the limits of one run.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::thread::{CpuSet, sched_getaffinity};
+
+use super::cgroup::Group;
+use super::disk::{Tally, Tree};
+use super::processes::Census;
+use super::{Directories, Held, Hit, Limit, LimitError, Limits, Mechanism, Usage};
+use crate::process::{Bounds, ProcessUsage};
+
+/// How often it is looked at what is used. Looking may take a fifth of the time.
+const INTERVAL: Duration = Duration::from_millis(50);
+const MAX_INTERVAL: Duration = Duration::from_millis(400);
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct Watch {
+    limits: Limits,
+    group: Option<Group>,
+    doors: Vec<File>,
+    cpus: Option<CpuSet>,
+    held: Held,
+    output: Option<Tree>,
+    tmp: Option<Tree>,
+    printed: Arc<AtomicU64>,
+    /// When the program was started, and by whom.
+    started: Option<(Instant, u32)>,
+    next: Option<Instant>,
+}
+
+impl Watch {
+    /// Prepares to hold `limits`.
+    ///
+    /// # Errors
+    /// [`LimitError::Unenforceable`] where one of them cannot be held.
+    pub(crate) fn new(limits: &Limits, directories: Directories<'_>) -> Result<Watch, LimitError> {
+        let group = Group::create(limits);
+        let doors = group.as_ref().map_or(Ok(Vec::new()), Group::doors);
+        let limits_disk = |limit: Option<u64>| limit.is_some();
+        let is_output = limits_disk(limits.output_size) || limits_disk(limits.output_files);
+        let open = |is_limited: bool, path| is_limited.then(|| Tree::open(path)).transpose();
+        let mut watch = Watch {
+            limits: *limits,
+            group,
+            doors: doors.map_err(LimitError::Watch)?,
+            cpus: limits
+                .cpus
+                .map(processors)
+                .transpose()
+                .map_err(LimitError::Watch)?,
+            held: Held::new(),
+            output: open(is_output, directories.output).map_err(LimitError::Watch)?,
+            tmp: open(limits.tmp_size.is_some(), directories.tmp).map_err(LimitError::Watch)?,
+            printed: Arc::default(),
+            started: None,
+            next: None,
+        };
+        watch.held = watch.mechanisms()?;
+        Ok(watch)
+    }
+
+    fn mechanisms(&self) -> Result<Held, LimitError> {
+        let limits = &self.limits;
+        let set = [
+            (Limit::Memory, limits.memory.is_some()),
+            (Limit::Cpus, limits.cpus.is_some()),
+            (Limit::CpuTime, limits.cpu_time.is_some()),
+            (Limit::Timeout, limits.timeout.is_some()),
+            (Limit::Pids, limits.pids.is_some()),
+            (Limit::OutputSize, limits.output_size.is_some()),
+            (Limit::OutputFiles, limits.output_files.is_some()),
+            (Limit::TmpSize, limits.tmp_size.is_some()),
+            (Limit::LogSize, limits.log_size.is_some()),
+        ];
+        let set = set.into_iter().filter(|(_, is_set)| *is_set);
+        set.map(|(limit, _)| Ok((limit, self.mechanism(limit)?)))
+            .collect()
+    }
+
+    fn mechanism(&self, limit: Limit) -> Result<Mechanism, LimitError> {
+        if let Some(mechanism) = self.group.as_ref().and_then(|group| group.mechanism(limit)) {
+            return Ok(mechanism);
+        }
+        if limit != Limit::Cpus {
+            return Ok(Mechanism::Supervision);
+        }
+        let is_whole = self.limits.cpus.is_some_and(|cpus| cpus.fract() == 0.0);
+        match is_whole {
+            true => Ok(Mechanism::Affinity),
+            false if self.limits.best_effort => Ok(Mechanism::None),
+            false => Err(LimitError::Unenforceable {
+                limit,
+                reason: "a part of a processor takes a control group with `cpu`",
+            }),
+        }
+    }
+
+    /// By what each limit is held.
+    pub(crate) fn held(&self) -> &Held {
+        &self.held
+    }
+
+    /// What the program is started with.
+    pub(crate) fn bounds(&self) -> Bounds {
+        let sizes = [self.limits.output_size, self.limits.tmp_size];
+        let both = sizes.into_iter().collect::<Option<Vec<_>>>();
+        Bounds {
+            doors: self
+                .doors
+                .iter()
+                .map(AsRawFd::as_raw_fd)
+                .collect::<Vec<RawFd>>(),
+            cpus: self.cpus,
+            // One byte more, so that it can be seen that it was too much.
+            file_bytes: both
+                .and_then(|both| both.into_iter().max())
+                .map(|most| most + 1),
+        }
+    }
+
+    /// Where the bytes that the program prints are counted, and how many it may print.
+    pub(crate) fn log(&self) -> Option<(Arc<AtomicU64>, u64)> {
+        let limit = self.limits.log_size?;
+        Some((Arc::clone(&self.printed), limit))
+    }
+
+    /// The program is about to start, below process `supervisor`.
+    pub(crate) fn start(&mut self, supervisor: u32) {
+        let now = Instant::now();
+        self.started = Some((now, supervisor));
+        self.next = self.next_look(now, INTERVAL);
+        self.doors.clear();
+    }
+
+    /// How long nobody has to look; for ever where there is nothing to look at.
+    pub(crate) fn patience(&self) -> Option<Duration> {
+        self.next
+            .map(|next| next.saturating_duration_since(Instant::now()))
+    }
+
+    fn next_look(&self, now: Instant, interval: Duration) -> Option<Instant> {
+        let deadline = self.limits.timeout.zip(self.started);
+        let deadline = deadline.map(|(timeout, (started, _))| started + timeout);
+        let is_watched = self.held.iter().any(|(limit, _)| *limit != Limit::Timeout);
+        let look = is_watched.then_some(now + interval);
+        [deadline, look].into_iter().flatten().min()
+    }
+
+    /// Looks, if it is time to: gives the limit that was hit.
+    pub(crate) fn look(&mut self) -> io::Result<Option<Hit>> {
+        let before = Instant::now();
+        if self.next.is_none_or(|next| before < next) {
+            return Ok(None);
+        }
+        let limit = self.find_hit()?;
+        let now = Instant::now();
+        let interval = ((now - before) * 4).clamp(INTERVAL, MAX_INTERVAL);
+        self.next = self.next_look(now, interval);
+        Ok(limit.map(|limit| self.hit(limit)))
+    }
+
+    fn hit(&self, limit: Limit) -> Hit {
+        Hit {
+            limit,
+            limits: self.limits,
+        }
+    }
+
+    fn find_hit(&self) -> io::Result<Option<Limit>> {
+        let Some((started, supervisor)) = self.started else {
+            return Ok(None);
+        };
+        let limits = &self.limits;
+        if limits
+            .timeout
+            .is_some_and(|timeout| started.elapsed() >= timeout)
+        {
+            return Ok(Some(Limit::Timeout));
+        }
+        let group = self.group.as_ref();
+        if let Some(limit) = group.and_then(Group::hit) {
+            return Ok(Some(limit));
+        }
+        let is_supervised = |wanted| self.held.contains(&(wanted, Mechanism::Supervision));
+        let counts = [Limit::Memory, Limit::Pids, Limit::CpuTime];
+        let needs_census = counts.into_iter().any(is_supervised) || self.tmp.is_some();
+        let census = needs_census.then(|| Census::take(supervisor)).transpose()?;
+        let census = census.unwrap_or_default();
+        let cpu_time = group.and_then(Group::cpu_time).unwrap_or(census.cpu_time);
+        if limits.cpu_time.is_some_and(|limit| cpu_time >= limit) {
+            return Ok(Some(Limit::CpuTime));
+        }
+        let exceeds = |wanted, limit: Option<u64>, used: &dyn Fn(u64) -> u64| {
+            is_supervised(wanted) && limit.is_some_and(|limit| used(limit) > limit)
+        };
+        if exceeds(Limit::Pids, limits.pids, &|_| census.threads) {
+            return Ok(Some(Limit::Pids));
+        }
+        if exceeds(Limit::Memory, limits.memory, &|limit| census.memory(limit)) {
+            return Ok(Some(Limit::Memory));
+        }
+        if limits
+            .log_size
+            .is_some_and(|limit| self.printed.load(Ordering::Relaxed) > limit)
+        {
+            return Ok(Some(Limit::LogSize));
+        }
+        self.find_disk_hit(&census)
+    }
+
+    fn find_disk_hit(&self, census: &Census) -> io::Result<Option<Limit>> {
+        let limits = &self.limits;
+        let exceeds = |used: u64, limit: Option<u64>| limit.is_some_and(|limit| used > limit);
+        if let Some(tree) = &self.output {
+            let enough = Tally {
+                bytes: limits.output_size.unwrap_or(u64::MAX),
+                entries: limits.output_files.unwrap_or(u64::MAX),
+                ..Tally::MAX
+            };
+            let tally = tree.measure(enough)?;
+            if exceeds(tally.entries, limits.output_files) {
+                return Ok(Some(Limit::OutputFiles));
+            }
+            if exceeds(tally.bytes, limits.output_size) {
+                return Ok(Some(Limit::OutputSize));
+            }
+        }
+        let Some(tree) = &self.tmp else {
+            return Ok(None);
+        };
+        let enough = Tally {
+            allocated: limits.tmp_size.unwrap_or(u64::MAX),
+            ..Tally::MAX
+        };
+        // Files without a name are on the same disk, wherever they were made.
+        let nameless = census.nameless_bytes(tree.device);
+        let allocated = tree.measure(enough)?.allocated + nameless;
+        Ok(exceeds(allocated, limits.tmp_size).then_some(Limit::TmpSize))
+    }
+
+    /// What the program hit that nobody saw before it ended.
+    pub(crate) fn last_look(&self) -> io::Result<Option<Hit>> {
+        let limits = &self.limits;
+        let limit = match self.group.as_ref().and_then(Group::hit) {
+            Some(limit) => Some(limit),
+            None if limits
+                .log_size
+                .is_some_and(|limit| self.printed.load(Ordering::Relaxed) > limit) =>
+            {
+                Some(Limit::LogSize)
+            }
+            None => self.find_disk_hit(&Census::default())?,
+        };
+        Ok(limit.map(|limit| self.hit(limit)))
+    }
+
+    /// What was used in all.
+    pub(crate) fn usage(&self, process: &ProcessUsage) -> Usage {
+        let group = self.group.as_ref();
+        let wall = self
+            .started
+            .map_or(Duration::ZERO, |(started, _)| started.elapsed());
+        Usage {
+            wall_seconds: wall.as_secs_f64(),
+            user_seconds: process.user.as_secs_f64(),
+            system_seconds: process.system.as_secs_f64(),
+            peak_memory_bytes: group
+                .and_then(Group::peak_memory)
+                .unwrap_or(process.peak_memory_bytes),
+            peak_pids: group.and_then(Group::peak_pids),
+            read_bytes: process.read_bytes,
+            written_bytes: process.written_bytes,
+        }
+    }
+}
+
+/// As many processors of those that we may use; others for each process, so that not all use the same.
+fn processors(count: f64) -> io::Result<CpuSet> {
+    let ours = sched_getaffinity(None)?;
+    let all: Vec<usize> = (0..CpuSet::MAX_CPU)
+        .filter(|cpu| ours.is_set(*cpu))
+        .collect();
+    let count = (count.ceil().max(1.0) as usize).min(all.len());
+    let first = std::process::id() as usize % all.len().max(1);
+    let mut chosen = CpuSet::new();
+    for cpu in all.iter().cycle().skip(first).take(count) {
+        chosen.set(*cpu);
+    }
+    Ok(chosen)
+}
