@@ -31,7 +31,7 @@ pub(crate) struct LimitArgs {
     #[arg(long, value_name = "DURATION")]
     timeout: Option<Time>,
 
-    /// Processes and threads at a time
+    /// Processes and threads at a time [default: 4096]
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
     pids: Option<u64>,
 

@@ -36,7 +36,9 @@ pub struct Limits {
     pub cpu_time: Option<Duration>,
     /// Time from the program's start to its end.
     pub timeout: Option<Duration>,
-    /// Processes and threads at a time.
+    /// Processes and threads at a time. Where this is `None` it is [`Limits::DEFAULT_PIDS`], so that no
+    /// program makes its host unusable by these, and no control group is made for that: it takes longer
+    /// than a short program.
     pub pids: Option<u64>,
     /// Bytes of the files in `/output`, holes included.
     pub output_size: Option<u64>,
@@ -48,6 +50,15 @@ pub struct Limits {
     pub log_size: Option<u64>,
     /// Whether what cannot be held is left out. Otherwise it is an error.
     pub best_effort: bool,
+}
+
+impl Limits {
+    /// More than sensible programs have.
+    pub const DEFAULT_PIDS: u64 = 4096;
+
+    fn most_pids(&self) -> u64 {
+        self.pids.unwrap_or(Limits::DEFAULT_PIDS)
+    }
 }
 
 /// One of the [`Limits`].
@@ -99,6 +110,8 @@ pub enum Mechanism {
     CgroupV1,
     /// The processors that the program may run on, which it cannot change.
     Affinity,
+    /// The kernel's limit of a user, in the sandbox's user namespace; and we look often.
+    Rlimit,
     /// We look often, and kill.
     Supervision,
     /// Nothing: it is not held.
@@ -157,7 +170,7 @@ impl fmt::Display for Hit {
             Limit::Pids => write!(
                 formatter,
                 "it had more than {} processes and threads",
-                count(limits.pids)
+                limits.most_pids()
             ),
             Limit::OutputSize => write!(
                 formatter,

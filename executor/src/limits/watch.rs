@@ -7,17 +7,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Resource, Rlimit, geteuid, prlimit};
 use rustix::thread::{CpuSet, sched_getaffinity};
 
 use super::cgroup::Group;
 use super::disk::{Tally, Tree};
-use super::processes::Census;
+use super::processes::{Census, count_all};
 use super::{Directories, Held, Hit, Limit, LimitError, Limits, Mechanism, Usage};
 use crate::process::{Bounds, ProcessUsage};
 
-/// How often it is looked at what is used. Looking may take a fifth of the time.
+/// How often it is looked at what is used, at first. Looking may take a fifth of the time.
 const INTERVAL: Duration = Duration::from_millis(50);
 const MAX_INTERVAL: Duration = Duration::from_millis(400);
+
+/// And this often where nothing but processes may be too many, of which thousands come in a moment.
+const SHORT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -32,7 +36,10 @@ pub(crate) struct Watch {
     printed: Arc<AtomicU64>,
     /// When the program was started, and by whom.
     started: Option<(Instant, u32)>,
+    /// Processes and threads of the machine at that time.
+    others: u64,
     next: Option<Instant>,
+    interval: Duration,
 }
 
 impl Watch {
@@ -60,7 +67,9 @@ impl Watch {
             tmp: open(limits.tmp_size.is_some(), directories.tmp).map_err(LimitError::Watch)?,
             printed: Arc::default(),
             started: None,
+            others: 0,
             next: None,
+            interval: INTERVAL,
         };
         watch.held = watch.mechanisms()?;
         Ok(watch)
@@ -73,7 +82,7 @@ impl Watch {
             (Limit::Cpus, limits.cpus.is_some()),
             (Limit::CpuTime, limits.cpu_time.is_some()),
             (Limit::Timeout, limits.timeout.is_some()),
-            (Limit::Pids, limits.pids.is_some()),
+            (Limit::Pids, true),
             (Limit::OutputSize, limits.output_size.is_some()),
             (Limit::OutputFiles, limits.output_files.is_some()),
             (Limit::TmpSize, limits.tmp_size.is_some()),
@@ -88,8 +97,11 @@ impl Watch {
         if let Some(mechanism) = self.group.as_ref().and_then(|group| group.mechanism(limit)) {
             return Ok(mechanism);
         }
-        if limit != Limit::Cpus {
-            return Ok(Mechanism::Supervision);
+        match limit {
+            Limit::Cpus => {}
+            // The kernel does not count those of root.
+            Limit::Pids if !geteuid().is_root() => return Ok(Mechanism::Rlimit),
+            _ => return Ok(Mechanism::Supervision),
         }
         let is_whole = self.limits.cpus.is_some_and(|cpus| cpus.fract() == 0.0);
         match is_whole {
@@ -135,8 +147,24 @@ impl Watch {
     pub(crate) fn start(&mut self, supervisor: u32) {
         let now = Instant::now();
         self.started = Some((now, supervisor));
+        self.others = count_all().unwrap_or(0);
         self.next = self.next_look(now, INTERVAL);
         self.doors.clear();
+    }
+
+    /// Puts on process `first` of the sandbox, which has not started the program yet, what can be put on
+    /// from outside.
+    pub(crate) fn hold(&self, first: Pid) -> io::Result<()> {
+        if self.held.contains(&(Limit::Pids, Mechanism::Rlimit)) {
+            // One more, so that it can be seen that it was too much.
+            let most = Some(self.limits.most_pids().saturating_add(1));
+            let limit = Rlimit {
+                current: most,
+                maximum: most,
+            };
+            prlimit(Some(first), Resource::Nproc, limit)?;
+        }
+        Ok(())
     }
 
     /// How long nobody has to look; for ever where there is nothing to look at.
@@ -161,8 +189,13 @@ impl Watch {
         }
         let limit = self.find_hit()?;
         let now = Instant::now();
-        let interval = ((now - before) * 4).clamp(INTERVAL, MAX_INTERVAL);
-        self.next = self.next_look(now, interval);
+        // Less and less often: most programs that take long stay far from their limits.
+        let interval = (self.interval * 5 / 4).max((now - before) * 4);
+        self.interval = interval.min(match self.limits.pids {
+            Some(_) => MAX_INTERVAL,
+            None => SHORT_INTERVAL,
+        });
+        self.next = self.next_look(now, self.interval);
         Ok(limit.map(|limit| self.hit(limit)))
     }
 
@@ -188,9 +221,14 @@ impl Watch {
         if let Some(limit) = group.and_then(Group::hit) {
             return Ok(Some(limit));
         }
-        let is_supervised = |wanted| self.held.contains(&(wanted, Mechanism::Supervision));
-        let counts = [Limit::Memory, Limit::Pids, Limit::CpuTime];
-        let needs_census = counts.into_iter().any(is_supervised) || self.tmp.is_some();
+        let is_supervised = |wanted| {
+            let by = |mechanism| self.held.contains(&(wanted, mechanism));
+            by(Mechanism::Supervision) || by(Mechanism::Rlimit)
+        };
+        let counts = [Limit::Memory, Limit::CpuTime];
+        let needs_census = counts.into_iter().any(is_supervised)
+            || self.tmp.is_some()
+            || is_supervised(Limit::Pids) && (limits.pids.is_some() || self.may_be_many());
         let census = needs_census.then(|| Census::take(supervisor)).transpose()?;
         let census = census.unwrap_or_default();
         let cpu_time = group.and_then(Group::cpu_time).unwrap_or(census.cpu_time);
@@ -200,7 +238,7 @@ impl Watch {
         let exceeds = |wanted, limit: Option<u64>, used: &dyn Fn(u64) -> u64| {
             is_supervised(wanted) && limit.is_some_and(|limit| used(limit) > limit)
         };
-        if exceeds(Limit::Pids, limits.pids, &|_| census.threads) {
+        if exceeds(Limit::Pids, Some(limits.most_pids()), &|_| census.threads) {
             return Ok(Some(Limit::Pids));
         }
         if exceeds(Limit::Memory, limits.memory, &|limit| census.memory(limit)) {
@@ -213,6 +251,13 @@ impl Watch {
             return Ok(Some(Limit::LogSize));
         }
         self.find_disk_hit(&census)
+    }
+
+    /// Whether so many processes have come that those of the program may be too many. Who did not ask for
+    /// a limit pays no more than this.
+    fn may_be_many(&self) -> bool {
+        let all = count_all().unwrap_or(u64::MAX);
+        all.saturating_sub(self.others) > self.limits.most_pids()
     }
 
     fn find_disk_hit(&self, census: &Census) -> io::Result<Option<Limit>> {

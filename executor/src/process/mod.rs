@@ -36,7 +36,7 @@ use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags, stat};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
+use rustix::process::{Pid, Signal};
 use rustix::thread::CpuSet;
 
 /// Files that the child creates are writable by their owner only, whatever the caller's umask.
@@ -125,6 +125,8 @@ pub(crate) struct Supervised {
     pub(crate) leash: OwnedFd,
     /// The devices of what was mounted, in order.
     pub(crate) devices: Vec<OwnedFd>,
+    /// What the supervisor tells at its end.
+    pub(crate) report: OwnedFd,
 }
 
 /// Starts `program` with an empty environment, in a session of its own, so that signals of the
@@ -175,6 +177,7 @@ pub(crate) fn spawn(
             supervisor,
             leash,
             devices,
+            report: receiver,
         }),
         Err(error) => {
             drop(leash);
@@ -194,7 +197,7 @@ struct Preparation {
     identity: Identity,
     bounds: Bounds,
     mounts: Vec<MountRequest>,
-    /// By which the devices of the mounts get to us.
+    /// By which the devices of the mounts get to us, and at the end what was read and written.
     sender: OwnedFd,
     /// Our end of the leash.
     collar: RawFd,
@@ -218,7 +221,7 @@ impl Preparation {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
         let supervisor = rustix::process::getpid();
         match fork()? {
-            Some(child) => supervisor::supervise(child, self.collar),
+            Some(child) => supervisor::supervise(child, self.collar, self.sender.as_raw_fd()),
             None => {
                 die_with(supervisor)?;
                 // A group of its own, by which the supervisor finds what it starts.
@@ -254,24 +257,22 @@ impl Bounds {
     }
 }
 
-/// Waits for the end of `child`, a supervisor, and so of all below it.
-pub(crate) fn wait(child: &Child) -> io::Result<(ExitStatus, ProcessUsage)> {
-    let pid = Pid::from_child(child);
-    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
-    while let Err(errno) = rustix::process::waitid(WaitId::Pid(pid), options) {
-        if errno != rustix::io::Errno::INTR {
-            return Err(errno.into());
-        }
-    }
-    // It is still there to be asked.
-    let counters = std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
+/// Waits for the end of `child`, a supervisor, and so of all below it, and takes its `report`.
+pub(crate) fn wait(child: &Child, report: &OwnedFd) -> io::Result<(ExitStatus, ProcessUsage)> {
+    let pid = Pid::from_child(child).as_raw_pid();
     let mut status: libc::c_int = 0;
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
     // SAFETY: both pointers are valid for writes of their types while the call lasts.
-    let ended = unsafe { libc::wait4(pid.as_raw_pid(), &raw mut status, 0, usage.as_mut_ptr()) };
-    if ended < 0 {
-        return Err(io::Error::last_os_error());
+    while unsafe { libc::wait4(pid, &raw mut status, 0, usage.as_mut_ptr()) } < 0 {
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
     }
+    let mut counters = [0; supervisor::COUNTER_BYTES];
+    // Nothing where it was killed; its end of the socket is closed in any case.
+    let length = rustix::io::read(report, &mut counters[..])?;
+    let counters = String::from_utf8_lossy(&counters[..length]);
     // SAFETY: it holds integers only, for which zero is a value.
     let usage = unsafe { usage.assume_init() };
     let time = |time: libc::timeval| {
@@ -311,13 +312,21 @@ fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// Closes every descriptor but one.
-fn close_all_but(kept: RawFd) -> io::Result<()> {
-    let kept = kept as libc::c_uint;
-    if let Some(last) = kept.checked_sub(1) {
-        close_range(0, last, 0)?;
+/// Closes every descriptor but two.
+fn close_all_but(one: RawFd, other: RawFd) -> io::Result<()> {
+    let (first, second) = (
+        one.min(other) as libc::c_uint,
+        one.max(other) as libc::c_uint,
+    );
+    let gaps = [
+        (0, first),
+        (first + 1, second),
+        (second + 1, libc::c_uint::MAX),
+    ];
+    for (from, to) in gaps.into_iter().filter(|(from, to)| from < to) {
+        close_range(from, to - 1, 0)?;
     }
-    close_range(kept + 1, libc::c_uint::MAX, 0)
+    Ok(())
 }
 
 /// Borrows a descriptor that stays open up to the end of this process or to `exec`.

@@ -21,12 +21,19 @@ const FAILED: i32 = 125;
 /// The children of this thread, the only one: their numbers, each with a blank behind it.
 const CHILDREN: &std::ffi::CStr = c"/proc/thread-self/children";
 
+/// Longest text of counters: seven lines.
+pub(super) const COUNTER_BYTES: usize = 512;
+
 /// Bytes of that list that are read at once; what does not fit is read when others are gone.
 const LIST_BYTES: usize = 4096;
 
-/// Watches over `child` until it ends or the other end of `collar` closes.
-pub(super) fn supervise(child: Pid, collar: RawFd) -> ! {
-    match watch(child, collar) {
+/// What the kernel counted of this process, and of all that it waited for.
+const COUNTERS: &std::ffi::CStr = c"/proc/self/io";
+
+/// Watches over `child` until it ends or the other end of `collar` closes, and tells `report` what it
+/// and all below it have read and written.
+pub(super) fn supervise(child: Pid, collar: RawFd, report: RawFd) -> ! {
+    match watch(child, collar, report) {
         Ok(status) => end_as(status),
         Err(_) => {
             // The kernel kills the child with us.
@@ -35,9 +42,9 @@ pub(super) fn supervise(child: Pid, collar: RawFd) -> ! {
     }
 }
 
-fn watch(child: Pid, collar: RawFd) -> Result<WaitStatus> {
+fn watch(child: Pid, collar: RawFd, report: RawFd) -> Result<WaitStatus> {
     // Above all the pipe by which our parent learns of the child's `exec`, and locks.
-    if close_all_but(collar).is_err() {
+    if close_all_but(collar, report).is_err() {
         return Err(Errno::BADF);
     }
     let descriptor = pidfd_open(child, PidfdFlags::empty())?;
@@ -48,7 +55,17 @@ fn watch(child: Pid, collar: RawFd) -> Result<WaitStatus> {
     ignore_missing(kill_process(child, Signal::KILL))?;
     let status = reap(child)?;
     end_orphans()?;
+    // What was used is good to know, and no reason to fail.
+    _ = tell_counters(report);
     Ok(status)
+}
+
+fn tell_counters(report: RawFd) -> Result<()> {
+    let counters = open(COUNTERS, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut bytes = [0; COUNTER_BYTES];
+    let length = read(&counters, &mut bytes[..])?;
+    rustix::io::write(borrow(report), &bytes[..length])?;
+    Ok(())
 }
 
 /// Waits until the child has ended or is to be killed.

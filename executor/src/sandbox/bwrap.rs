@@ -4,7 +4,7 @@
 //! we --- supervisor --- bwrap (monitor) --- init = process 1 of the sandbox --- ...
 //!    leash: a pipe; closed, it has the supervisor kill everything
 //!    status: a pipe, on which the monitor tells `exit-code`
-//!    gate: a pipe with one byte, gone once the sandbox is complete
+//!    gate: a pipe that gets one byte once the program is held by its limits
 //! ```
 //!
 //! The kernel lets process 1 of a process namespace end only after all others in it have, and the
@@ -89,7 +89,8 @@ pub fn execute(
     let mut watch = Watch::new(limits, directories)?;
     let (streams, output) = streams::open(watch.log()).map_err(SandboxError::Follow)?;
     let bounds = watch.bounds();
-    let (gate, status, running, devices) = start(bubblewrap, job, paths, mounts, streams, bounds)?;
+    let (mut gate, status, running, devices) =
+        start(bubblewrap, job, paths, mounts, streams, bounds)?;
     watch.start(running.supervisor.id());
     let mut status = Status::new(status);
     let (stopped, ended, used) = thread::scope(|scope| {
@@ -98,7 +99,7 @@ pub fn execute(
             .zip(devices)
             .map(|(mount, device)| scope.spawn(|| mount.serve(device)))
             .collect();
-        let followed = follow_to_end(running, &mut status, &mut watch, cancel);
+        let followed = follow_to_end(running, &mut status, &mut watch, &mut gate, cancel);
         // Nobody is left who could read.
         mounts.iter().for_each(|mount| mount.stop());
         let mut failed = None;
@@ -157,9 +158,10 @@ fn follow_to_end(
     mut running: Running,
     status: &mut Status,
     watch: &mut Watch,
+    gate: &mut Gate,
     cancel: Option<BorrowedFd<'_>>,
 ) -> io::Result<(Option<Stopped>, ExitStatus, ProcessUsage)> {
-    let stopped = running.follow(status, watch, cancel)?;
+    let stopped = running.follow(status, watch, gate, cancel)?;
     let (ended, used) = running.end()?;
     Ok((stopped, ended, used))
 }
@@ -173,9 +175,9 @@ fn start(
     mounts: &[&SandboxMount<'_>],
     streams: Streams,
     bounds: Bounds,
-) -> Result<(OwnedFd, File, Running, Vec<OwnedFd>), SandboxError> {
+) -> Result<(Gate, File, Running, Vec<OwnedFd>), SandboxError> {
     let follow = |error: Errno| SandboxError::Follow(error.into());
-    let gate = open_gate().map_err(SandboxError::Follow)?;
+    let gate = Gate::new().map_err(SandboxError::Follow)?;
     let (status, report) = pipe_with(PipeFlags::CLOEXEC).map_err(follow)?;
     fcntl_setfl(&status, OFlags::NONBLOCK).map_err(follow)?;
     let [first, second] = seccomp::programs(bounds.cpus.is_some());
@@ -184,7 +186,7 @@ fn start(
     let held = held.map_err(SandboxError::Follow)?;
     let descriptors = Descriptors {
         status: report.as_raw_fd(),
-        gate: gate.as_raw_fd(),
+        gate: gate.pipe.as_raw_fd(),
         filters: [held[0].as_raw_fd(), held[1].as_raw_fd()],
         boot_id: held[2].as_raw_fd(),
     };
@@ -193,7 +195,7 @@ fn start(
         masked: &masked(),
     };
     let plan = Plan::new(job, paths, descriptors, host)?;
-    let mut inherited = vec![report.as_fd(), gate.as_fd()];
+    let mut inherited = vec![report.as_fd(), gate.pipe.as_fd()];
     inherited.extend(held.iter().map(AsFd::as_fd));
     let mounts = mounts.iter().map(|mount| mount.request()).collect();
     let (path, arguments) = (&bubblewrap.path, plan.arguments());
@@ -219,16 +221,37 @@ fn hold(bytes: &[u8]) -> io::Result<File> {
     Ok(file)
 }
 
-/// A pipe that holds one byte, and no end to write more.
-fn open_gate() -> io::Result<OwnedFd> {
-    let (gate, byte) = pipe_with(PipeFlags::CLOEXEC)?;
-    File::from(byte).write_all(&[0])?;
-    Ok(gate)
+/// Keeps a sandbox that is complete from executing its program.
+struct Gate {
+    pipe: OwnedFd,
+    /// To let it go on; gone once that was done.
+    closed: Option<File>,
+}
+
+impl Gate {
+    fn new() -> io::Result<Gate> {
+        let (pipe, closed) = pipe_with(PipeFlags::CLOEXEC)?;
+        Ok(Gate {
+            pipe,
+            closed: Some(closed.into()),
+        })
+    }
+
+    fn open(&mut self) -> io::Result<()> {
+        self.closed
+            .take()
+            .map_or(Ok(()), |mut gate| gate.write_all(&[0]))
+    }
+
+    /// Whether somebody has passed.
+    fn was_passed(&self) -> bool {
+        self.closed.is_none() && ioctl_fionread(&self.pipe).is_ok_and(|bytes| bytes == 0)
+    }
 }
 
 /// Why there is no exit code.
-fn failure(gate: &OwnedFd, ended: ExitStatus) -> SandboxError {
-    let complete = ioctl_fionread(gate).is_ok_and(|bytes| bytes == 0);
+fn failure(gate: &Gate, ended: ExitStatus) -> SandboxError {
+    let complete = gate.was_passed();
     if ended.code().is_none() {
         SandboxError::NoStatus
     } else if complete {
@@ -246,6 +269,8 @@ struct Running {
     descriptor: OwnedFd,
     /// Let go, it has everything killed.
     leash: Option<OwnedFd>,
+    /// By which the supervisor tells what was used.
+    report: OwnedFd,
     ended: Option<(ExitStatus, ProcessUsage)>,
 }
 
@@ -254,6 +279,7 @@ impl Running {
         let Supervised {
             mut supervisor,
             leash,
+            report,
             ..
         } = supervised;
         // Not waited for yet, so the number still means this child.
@@ -262,6 +288,7 @@ impl Running {
                 supervisor,
                 descriptor,
                 leash: Some(leash),
+                report,
                 ended: None,
             }),
             Err(errno) => {
@@ -277,6 +304,7 @@ impl Running {
         &mut self,
         status: &mut Status,
         watch: &mut Watch,
+        gate: &mut Gate,
         cancel: Option<BorrowedFd<'_>>,
     ) -> io::Result<Option<Stopped>> {
         let mut stopped = None;
@@ -288,6 +316,10 @@ impl Running {
             status.read()?;
             if ready.end {
                 return Ok(stopped);
+            }
+            if let Some(first) = status.take_child() {
+                watch.hold(first)?;
+                gate.open()?;
             }
             if ready.cancel {
                 stopped = Some(Stopped::Cancelled);
@@ -305,7 +337,9 @@ impl Running {
         self.leash = None;
         match self.ended {
             Some(ended) => Ok(ended),
-            None => Ok(*self.ended.insert(process::wait(&self.supervisor)?)),
+            None => Ok(*self
+                .ended
+                .insert(process::wait(&self.supervisor, &self.report)?)),
         }
     }
 }

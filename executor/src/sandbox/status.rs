@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 
+use rustix::process::Pid;
 use serde::Deserialize;
 
 /// Most bytes of one line. Bubblewrap writes about 200.
@@ -15,12 +16,14 @@ pub(super) struct Status {
     /// The start of a line whose end is still to come.
     line: Vec<u8>,
     ended: bool,
+    child: Option<i32>,
     exit_code: Option<i32>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct Line {
+    child_pid: Option<i32>,
     exit_code: Option<i32>,
 }
 
@@ -31,6 +34,7 @@ impl Status {
             pipe,
             line: Vec::new(),
             ended: false,
+            child: None,
             exit_code: None,
         }
     }
@@ -38,6 +42,11 @@ impl Status {
     /// The pipe to wait for; `None` once it has ended.
     pub(super) fn pipe(&self) -> Option<&File> {
         (!self.ended).then_some(&self.pipe)
+    }
+
+    /// The first process of the sandbox, once, when it is known.
+    pub(super) fn take_child(&mut self) -> Option<Pid> {
+        self.child.take().and_then(Pid::from_raw)
     }
 
     /// The program's exit code, 128 and the signal's number where one killed it.
@@ -76,6 +85,7 @@ impl Status {
     fn end_line(&mut self) -> io::Result<()> {
         let line: Line = serde_json::from_slice(&self.line)?;
         self.line.clear();
+        self.child = line.child_pid.or(self.child);
         self.exit_code = line.exit_code.or(self.exit_code);
         Ok(())
     }

@@ -33,3 +33,4 @@ mod bad_input;
 mod concurrency;
 mod faults;
 mod kills;
+mod limits;

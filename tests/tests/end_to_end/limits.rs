@@ -1,0 +1,350 @@
+//! Limits of what a program may use, each attacked.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::machine::{EMPTY, Machine};
+
+/// Runs a script that never ends by itself, and checks that `limit` ends it within a second of `after`.
+#[track_caller]
+fn assert_ends(
+    machine: &Machine,
+    options: &[&str],
+    script: &str,
+    limit: &str,
+    after: f64,
+) -> Value {
+    let begun = Instant::now();
+    let outcome = machine
+        .environment
+        .ipfs_exec(["run", "--json"])
+        .arguments(options)
+        .arguments([&machine.rootfs, EMPTY, "sh", "-c", script])
+        .run();
+    let took = begun.elapsed().as_secs_f64();
+    let code = if ["timeout", "cpu-time"].contains(&limit) {
+        124
+    } else {
+        137
+    };
+    assert_eq!(outcome.code, Some(code), "{outcome:?}");
+    let said: Value = serde_json::from_slice(&outcome.stdout).unwrap();
+    assert_eq!(said["limit"], limit, "{outcome:?}");
+    assert_eq!(said["exit_code"], code);
+    assert!(said["cid"].is_null());
+    assert!(
+        outcome.stderr.contains(&format!("--{limit}")),
+        "{outcome:?}"
+    );
+    let used = said["usage"]["wall_seconds"].as_f64().unwrap();
+    assert!(used < after + 1.5, "{used} s, {took} s in all");
+    machine.environment.assert_clean();
+    assert_no_groups();
+    said
+}
+
+/// No control group of a process that has ended is left.
+fn assert_no_groups() {
+    let mut pending = vec![std::path::PathBuf::from("/sys/fs/cgroup")];
+    while let Some(directory) = pending.pop() {
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let owner = name
+                .strip_prefix("ipfs-exec-")
+                .and_then(|rest| rest.split('-').next());
+            if let Some(owner) = owner {
+                assert!(
+                    fs::exists(format!("/proc/{owner}")).unwrap(),
+                    "{name} is left"
+                );
+            }
+            pending.push(entry.path());
+        }
+    }
+}
+
+#[test]
+fn time_is_limited() {
+    let machine = Machine::new();
+    assert_ends(&machine, &["--timeout", "1s"], "sleep 60", "timeout", 1.0);
+    // Deaf, stopped, and in a session of its own.
+    let script = "trap '' HUP INT TERM QUIT; setsid sleep 654321 & sleep 654321 & kill -STOP $$; sleep 60";
+    assert_ends(&machine, &["--timeout", "500ms"], script, "timeout", 0.5);
+    // No process is left that another could meet.
+    let children = fs::read_dir("/proc").unwrap().flatten().filter(|entry| {
+        let arguments = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let is_ours = entry
+            .metadata()
+            .is_ok_and(|entry| entry.uid() == rustix::process::geteuid().as_raw());
+        is_ours && arguments.starts_with(b"sleep\x00654321\0")
+    });
+    assert_eq!(children.count(), 0);
+}
+
+#[test]
+fn computing_is_limited() {
+    let machine = Machine::new();
+    let spin = "while :; do :; done";
+    assert_ends(&machine, &["--cpu-time", "1s"], spin, "cpu-time", 1.0);
+    // Two of them are done twice as fast; what sleeps does not count.
+    let both = format!("({spin}) & ({spin}) & wait");
+    assert_ends(&machine, &["--cpu-time", "1s"], &both, "cpu-time", 1.0);
+    machine
+        .environment
+        .ipfs_exec([
+            "run",
+            "--cpu-time",
+            "1s",
+            &machine.rootfs,
+            EMPTY,
+            "sleep",
+            "2",
+        ])
+        .succeeds();
+}
+
+#[test]
+fn memory_is_limited() {
+    let machine = Machine::new();
+    let options = ["--memory", "64MiB", "--timeout", "60s"];
+    // `tail` keeps the last line, which has no end. Alone, and shared between several.
+    for script in [
+        "tail -n 1 /dev/zero",
+        "for i in 1 2 3 4; do tail -c 30000000 /dev/zero & done; wait",
+        "dd if=/dev/zero of=/dev/shm/file bs=1M; sleep 60",
+        "for i in 1 2 3 4; do dd if=/dev/zero of=/dev/shm/$i bs=1M count=30; done; sleep 60",
+    ] {
+        assert_ends(&machine, &options, script, "memory", 5.0);
+    }
+    // What is below goes on.
+    let script = "dd if=/dev/zero of=/dev/shm/file bs=1M count=20; tail -c 10000000 /input/../bin/busybox > /tmp/x";
+    machine
+        .environment
+        .ipfs_exec([
+            "run",
+            "--memory",
+            "64MiB",
+            &machine.rootfs,
+            EMPTY,
+            "sh",
+            "-c",
+            script,
+        ])
+        .succeeds();
+}
+
+#[test]
+fn processes_are_limited() {
+    let machine = Machine::new();
+    let bomb = "f() { f | f & }; f; sleep 60";
+    assert_ends(
+        &machine,
+        &["--pids", "50", "--timeout", "60s"],
+        bomb,
+        "pids",
+        1.0,
+    );
+    let few = "for i in 1 2 3 4 5; do sleep 1 & done; wait";
+    machine
+        .environment
+        .ipfs_exec([
+            "run",
+            "--pids",
+            "20",
+            &machine.rootfs,
+            EMPTY,
+            "sh",
+            "-c",
+            few,
+        ])
+        .succeeds();
+}
+
+#[test]
+fn disk_is_limited_while_the_program_runs() {
+    let machine = Machine::new();
+    let timeout = ["--timeout", "60s"];
+    let with =
+        |option: &'static str, value: &'static str| [&timeout[..], &[option, value]].concat();
+    let fill = |path: &str| format!("dd if=/dev/zero of={path} bs=1M; sleep 60");
+    assert_ends(
+        &machine,
+        &with("--output-size", "20MiB"),
+        &fill("/output/file"),
+        "output-size",
+        5.0,
+    );
+    // A hole is content, too.
+    let hole = "dd if=/dev/zero of=/output/file bs=1M seek=1000000 count=1; sleep 60";
+    assert_ends(
+        &machine,
+        &with("--output-size", "20MiB"),
+        hole,
+        "output-size",
+        1.0,
+    );
+    assert_ends(
+        &machine,
+        &with("--tmp-size", "20MiB"),
+        &fill("/tmp/file"),
+        "tmp-size",
+        5.0,
+    );
+    // Without a name, and out of sight.
+    let nameless = "exec 5> /tmp/file; rm /tmp/file; dd if=/dev/zero bs=1M >&5; sleep 60";
+    assert_ends(
+        &machine,
+        &with("--tmp-size", "20MiB"),
+        nameless,
+        "tmp-size",
+        5.0,
+    );
+    let hidden = "mkdir /tmp/closed; chmod 300 /tmp/closed; dd if=/dev/zero of=/tmp/closed/file bs=1M; sleep 60";
+    assert_ends(
+        &machine,
+        &with("--tmp-size", "20MiB"),
+        hidden,
+        "tmp-size",
+        5.0,
+    );
+    let many = |directory| format!("cd {directory}; seq 1000000 | xargs -n 100 touch; sleep 60");
+    assert_ends(
+        &machine,
+        &with("--output-files", "500"),
+        &many("/output"),
+        "output-files",
+        20.0,
+    );
+    assert_ends(
+        &machine,
+        &with("--tmp-size", "2MiB"),
+        &many("/tmp"),
+        "tmp-size",
+        20.0,
+    );
+}
+
+/// What is too much in the end is too much, though nobody saw it while the program ran.
+#[test]
+fn an_output_that_is_too_large_is_none() {
+    let machine = Machine::new();
+    let script = "echo too much > /output/file";
+    assert_ends(
+        &machine,
+        &["--output-size", "5"],
+        script,
+        "output-size",
+        0.0,
+    );
+    assert_ends(
+        &machine,
+        &["--output-files", "0"],
+        script,
+        "output-files",
+        0.0,
+    );
+    let fits = ["--output-size", "9", "--output-files", "1"];
+    machine
+        .environment
+        .ipfs_exec(["run"])
+        .arguments(fits)
+        .arguments([&machine.rootfs, EMPTY, "sh", "-c", script])
+        .succeeds();
+}
+
+#[test]
+fn the_log_is_limited() {
+    let machine = Machine::new();
+    let options = ["--log-size", "10000", "--timeout", "60s"];
+    assert_ends(&machine, &options, "yes", "log-size", 1.0);
+    let outcome = machine
+        .environment
+        .ipfs_exec(["run", "--log-size", "10000", &machine.rootfs, EMPTY, "yes"])
+        .run();
+    let printed = outcome.stderr.find("error:").unwrap();
+    assert_eq!(printed, 10_000);
+}
+
+/// The number of processors is what was asked for, and cannot be changed from inside.
+#[test]
+fn processors_are_limited() {
+    let machine = Machine::new();
+    let run = |script: &str| {
+        let run = machine
+            .environment
+            .ipfs_exec(["run", "--cpus", "1", &machine.rootfs, EMPTY]);
+        run.arguments(["sh", "-c", script]).succeeds()
+    };
+    assert_eq!(run("nproc").stderr, "1\n");
+    let outcome = run("taskset -p ffff $$ 2>&1 > /dev/null; nproc");
+    assert!(outcome.stderr.ends_with("1\n"), "{outcome:?}");
+}
+
+/// What cannot be held is an error before the program starts, or left out where that was asked for.
+#[test]
+fn a_limit_is_held_or_refused() {
+    let machine = Machine::new();
+    let run = |options: &[&str]| {
+        let run = machine
+            .environment
+            .ipfs_exec(["run", "--json", "--cpus", "0.5"]);
+        run.arguments(options)
+            .arguments([&machine.rootfs, EMPTY, "true"])
+    };
+    let outcome = run(&["--best-effort-limits"]).succeeds();
+    let said: Value = serde_json::from_slice(&outcome.stdout).unwrap();
+    let limits = said["limits"].as_array().unwrap();
+    let cpus = limits
+        .iter()
+        .find(|limit| limit["limit"] == "cpus")
+        .unwrap();
+    if cpus["held_by"] == "none" {
+        run(&[]).fails(125, &["--cpus", "--best-effort-limits"]);
+    } else {
+        run(&[]).succeeds();
+    }
+}
+
+/// What a run used is told, in words and in JSON.
+#[test]
+fn usage_is_told() {
+    let machine = Machine::new();
+    let script = "dd if=/dev/zero of=/output/file bs=1k count=1000; sleep 0.2; i=0; \
+                  while [ $i -lt 20000 ]; do i=$((i + 1)); done";
+    let run = machine
+        .environment
+        .ipfs_exec(["run", "--json", "--stats", &machine.rootfs, EMPTY]);
+    let outcome = run.arguments(["sh", "-c", script]).succeeds();
+    let said: Value = serde_json::from_slice(&outcome.stdout).unwrap();
+    let usage = &said["usage"];
+    let number = |value: &Value| value.as_f64().unwrap_or_else(|| panic!("{said}"));
+    assert!(number(&usage["wall_seconds"]) > 0.2);
+    assert!(number(&usage["user_seconds"]) > 0.0);
+    assert!(number(&usage["peak_memory_bytes"]) > 100_000.0);
+    assert!(number(&usage["read_bytes"]) >= 1_024_000.0);
+    assert!(number(&usage["written_bytes"]) >= 1_024_000.0);
+    assert_eq!(
+        (number(&said["files"]), number(&said["size"])),
+        (1.0, 1_024_000.0)
+    );
+    for word in [
+        "time:",
+        "memory:",
+        "io:",
+        "output: 1 files, 1024000 bytes",
+        "fetched: 0 blocks",
+    ] {
+        assert!(
+            outcome.stderr.contains(word),
+            "{word} in {}",
+            outcome.stderr
+        );
+    }
+    assert!(Duration::from_secs_f64(number(&usage["wall_seconds"])) < Duration::from_secs(60));
+}
