@@ -31,6 +31,7 @@ pub mod requirement;
 pub mod served;
 pub mod tree;
 pub mod vector;
+pub mod vm;
 
 pub use archive::Archive;
 pub use environment::Environment;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Resource, Rlimit, geteuid, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, geteuid, getrlimit, prlimit};
 use rustix::thread::{CpuSet, sched_getaffinity};
 
 use super::cgroup::Group;
@@ -157,7 +157,10 @@ impl Watch {
     pub(crate) fn hold(&self, first: Pid) -> io::Result<()> {
         if self.held.contains(&(Limit::Pids, Mechanism::Rlimit)) {
             // One more, so that it can be seen that it was too much.
-            let most = Some(self.limits.most_pids().saturating_add(1));
+            let most = self.limits.most_pids().saturating_add(1);
+            // Nobody may have more than was allowed before.
+            let allowed = getrlimit(Resource::Nproc).maximum;
+            let most = Some(allowed.map_or(most, |allowed| allowed.min(most)));
             let limit = Rlimit {
                 current: most,
                 maximum: most,

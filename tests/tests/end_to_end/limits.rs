@@ -74,7 +74,8 @@ fn time_is_limited() {
     let machine = Machine::new();
     assert_ends(&machine, &["--timeout", "1s"], "sleep 60", "timeout", 1.0);
     // Deaf, stopped, and in a session of its own.
-    let script = "trap '' HUP INT TERM QUIT; setsid sleep 654321 & sleep 654321 & kill -STOP $$; sleep 60";
+    let script =
+        "trap '' HUP INT TERM QUIT; setsid sleep 654321 & sleep 654321 & kill -STOP $$; sleep 60";
     assert_ends(&machine, &["--timeout", "500ms"], script, "timeout", 0.5);
     // No process is left that another could meet.
     let children = fs::read_dir("/proc").unwrap().flatten().filter(|entry| {

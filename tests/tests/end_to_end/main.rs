@@ -34,3 +34,4 @@ mod concurrency;
 mod faults;
 mod kills;
 mod limits;
+mod unified;

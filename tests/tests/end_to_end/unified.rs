@@ -1,0 +1,78 @@
+//! Limits held by control groups of version 2, on a kernel that was booted for it.
+
+use ipfs_exec_tests::environment::binary;
+use ipfs_exec_tests::{Archive, requirement, vm};
+use serde_json::Value;
+
+/// Runs each attack with its limit; prints who ran it, which limit, the exit code and the JSON.
+const ATTACKS: &str = r#"
+who=$1
+export IPFS_EXEC_PATH=/tmp/repository-$who
+rootfs=$(ipfs-exec add -Q /rootfs.tar)
+input=$(ipfs-exec mkdir)
+attack() {
+    name=$1 limits=$2
+    shift 2
+    ipfs-exec run --json --input-mode copy $limits $rootfs $input "$@" > /tmp/out-$who 2> /tmp/err-$who
+    code=$?
+    [ $code != 125 ] || cat /tmp/err-$who
+    echo "$who $name $code $(cat /tmp/out-$who)"
+}
+attack memory "--memory 32MiB" tail -n 1 /dev/zero
+attack shared "--memory 32MiB" dd if=/dev/zero of=/dev/shm/file bs=1M
+attack pids "--pids 30" sh -c 'f() { f | f & }; f; sleep 600'
+attack cpu-time "--cpu-time 2s" sh -c 'while :; do :; done'
+attack cpus "--cpus 0.5 --cpu-time 60s --pids 100 --memory 64MiB" sh -c 'i=0; while [ $i -lt 3000 ]; do i=$((i + 1)); done'
+find /sys/fs/cgroup -name 'ipfs-exec-*' | sed "s/^/$who left /"
+"#;
+
+const SCRIPT: &str = r#"
+cd /sys/fs/cgroup
+echo '+memory +pids +cpu' > cgroup.subtree_control
+sh /attacks root
+# A part for the user, as a login manager makes it, with a group for the processes of the session.
+mkdir -p user/session
+chown user:user user user/* user/session/*
+echo $$ > user/session/cgroup.procs
+su user -c 'sh /attacks user'
+"#;
+
+#[test]
+fn limits_are_held_as_root_and_in_a_delegated_group() {
+    let archive = Archive::busybox().tar();
+    let (binary, bubblewrap) = (binary(), requirement::tool("bwrap", "bubblewrap"));
+    let programs = [("ipfs-exec", &*binary), ("bwrap", &*bubblewrap)];
+    let files = [
+        ("rootfs.tar", &archive[..]),
+        ("attacks", ATTACKS.as_bytes()),
+    ];
+    let said = vm::run(SCRIPT, &programs, &files);
+    for who in ["root", "user"] {
+        for (name, limit, code) in [
+            ("memory", "memory", "137"),
+            ("shared", "memory", "137"),
+            ("pids", "pids", "137"),
+            ("cpu-time", "cpu-time", "124"),
+        ] {
+            let outcome = outcome(&said, who, name, code);
+            assert_eq!(outcome["limit"], limit, "{said}");
+        }
+        let outcome = outcome(&said, who, "cpus", "0");
+        let held = outcome["limits"].as_array().unwrap();
+        for limit in ["memory", "cpus", "cpu-time", "pids"] {
+            let held = held.iter().find(|held| held["limit"] == limit).unwrap();
+            assert_eq!(held["held_by"], "cgroup-v2", "{limit} of {who}\n{said}");
+        }
+        assert!(outcome["usage"]["peak_memory_bytes"].as_u64().unwrap() > 0);
+    }
+    assert!(!said.contains(" left "), "groups are left\n{said}");
+}
+
+/// What an attack gave, which ended with `code`.
+#[track_caller]
+fn outcome(said: &str, who: &str, name: &str, code: &str) -> Value {
+    let start = format!("{who} {name} {code} ");
+    let line = said.lines().find_map(|line| line.strip_prefix(&start));
+    let line = line.unwrap_or_else(|| panic!("no `{start}` in\n{said}"));
+    serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
+}
