@@ -95,7 +95,8 @@
 //! | `open_by_handle_at`, `name_to_handle_at` | open files without a path |
 //! | `mbind`, `set_mempolicy`, `move_pages`, `migrate_pages` | say where memory lies on this machine |
 //!
-//! These fail with `EPERM`. What is unknown, also because it is newer than this list, fails with
+//! `getgroups` gives no groups: those of the caller cannot be given up without privileges, and their
+//! number would be part of the result. The others fail with `EPERM`. What is unknown, also because it is newer than this list, fails with
 //! `ENOSYS`: programs then fall back to what they used before it came. Calls of a 32-bit program on a
 //! 64-bit machine end it with `SIGSYS`.
 //!

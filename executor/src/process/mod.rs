@@ -36,7 +36,7 @@ use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags, stat};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Resource, Rlimit, Signal};
 use rustix::thread::CpuSet;
 
 /// Files that the child creates are writable by their owner only, whatever the caller's umask.
@@ -226,6 +226,7 @@ impl Preparation {
                 die_with(supervisor)?;
                 // A group of its own, by which the supervisor finds what it starts.
                 rustix::process::setsid()?;
+                USUAL_LIMITS.into_iter().try_for_each(usual_limit)?;
                 self.bounds.apply()?;
                 fix_addresses()?;
                 if self.may_confine {
@@ -235,6 +236,44 @@ impl Preparation {
             }
         }
     }
+}
+
+/// Limits of single processes that programs can see, and may work by, as on a machine that nobody has
+/// configured: the first applies, and it can be raised to the second.
+const USUAL_LIMITS: [(Resource, Option<u64>, Option<u64>); 10] = [
+    (Resource::As, None, None),
+    // The least, which keeps programs of the host from being run to take a core: core(5).
+    (Resource::Core, Some(1), Some(1)),
+    (Resource::Cpu, None, None),
+    (Resource::Data, None, None),
+    (Resource::Fsize, None, None),
+    (Resource::Memlock, Some(64 << 10), Some(64 << 10)),
+    (Resource::Nice, Some(0), Some(0)),
+    (Resource::Nofile, Some(1024), Some(4096)),
+    (Resource::Rtprio, Some(0), Some(0)),
+    (Resource::Stack, Some(8 << 20), None),
+];
+
+/// Sets one of them, as far as this process may.
+fn usual_limit(
+    (resource, current, maximum): (Resource, Option<u64>, Option<u64>),
+) -> io::Result<()> {
+    let usual = Rlimit { current, maximum };
+    match rustix::process::setrlimit(resource, usual) {
+        Err(rustix::io::Errno::PERM) => {}
+        result => return Ok(result?),
+    }
+    // Only root may raise what cannot be exceeded.
+    let allowed = rustix::process::getrlimit(resource).maximum;
+    let lower = |limit: Option<u64>| match (limit, allowed) {
+        (Some(limit), Some(allowed)) => Some(limit.min(allowed)),
+        (limit, allowed) => limit.or(allowed),
+    };
+    let possible = Rlimit {
+        current: lower(current),
+        maximum: lower(maximum),
+    };
+    Ok(rustix::process::setrlimit(resource, possible)?)
 }
 
 impl Bounds {
@@ -247,11 +286,11 @@ impl Bounds {
             rustix::thread::sched_setaffinity(None, cpus)?;
         }
         if self.file_bytes.is_some() {
-            let limit = rustix::process::Rlimit {
+            let limit = Rlimit {
                 current: self.file_bytes,
                 maximum: self.file_bytes,
             };
-            rustix::process::setrlimit(rustix::process::Resource::Fsize, limit)?;
+            rustix::process::setrlimit(Resource::Fsize, limit)?;
         }
         Ok(())
     }

@@ -180,23 +180,27 @@ fn start(
     let gate = Gate::new().map_err(SandboxError::Follow)?;
     let (status, report) = pipe_with(PipeFlags::CLOEXEC).map_err(follow)?;
     fcntl_setfl(&status, OFlags::NONBLOCK).map_err(follow)?;
-    let [first, second] = seccomp::programs(bounds.cpus.is_some());
-    let held = [&first, &second, plan::BOOT_ID.as_bytes()].map(hold);
-    let held = held.into_iter().collect::<io::Result<Vec<_>>>();
-    let held = held.map_err(SandboxError::Follow)?;
+    let hold_all = |contents: &[&[u8]]| {
+        let held = contents.iter().map(|content| hold(content));
+        held.collect::<io::Result<Vec<_>>>()
+            .map_err(SandboxError::Follow)
+    };
+    let programs = seccomp::programs(bounds.cpus.is_some());
+    let filters = hold_all(&programs.each_ref().map(Vec::as_slice))?;
+    let boot_id = hold(plan::BOOT_ID.as_bytes()).map_err(SandboxError::Follow)?;
     let descriptors = Descriptors {
         status: report.as_raw_fd(),
         gate: gate.pipe.as_raw_fd(),
-        filters: [held[0].as_raw_fd(), held[1].as_raw_fd()],
-        boot_id: held[2].as_raw_fd(),
+        filters: std::array::from_fn(|index| filters[index].as_raw_fd()),
+        boot_id: boot_id.as_raw_fd(),
     };
     let host = Host {
         version: bubblewrap.version,
         masked: &masked(),
     };
     let plan = Plan::new(job, paths, descriptors, host)?;
-    let mut inherited = vec![report.as_fd(), gate.pipe.as_fd()];
-    inherited.extend(held.iter().map(AsFd::as_fd));
+    let mut inherited = vec![report.as_fd(), gate.pipe.as_fd(), boot_id.as_fd()];
+    inherited.extend(filters.iter().map(AsFd::as_fd));
     let mounts = mounts.iter().map(|mount| mount.request()).collect();
     let (path, arguments) = (&bubblewrap.path, plan.arguments());
     let child = process::spawn(path, arguments, streams, &inherited, mounts, bounds);

@@ -17,6 +17,7 @@ use std::path::Path;
 use crate::job::Job;
 use crate::rootfs::{TopEntry, TopEntryKind};
 use crate::sandbox::probe::Version;
+use crate::sandbox::seccomp::FILTERS;
 
 /// Path of the program in every root file system.
 pub const INIT: &str = "/sbin/init";
@@ -114,7 +115,7 @@ pub struct Descriptors {
     /// From which it reads a byte when the sandbox is complete, before it executes the program.
     pub gate: RawFd,
     /// From which it reads the filters of system calls, in this order.
-    pub filters: [RawFd; 2],
+    pub filters: [RawFd; FILTERS],
     /// From which it reads the identity of the boot.
     pub boot_id: RawFd,
 }
@@ -313,8 +314,8 @@ mod tests {
     const DESCRIPTORS: Descriptors = Descriptors {
         status: 7,
         gate: 8,
-        filters: [9, 10],
-        boot_id: 11,
+        filters: [9, 10, 11],
+        boot_id: 12,
     };
 
     fn job(arguments: &[&str]) -> Job {
@@ -380,7 +381,7 @@ mod tests {
 --tmpfs|/proc/acpi
 --remount-ro|/proc/acpi
 --perms|0444
---ro-bind-data|11|/proc/sys/kernel/random/boot_id
+--ro-bind-data|12|/proc/sys/kernel/random/boot_id
 --dev|/dev
 --perms|1777
 --size|1073741824
@@ -394,6 +395,7 @@ mod tests {
 --block-fd|8
 --add-seccomp-fd|9
 --add-seccomp-fd|10
+--add-seccomp-fd|11
 --|/sbin/init|
 --bind|a b";
         assert_eq!(

@@ -103,6 +103,9 @@ const SOCKET_FAMILIES: [i32; 4] = [
     libc::AF_NETLINK,
 ];
 
+/// How many filters there are.
+pub(super) const FILTERS: usize = 3;
+
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 /// The filters, in the order in which they are to be loaded, each as the bytes of its `sock_filter`s.
@@ -110,14 +113,18 @@ type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 ///
 /// # Panics
 /// Never, as the tests show: nothing in here comes from outside.
-pub(super) fn programs(is_pinned: bool) -> [Vec<u8>; 2] {
+pub(super) fn programs(is_pinned: bool) -> [Vec<u8>; FILTERS] {
     let unknown = SeccompAction::Errno(libc::ENOSYS as u32);
     let refused = SeccompAction::Errno(libc::EPERM as u32);
     let mut rules = self::refused();
     if is_pinned {
         rules.insert(number(Sysno::sched_setaffinity), Vec::new());
     }
+    // The caller's groups cannot be given up without privileges, and belong to nobody inside: the call
+    // gives none of them.
+    let groups = Rules::from([(number(Sysno::getgroups), Vec::new())]);
     [
+        program(groups, SeccompAction::Allow, SeccompAction::Errno(0)),
         program(allowed(), unknown, SeccompAction::Allow),
         // The last one that is loaded is asked first; among equal answers the first counts.
         program(rules, SeccompAction::Allow, refused),

@@ -31,6 +31,7 @@ mod network;
 
 mod bad_input;
 mod concurrency;
+mod determinism;
 mod faults;
 mod kills;
 mod limits;
