@@ -237,6 +237,11 @@ impl Context {
         Ok(result)
     }
 
+    /// Where the repository is, or would be.
+    pub(crate) fn repository_path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
     /// Opens the repository for a node that serves it.
     pub(crate) fn shared_repository(&self) -> Result<Arc<Repository>, CommandError> {
         Ok(Arc::new(self.repository()?))

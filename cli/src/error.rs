@@ -78,6 +78,11 @@ impl CommandError {
         &self.message
     }
 
+    /// What the user can do about it.
+    pub(crate) fn hint(&self) -> Option<&'static str> {
+        self.hint
+    }
+
     pub(crate) fn with_hint(mut self, hint: &'static str) -> CommandError {
         self.hint = Some(hint);
         self

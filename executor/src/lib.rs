@@ -52,6 +52,7 @@ pub mod mount;
 pub mod output;
 pub mod trace;
 
+pub mod doctor;
 pub mod run;
 
 pub use job::{Job, JobError};

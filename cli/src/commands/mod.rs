@@ -2,6 +2,7 @@
 
 mod add;
 mod cat;
+mod doctor;
 mod export;
 mod fetch;
 mod gc;
@@ -77,6 +78,7 @@ enum Command {
     Gc(gc::GcArgs),
     Verify(verify::VerifyArgs),
     Repo(repo::RepoArgs),
+    Doctor(doctor::DoctorArgs),
 }
 
 impl Cli {
@@ -104,6 +106,7 @@ impl Cli {
             Command::Gc(arguments) => gc::gc(&context, arguments).map(done),
             Command::Verify(arguments) => verify::verify(&context, arguments).map(done),
             Command::Repo(arguments) => repo::repo(&context, arguments).map(done),
+            Command::Doctor(arguments) => doctor::doctor(&context, &arguments),
         }
     }
 }

@@ -82,6 +82,16 @@ pub(crate) fn peers(context: &Context, arguments: PeersArgs) -> Result<(), Comma
     Ok(())
 }
 
+/// How many peers answer, and how many of those that were named cannot be reached.
+pub(super) fn count(
+    context: &Context,
+    network: &Network,
+    looks_around: bool,
+) -> Result<(usize, usize), CommandError> {
+    let found = look(context, &network.subscribe(), looks_around)?;
+    Ok((found.peers.len(), found.unreachable.len()))
+}
+
 /// Waits until all that were named were tried, and all that are connected have told what they are.
 fn look(
     context: &Context,

@@ -217,8 +217,35 @@ pub struct Usage {
     pub written_bytes: u64,
 }
 
+/// By what memory, processors and processes would be held for us here.
+pub(crate) fn probe() -> Vec<(Limit, Mechanism)> {
+    let limits = Limits {
+        memory: Some(1 << 40),
+        cpus: Some(0.5),
+        pids: Some(1 << 20),
+        best_effort: true,
+        ..Limits::default()
+    };
+    let group = cgroup::Group::create(&limits);
+    [Limit::Memory, Limit::Cpus, Limit::Pids]
+        .into_iter()
+        .map(|limit| {
+            let held = group.as_ref().and_then(|group| group.mechanism(limit));
+            let otherwise = match limit {
+                Limit::Cpus => Mechanism::Affinity,
+                _ => Mechanism::Supervision,
+            };
+            (limit, held.unwrap_or(otherwise))
+        })
+        .collect()
+}
+
 /// Which limits there were, and by what each was held.
 pub type Held = Vec<(Limit, Mechanism)>;
+
+/// What to do where there is no control group.
+pub(crate) const GROUP_HINT: &str = "run as root or in a delegated control group (`systemd-run --user \
+    --scope -p Delegate=yes ipfs-exec run ...`), or accept it with `--best-effort-limits`";
 
 /// Why limits cannot be held.
 #[derive(Debug, thiserror::Error)]
@@ -241,10 +268,7 @@ impl LimitError {
     /// What the user can do about it.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            LimitError::Unenforceable { .. } => Some(
-                "run as root or in a delegated control group (`systemd-run --user --scope -p \
-                 Delegate=yes ipfs-exec run ...`), or accept it with `--best-effort-limits`",
-            ),
+            LimitError::Unenforceable { .. } => Some(GROUP_HINT),
             LimitError::Watch(_) => None,
         }
     }

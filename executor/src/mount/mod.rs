@@ -129,6 +129,16 @@ impl MountError {
     }
 }
 
+/// Whether the device can be used.
+pub(crate) fn probe_device() -> Result<(), MountError> {
+    device::open().map(drop).map_err(MountError::Device)
+}
+
+/// What to do where `fusermount3` is missing.
+pub(crate) const fn helper_hint() -> &'static str {
+    HELPER_HINT
+}
+
 fn owner() -> Owner {
     Owner {
         uid: geteuid().as_raw(),

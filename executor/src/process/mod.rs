@@ -493,7 +493,7 @@ fn confine() -> io::Result<()> {
         scoped: SCOPE_ABSTRACT_SOCKETS | SCOPE_SIGNALS,
         ..LandlockRules::default()
     };
-    // SAFETY: the kernel reads the structure, whose size is given.
+    // SAFETY: the kernel reads the structure, whose size is given, and no other memory.
     let created = unsafe {
         libc::syscall(
             libc::SYS_landlock_create_ruleset,
@@ -509,6 +509,16 @@ fn confine() -> io::Result<()> {
     rustix::thread::set_no_new_privs(true)?;
     // SAFETY: takes integers. The descriptor is closed with all others that are not inherited.
     check(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, created, 0) })
+}
+
+/// The version of Landlock's interface; none where the kernel has none of it.
+pub(crate) fn landlock_version() -> Option<i64> {
+    const ASK_VERSION: libc::c_uint = 1;
+    let nothing = ptr::null::<LandlockRules>();
+    // SAFETY: with this flag the kernel reads no memory.
+    let version =
+        unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, nothing, 0, ASK_VERSION) };
+    (version > 0).then_some(version)
 }
 
 /// `struct landlock_ruleset_attr` of Linux.

@@ -26,7 +26,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::error::SandboxError;
 use super::plan::{self, Descriptors, Host, HostPaths, Plan};
-use super::probe::{Bubblewrap, forbidding_setting, masked};
+use super::probe::{Bubblewrap, masked, obstacle};
 use super::seccomp;
 use super::status::Status;
 use super::streams;
@@ -262,7 +262,7 @@ fn failure(gate: &Gate, ended: ExitStatus) -> SandboxError {
         SandboxError::NotExecuted
     } else {
         SandboxError::SetUp {
-            setting: forbidding_setting(),
+            obstacle: obstacle(),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::plan::{INIT, PlanError};
-use super::probe::{NamespaceSetting, ProbeError};
+use super::probe::{Obstacle, ProbeError};
 use crate::limits::{Hit, LimitError, Usage};
 
 /// Why a program did not run, or its end is not known.
@@ -29,8 +29,8 @@ pub enum SandboxError {
     /// Bubblewrap gave up before the sandbox was complete; it says why on stderr.
     #[error("bubblewrap could not set up the sandbox")]
     SetUp {
-        /// The setting of this machine that most likely is the reason.
-        setting: Option<NamespaceSetting>,
+        /// What of this machine most likely is the reason.
+        obstacle: Option<Obstacle>,
     },
     /// The sandbox was complete, but the kernel refused the program.
     #[error("cannot execute `{INIT}`")]
@@ -66,8 +66,8 @@ impl SandboxError {
         match self {
             SandboxError::Probe(error) => Some(error.hint()),
             SandboxError::SetUp {
-                setting: Some(setting),
-            } => Some(setting.hint),
+                obstacle: Some(obstacle),
+            } => Some(obstacle.hint),
             SandboxError::Watch(error) => error.hint(),
             SandboxError::Limit { hit, .. } => Some(hit.hint()),
             _ => None,

@@ -124,6 +124,18 @@ pub struct Descriptors {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan(Vec<OsString>);
 
+/// The arguments for a sandbox on the host's own files, up to its program: to find out whether one can
+/// be made.
+pub(super) fn trial(version: Version) -> Vec<OsString> {
+    let mut plan = Plan(Vec::new());
+    plan.isolation(version);
+    plan.option("--ro-bind", ["/", "/"]);
+    plan.option("--proc", ["/proc"]);
+    plan.option("--dev", ["/dev"]);
+    plan.flag("--");
+    plan.0
+}
+
 impl Plan {
     /// Plans `job` for a host.
     ///

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use rustix::fs::{Access, access};
 
-use super::plan::Masked;
+use super::plan::{self, Masked};
 
 /// Name of the program.
 const PROGRAM: &str = "bwrap";
@@ -193,42 +193,83 @@ fn version_of(path: &Path) -> Result<Version, ProbeError> {
     })
 }
 
-/// A setting of the kernel that keeps users from making namespaces.
+/// What keeps users of this machine from making namespaces, and so a sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NamespaceSetting {
-    /// Its file.
+pub struct Obstacle {
+    /// The file that says so.
     pub path: &'static str,
-    /// The value that forbids.
-    forbidding: &'static str,
+    /// The value that forbids; none where it is enough that the file is there.
+    forbidding: Option<&'static str>,
     /// What to do about it.
     pub hint: &'static str,
 }
 
-const NAMESPACE_SETTINGS: [NamespaceSetting; 3] = [
-    NamespaceSetting {
+const CONTAINER_HINT: &str = "let the container make namespaces: `docker run --security-opt \
+    seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined`, or \
+    `podman run --security-opt unmask=ALL --security-opt seccomp=unconfined`";
+
+/// The most likely one first.
+const OBSTACLES: [Obstacle; 5] = [
+    Obstacle {
         path: "/proc/sys/user/max_user_namespaces",
-        forbidding: "0",
+        forbidding: Some("0"),
         hint: "allow user namespaces (`sysctl user.max_user_namespaces=10000`)",
     },
-    NamespaceSetting {
+    Obstacle {
         path: "/proc/sys/kernel/unprivileged_userns_clone",
-        forbidding: "0",
+        forbidding: Some("0"),
         hint: "allow user namespaces (`sysctl kernel.unprivileged_userns_clone=1`)",
     },
-    NamespaceSetting {
+    Obstacle {
         path: "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
-        forbidding: "1",
+        forbidding: Some("1"),
         hint: "give bubblewrap an AppArmor profile that allows user namespaces (Ubuntu: \
                `apt-get install apparmor-profiles`, then load `bwrap-userns-restrict`)",
     },
+    Obstacle {
+        path: "/.dockerenv",
+        forbidding: None,
+        hint: CONTAINER_HINT,
+    },
+    Obstacle {
+        path: "/run/.containerenv",
+        forbidding: None,
+        hint: CONTAINER_HINT,
+    },
 ];
 
-/// The setting that most likely kept bubblewrap from its work.
-pub(super) fn forbidding_setting() -> Option<NamespaceSetting> {
-    NAMESPACE_SETTINGS.into_iter().find(|setting| {
-        // A setting that this kernel does not have forbids nothing.
-        fs::read_to_string(setting.path).is_ok_and(|value| value.trim() == setting.forbidding)
-    })
+/// What most likely kept bubblewrap from its work.
+pub(crate) fn obstacle() -> Option<Obstacle> {
+    OBSTACLES
+        .into_iter()
+        .find(|obstacle| match obstacle.forbidding {
+            // A setting that this kernel does not have forbids nothing.
+            Some(value) => {
+                fs::read_to_string(obstacle.path).is_ok_and(|setting| setting.trim() == value)
+            }
+            None => Path::new(obstacle.path).exists(),
+        })
+}
+
+impl Bubblewrap {
+    /// Makes a sandbox with all namespaces and none of our mounts, in which it prints its version.
+    ///
+    /// # Errors
+    /// What bubblewrap says.
+    pub(crate) fn try_out(&self) -> Result<(), String> {
+        let output = Command::new(&self.path)
+            .args(plan::trial(self.version))
+            .arg(&self.path)
+            .arg("--version")
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|error| error.to_string())?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        Err(said.lines().last().unwrap_or("it says nothing").to_owned())
+    }
 }
 
 #[cfg(test)]

@@ -101,7 +101,7 @@ fn twenty_jobs_in_four_worlds() {
     giver.write("input/sub/file", "content");
     giver.write("input/other/file", "other\n");
     for number in 0..50 {
-        giver.write(&format!("input/many/{}", number * 7919 % 50), "");
+        giver.write(format!("input/many/{}", number * 7919 % 50), "");
     }
     let input = giver.add("input");
     let mut all = Vec::new();

@@ -32,6 +32,7 @@ mod network;
 mod bad_input;
 mod concurrency;
 mod determinism;
+mod doctor;
 mod faults;
 mod kills;
 mod limits;

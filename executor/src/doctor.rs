@@ -1,0 +1,271 @@
+//! Whether this machine can run programs, and what to do where it cannot: one finding a question.
+//!
+//! What a finding advises is what the error of a run would say for the same reason.
+
+use std::env;
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use rustix::process::geteuid;
+use rustix::system::uname;
+use serde::Serialize;
+
+use crate::limits::{self, Mechanism};
+use crate::mount;
+use crate::process;
+use crate::sandbox::Bubblewrap;
+use crate::sandbox::probe::{Version, obstacle};
+
+/// What a sandbox needs of the kernel: `close_range` and `mount_setattr`.
+const LEAST_KERNEL: (u32, u32) = (5, 12);
+
+/// What a finding means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    /// All is well.
+    Green,
+    /// Something is slower, weaker or missing, and runs go on without it.
+    Yellow,
+    /// A run would fail.
+    Red,
+}
+
+/// An answer to one question.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What was looked at: a word.
+    pub check: &'static str,
+    /// What that means.
+    pub status: Status,
+    /// What was found.
+    pub message: String,
+    /// What to do about it.
+    pub remedy: Option<String>,
+}
+
+impl Finding {
+    /// That all is well.
+    pub fn green(check: &'static str, message: impl Into<String>) -> Finding {
+        Finding {
+            check,
+            status: Status::Green,
+            message: message.into(),
+            remedy: None,
+        }
+    }
+
+    /// That something is missing.
+    pub fn yellow(
+        check: &'static str,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Finding {
+        Finding {
+            status: Status::Yellow,
+            remedy: Some(remedy.into()),
+            ..Finding::green(check, message)
+        }
+    }
+
+    /// That a run would fail.
+    pub fn red(
+        check: &'static str,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Finding {
+        Finding {
+            status: Status::Red,
+            ..Finding::yellow(check, message, remedy)
+        }
+    }
+}
+
+/// Looks at all that a sandbox needs.
+pub fn examine() -> Vec<Finding> {
+    let mut findings = vec![kernel()];
+    findings.extend(bubblewrap());
+    findings.extend([filter(), landlock(), device(), helper(), groups()]);
+    findings
+}
+
+fn kernel() -> Finding {
+    let name = uname();
+    let release = name.release().to_string_lossy().into_owned();
+    let mut numbers = release
+        .split(['.', '-'])
+        .map_while(|part| part.parse().ok());
+    let version: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version >= LEAST_KERNEL {
+        return Finding::green("kernel", format!("Linux {release}"));
+    }
+    let (major, minor) = LEAST_KERNEL;
+    Finding::red(
+        "kernel",
+        format!("Linux {release} is older than {major}.{minor}"),
+        "install a newer kernel",
+    )
+}
+
+/// Bubblewrap, and whether it can make a sandbox.
+fn bubblewrap() -> Vec<Finding> {
+    let found = match Bubblewrap::find() {
+        Ok(found) => found,
+        Err(error) => return vec![Finding::red("bubblewrap", error.to_string(), error.hint())],
+    };
+    let mut findings = vec![version(&found)];
+    findings.push(match found.try_out() {
+        Ok(()) => Finding::green("namespaces", "a sandbox can be made"),
+        Err(said) => {
+            let obstacle = obstacle();
+            let hint = obstacle.map_or(
+                "look at what bubblewrap says, and at the log of the kernel (`dmesg`)",
+                |obstacle| obstacle.hint,
+            );
+            Finding::red(
+                "namespaces",
+                format!("no sandbox can be made: {said}"),
+                hint,
+            )
+        }
+    });
+    findings
+}
+
+fn version(bubblewrap: &Bubblewrap) -> Finding {
+    const DISABLES_USER_NAMESPACES: Version = Version {
+        major: 0,
+        minor: 8,
+        patch: 0,
+    };
+    let (version, path) = (bubblewrap.version, bubblewrap.path.display());
+    let message = format!("version {version} at `{path}`");
+    let is_set_uid =
+        fs::metadata(&bubblewrap.path).is_ok_and(|file| file.permissions().mode() & 0o4000 != 0);
+    if is_set_uid {
+        return Finding::yellow(
+            "bubblewrap",
+            format!("{message}, set-uid root: a hole in it is one in this machine"),
+            format!("allow user namespaces, and take the bit away (`chmod u-s {path}`)"),
+        );
+    }
+    if version < DISABLES_USER_NAMESPACES {
+        return Finding::yellow(
+            "bubblewrap",
+            format!("{message}, which leaves nested user namespaces to the filter of system calls"),
+            "install bubblewrap 0.8 or newer",
+        );
+    }
+    Finding::green("bubblewrap", message)
+}
+
+fn filter() -> Finding {
+    let actions = fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail");
+    if actions.is_ok_and(|actions| actions.split_whitespace().any(|action| action == "errno")) {
+        return Finding::green("seccomp", "system calls are filtered");
+    }
+    Finding::red(
+        "seccomp",
+        "this kernel cannot filter system calls",
+        "use a kernel with CONFIG_SECCOMP_FILTER",
+    )
+}
+
+fn landlock() -> Finding {
+    const SCOPES: i64 = 6;
+    match process::landlock_version() {
+        Some(version) if version >= SCOPES => {
+            Finding::green("landlock", format!("version {version}"))
+        }
+        Some(version) => Finding::yellow(
+            "landlock",
+            format!("version {version} cannot confine signals: namespaces alone do"),
+            "nothing needs to be done; Linux 6.12 has it",
+        ),
+        None => Finding::yellow(
+            "landlock",
+            "this kernel has no Landlock: namespaces alone confine signals",
+            "nothing needs to be done; `lsm=landlock,...` on the kernel's command line switches it on",
+        ),
+    }
+}
+
+fn device() -> Finding {
+    match mount::probe_device() {
+        Ok(()) => Finding::green("fuse", "inputs are mounted, and read as they are needed"),
+        Err(error) => {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            let cause = cause.unwrap_or_default();
+            Finding::yellow(
+                "fuse",
+                format!(
+                    "{error}: {cause}: inputs are copied whole, and a directory is no root file system"
+                ),
+                error.hint().unwrap_or_default(),
+            )
+        }
+    }
+}
+
+fn helper() -> Finding {
+    if geteuid().is_root() || finds(OsStr::new("fusermount3")) {
+        return Finding::green("fusermount3", "`ipfs-exec mount` works");
+    }
+    Finding::yellow(
+        "fusermount3",
+        "`fusermount3` is missing: `ipfs-exec mount` does not work",
+        mount::helper_hint(),
+    )
+}
+
+fn finds(program: &OsStr) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path).any(|directory| Path::new(&directory).join(program).is_file())
+}
+
+fn groups() -> Finding {
+    let held = limits::probe();
+    let by = |mechanism| held.iter().all(|(_, held)| *held == mechanism);
+    if by(Mechanism::CgroupV2) {
+        return Finding::green("cgroups", "limits are held by control groups, version 2");
+    }
+    if by(Mechanism::CgroupV1) {
+        return Finding::green("cgroups", "limits are held by control groups, version 1");
+    }
+    let lacks = |mechanism| mechanism == Mechanism::Supervision || mechanism == Mechanism::Affinity;
+    let lacking = held.iter().filter(|(_, held)| lacks(*held));
+    let lacking: Vec<_> = lacking
+        .map(|(limit, _)| format!("`{}`", limit.option()))
+        .collect();
+    Finding::yellow(
+        "cgroups",
+        format!(
+            "no control group can be made for {}: these limits are held by looking often, and a part \
+             of a processor not at all",
+            lacking.join(", ")
+        ),
+        limits::GROUP_HINT,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_runs_programs() {
+        let findings = examine();
+        let red: Vec<_> = findings
+            .iter()
+            .filter(|finding| finding.status == Status::Red)
+            .collect();
+        assert!(red.is_empty(), "{red:?}");
+        let is_told = |finding: &Finding| {
+            finding.remedy.is_some() == (finding.status != Status::Green)
+                && !finding.message.is_empty()
+        };
+        assert!(findings.iter().all(is_told), "{findings:?}");
+    }
+}

@@ -1,0 +1,158 @@
+//! `doctor`: what it finds on machines that lack something, and that a run says the same.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use ipfs_exec_tests::{Environment, Outcome};
+use serde_json::Value;
+
+use crate::machine::{EMPTY, Machine};
+
+fn findings(outcome: &Outcome) -> Vec<Value> {
+    let text = String::from_utf8_lossy(&outcome.stdout).into_owned();
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[track_caller]
+fn find<'f>(findings: &'f [Value], check: &str) -> &'f Value {
+    let mut found = findings.iter().filter(|finding| finding["check"] == check);
+    found
+        .next()
+        .unwrap_or_else(|| panic!("no {check} in {findings:?}"))
+}
+
+/// A directory for the `PATH` in which bubblewrap is this script.
+fn bubblewrap(environment: &Environment, script: &str) -> String {
+    let path = environment.write("tools/bwrap", script);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path.parent().unwrap().to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_machine_that_runs_programs() {
+    let machine = Machine::new();
+    let outcome = machine
+        .environment
+        .ipfs_exec(["doctor", "--json"])
+        .succeeds();
+    let found = findings(&outcome);
+    for check in [
+        "kernel",
+        "bubblewrap",
+        "namespaces",
+        "seccomp",
+        "landlock",
+        "fuse",
+        "fusermount3",
+        "cgroups",
+        "disk",
+        "repository",
+    ] {
+        let finding = find(&found, check);
+        assert_ne!(finding["status"], "red", "{finding}");
+        assert_eq!(
+            finding["remedy"].is_null(),
+            finding["status"] == "green",
+            "{finding}"
+        );
+    }
+    let told = machine.environment.ipfs_exec(["doctor"]).succeeds();
+    let text = String::from_utf8(told.stdout).unwrap();
+    assert_eq!(
+        text.lines().filter(|line| !line.starts_with(' ')).count(),
+        found.len()
+    );
+    assert!(text.starts_with("ok      kernel: Linux"), "{text}");
+}
+
+/// What it advises is the hint of a run that fails for the same reason.
+#[test]
+fn a_run_says_what_the_doctor_says() {
+    let machine = Machine::new();
+    let environment = &machine.environment;
+    let run = || environment.ipfs_exec(["run", &machine.rootfs, EMPTY, "true"]);
+    let nothing = environment
+        .directory("nothing")
+        .to_str()
+        .unwrap()
+        .to_owned();
+    let old = bubblewrap(environment, "#!/bin/sh\necho bubblewrap 0.4.1\n");
+    for path in [nothing, old] {
+        let doctor = environment
+            .ipfs_exec(["doctor", "--json"])
+            .variable("PATH", &path);
+        let outcome = doctor.run();
+        assert_eq!(outcome.code, Some(1), "{outcome:?}");
+        let found = findings(&outcome);
+        let finding = find(&found, "bubblewrap");
+        assert_eq!(finding["status"], "red");
+        let remedy = finding["remedy"].as_str().unwrap();
+        run().variable("PATH", &path).fails(125, &[remedy]);
+    }
+}
+
+#[test]
+fn a_sandbox_that_cannot_be_made() {
+    let environment = Environment::new();
+    let script = "#!/bin/sh\n[ \"$1\" != --version ] || { echo bubblewrap 0.8.0; exit; }\n\
+                  echo 'bwrap: No permissions to create new namespace' >&2\nexit 1\n";
+    let path = bubblewrap(&environment, script);
+    let outcome = environment
+        .ipfs_exec(["doctor", "--json"])
+        .variable("PATH", &path)
+        .run();
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    let found = findings(&outcome);
+    let finding = find(&found, "namespaces");
+    assert_eq!(finding["status"], "red");
+    assert!(
+        finding["message"]
+            .as_str()
+            .unwrap()
+            .contains("No permissions"),
+        "{finding}"
+    );
+    assert!(!finding["remedy"].as_str().unwrap().is_empty());
+}
+
+#[test]
+fn repositories_that_are_not_there_or_not_usable() {
+    let environment = Environment::new();
+    let doctor = |path: &str| {
+        environment
+            .ipfs_exec(["--repo", path, "doctor", "--json"])
+            .run()
+    };
+    let outcome = doctor("sub/new");
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert!(!environment.file("sub").exists(), "looking makes nothing");
+    // A file where a directory should be.
+    environment.write("file", "");
+    for path in ["file", "file/below"] {
+        let outcome = doctor(path);
+        assert_eq!(outcome.code, Some(1), "{path}: {outcome:?}");
+        assert_eq!(
+            find(&findings(&outcome), "repository")["status"],
+            "red",
+            "{path}"
+        );
+    }
+}
+
+#[test]
+fn the_network_is_looked_at_when_asked() {
+    let environment = Environment::new();
+    let served = ipfs_exec_tests::Served::start(&environment);
+    let other = Environment::new();
+    let doctor = |arguments: &[&str]| {
+        let doctor = other.ipfs_exec(["--no-mdns", "doctor", "--json", "--network"]);
+        findings(&doctor.arguments(arguments).succeeds())
+    };
+    let found = doctor(&["--peer", &served.tcp]);
+    assert_eq!(find(&found, "network")["status"], "green");
+    served.end();
+    let found = doctor(&[]);
+    assert_eq!(find(&found, "network")["status"], "yellow");
+}
