@@ -37,6 +37,7 @@ use std::time::Duration;
 use rustix::fs::{Mode, OFlags, stat};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Resource, Rlimit, Signal};
+use rustix::termios::Termios;
 use rustix::thread::CpuSet;
 
 /// Files that the child creates are writable by their owner only, whatever the caller's umask.
@@ -88,6 +89,26 @@ pub(crate) struct Streams {
     pub(crate) stdin: OwnedFd,
     /// Descriptors 1 and 2.
     pub(crate) output: OwnedFd,
+    /// That of the user, where they are one of the child's own: the supervisor gives it back.
+    pub(crate) terminal: Option<HostTerminal>,
+}
+
+impl Streams {
+    /// Streams that are no terminal.
+    pub(crate) fn new(stdin: OwnedFd, output: OwnedFd) -> Streams {
+        Streams {
+            stdin,
+            output,
+            terminal: None,
+        }
+    }
+}
+
+/// A terminal that was changed, and what it was before.
+#[derive(Debug)]
+pub(crate) struct HostTerminal {
+    pub(crate) descriptor: OwnedFd,
+    pub(crate) before: Termios,
 }
 
 /// What the child is held by from its start.
@@ -156,6 +177,7 @@ pub(crate) fn spawn(
         mounts,
         sender,
         collar: collar.as_raw_fd(),
+        terminal: streams.terminal,
     };
     let mut command = Command::new(program);
     command
@@ -201,6 +223,7 @@ struct Preparation {
     sender: OwnedFd,
     /// Our end of the leash.
     collar: RawFd,
+    terminal: Option<HostTerminal>,
 }
 
 impl Preparation {
@@ -221,11 +244,21 @@ impl Preparation {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
         let supervisor = rustix::process::getpid();
         match fork()? {
-            Some(child) => supervisor::supervise(child, self.collar, self.sender.as_raw_fd()),
+            Some(child) => {
+                let ends = supervisor::Ends {
+                    collar: self.collar,
+                    report: self.sender.as_raw_fd(),
+                    terminal: self.terminal.as_ref(),
+                };
+                supervisor::supervise(child, &ends)
+            }
             None => {
                 die_with(supervisor)?;
                 // A group of its own, by which the supervisor finds what it starts.
                 rustix::process::setsid()?;
+                if self.terminal.is_some() {
+                    rustix::process::ioctl_tiocsctty(borrow(0))?;
+                }
                 USUAL_LIMITS.into_iter().try_for_each(usual_limit)?;
                 self.bounds.apply()?;
                 fix_addresses()?;
@@ -351,21 +384,18 @@ fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// Closes every descriptor but two.
-fn close_all_but(one: RawFd, other: RawFd) -> io::Result<()> {
-    let (first, second) = (
-        one.min(other) as libc::c_uint,
-        one.max(other) as libc::c_uint,
-    );
-    let gaps = [
-        (0, first),
-        (first + 1, second),
-        (second + 1, libc::c_uint::MAX),
-    ];
-    for (from, to) in gaps.into_iter().filter(|(from, to)| from < to) {
-        close_range(from, to - 1, 0)?;
+/// Closes every descriptor but three, some of which may be the same.
+fn close_all_but(mut kept: [RawFd; 3]) -> io::Result<()> {
+    kept.sort_unstable();
+    let mut from = 0;
+    for descriptor in kept {
+        let descriptor = descriptor as libc::c_uint;
+        if from < descriptor {
+            close_range(from, descriptor - 1, 0)?;
+        }
+        from = descriptor + 1;
     }
-    Ok(())
+    close_range(from, libc::c_uint::MAX, 0)
 }
 
 /// Borrows a descriptor that stays open up to the end of this process or to `exec`.
@@ -603,7 +633,7 @@ mod tests {
 
     fn streams(output: OwnedFd) -> Streams {
         let stdin = File::open("/dev/null").unwrap().into();
-        Streams { stdin, output }
+        Streams::new(stdin, output)
     }
 
     /// What a shell prints.

@@ -3,7 +3,7 @@
 //! A copy of our process that runs nothing of it: one thread, no memory allocated, system calls
 //! only. It waits for the child's end or for ours, kills what is left, and ends as the child did.
 
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags, open};
@@ -13,7 +13,9 @@ use rustix::process::{
     pidfd_open, wait, waitpid,
 };
 
-use super::{borrow, close_all_but, exit_now};
+use rustix::termios::{OptionalActions, tcsetattr};
+
+use super::{HostTerminal, borrow, close_all_but, exit_now};
 
 /// Exit code where the supervisor itself fails.
 const FAILED: i32 = 125;
@@ -30,10 +32,25 @@ const LIST_BYTES: usize = 4096;
 /// What the kernel counted of this process, and of all that it waited for.
 const COUNTERS: &std::ffi::CStr = c"/proc/self/io";
 
-/// Watches over `child` until it ends or the other end of `collar` closes, and tells `report` what it
-/// and all below it have read and written.
-pub(super) fn supervise(child: Pid, collar: RawFd, report: RawFd) -> ! {
-    match watch(child, collar, report) {
+/// What the supervisor keeps of its parent.
+pub(super) struct Ends<'e> {
+    /// Closed at its other end, it has all killed.
+    pub(super) collar: RawFd,
+    /// Where it tells what all of them have read and written.
+    pub(super) report: RawFd,
+    /// What it gives back.
+    pub(super) terminal: Option<&'e HostTerminal>,
+}
+
+/// Watches over `child` until it ends or the collar closes, and puts all in order behind it.
+pub(super) fn supervise(child: Pid, ends: &Ends<'_>) -> ! {
+    let watched = watch(child, ends);
+    if let Some(terminal) = ends.terminal {
+        // Our parent does that, too, if it lives.
+        let action = OptionalActions::Now;
+        _ = tcsetattr(&terminal.descriptor, action, &terminal.before);
+    }
+    match watched {
         Ok(status) => end_as(status),
         Err(_) => {
             // The kernel kills the child with us.
@@ -42,9 +59,13 @@ pub(super) fn supervise(child: Pid, collar: RawFd, report: RawFd) -> ! {
     }
 }
 
-fn watch(child: Pid, collar: RawFd, report: RawFd) -> Result<WaitStatus> {
+fn watch(child: Pid, ends: &Ends<'_>) -> Result<WaitStatus> {
+    let (collar, report) = (ends.collar, ends.report);
+    let terminal = ends
+        .terminal
+        .map_or(collar, |terminal| terminal.descriptor.as_raw_fd());
     // Above all the pipe by which our parent learns of the child's `exec`, and locks.
-    if close_all_but(collar, report).is_err() {
+    if close_all_but([collar, report, terminal]).is_err() {
         return Err(Errno::BADF);
     }
     let descriptor = pidfd_open(child, PidfdFlags::empty())?;

@@ -88,7 +88,7 @@ pub fn execute(
     };
     let mut watch = Watch::new(limits, directories)?;
     let (streams, output) = streams::open(watch.log()).map_err(SandboxError::Follow)?;
-    let bounds = watch.bounds();
+    let (bounds, has_terminal) = (watch.bounds(), streams.terminal.is_some());
     let (mut gate, status, running, devices) =
         start(bubblewrap, job, paths, mounts, streams, bounds)?;
     watch.start(running.supervisor.id());
@@ -131,6 +131,8 @@ pub fn execute(
             usage,
             held: watch.held().clone(),
         }),
+        // Ctrl-C, where no process of the program has taken over the terminal.
+        None if has_terminal && ended.code().is_none() => Err(SandboxError::Interrupted),
         None => Err(failure(&gate, ended)),
     }
 }
@@ -197,6 +199,7 @@ fn start(
     let host = Host {
         version: bubblewrap.version,
         masked: &masked(),
+        has_terminal: streams.terminal.is_some(),
     };
     let plan = Plan::new(job, paths, descriptors, host)?;
     let mut inherited = vec![report.as_fd(), gate.pipe.as_fd(), boot_id.as_fd()];

@@ -12,6 +12,7 @@ pub mod probe;
 mod seccomp;
 mod status;
 mod streams;
+mod terminal;
 #[cfg(test)]
 mod tests;
 

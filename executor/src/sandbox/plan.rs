@@ -96,6 +96,8 @@ pub struct Host<'h> {
     pub version: Version,
     /// What of `/proc` tells of the host and nothing of the sandbox, as far as this kernel has it.
     pub masked: &'h [Masked],
+    /// Whether the program has a terminal of its own, and is in the session that it belongs to.
+    pub has_terminal: bool,
 }
 
 /// An entry of `/proc` that the program gets empty.
@@ -128,7 +130,7 @@ pub struct Plan(Vec<OsString>);
 /// be made.
 pub(super) fn trial(version: Version) -> Vec<OsString> {
     let mut plan = Plan(Vec::new());
-    plan.isolation(version);
+    plan.isolation(version, false);
     plan.option("--ro-bind", ["/", "/"]);
     plan.option("--proc", ["/proc"]);
     plan.option("--dev", ["/dev"]);
@@ -148,7 +150,7 @@ impl Plan {
         host: Host<'_>,
     ) -> Result<Plan, PlanError> {
         let mut plan = Plan(Vec::new());
-        plan.isolation(host.version);
+        plan.isolation(host.version, host.has_terminal);
         plan.environment(job);
         plan.mounts(paths, descriptors, host);
         plan.reporting(descriptors);
@@ -165,7 +167,7 @@ impl Plan {
         &self.0
     }
 
-    fn isolation(&mut self, version: Version) {
+    fn isolation(&mut self, version: Version, has_terminal: bool) {
         // Identifiers and capabilities of the sandbox mean nothing outside.
         self.flag("--unshare-user");
         // It sees and signals its own processes only, and all die with the first.
@@ -191,8 +193,10 @@ impl Plan {
         self.option("--cap-drop", ["ALL"]);
         // Nothing runs on when we or bubblewrap are killed.
         self.flag("--die-with-parent");
-        // Otherwise it could push input into our terminal (TIOCSTI).
-        self.flag("--new-session");
+        if !has_terminal {
+            // Otherwise it could push input into our terminal (TIOCSTI).
+            self.flag("--new-session");
+        }
         // The program is process 1: its end ends the whole tree, and its status is the result.
         self.flag("--as-pid-1");
     }
@@ -351,6 +355,7 @@ mod tests {
         let host = Host {
             version,
             masked: &[Masked::File("/proc/keys"), Masked::Directory("/proc/acpi")],
+            has_terminal: false,
         };
         let plan = Plan::new(&job(&["", "--bind", "a b"]), &paths, DESCRIPTORS, host).unwrap();
         let words: Vec<_> = plan
@@ -473,6 +478,7 @@ mod tests {
         let host = Host {
             version: VERSION,
             masked: &[],
+            has_terminal: false,
         };
         let error = Plan::new(&job, &paths, DESCRIPTORS, host).unwrap_err();
         assert!(matches!(error, PlanError::TooManyArguments { count } if count > MAX_ARGUMENTS));

@@ -2,8 +2,9 @@
 //!
 //! The invariant: no descriptor that reaches the sandbox leads to a file of the host. It would be
 //! more than a stream: whoever holds a descriptor can open its file again for writing through
-//! `/proc/self/fd`, change its mode, or, of a directory, open what lies below. So terminals and
-//! anonymous pipes are handed on, and everything else is relayed through a pipe by a thread.
+//! `/proc/self/fd`, change its mode, or, of a directory, open what lies below. So anonymous pipes are
+//! handed on, and everything else is relayed through a pipe by a thread. Where stdin and stderr are a
+//! terminal, the program gets one of its own.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -16,6 +17,7 @@ use rustix::fs::fstatfs;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::termios::isatty;
 
+use super::terminal::{self, Borrowed};
 use crate::process::Streams;
 
 /// Bytes that are relayed at a time where they are counted: what a pipe holds.
@@ -27,13 +29,18 @@ const PIPE_FILE_SYSTEM: u64 = 0x5049_5045;
 /// The thread that carries the program's output, if one is needed. Dropped, it waits for the end
 /// of that, which comes when no process of the sandbox lives any more.
 #[derive(Debug)]
-pub(super) struct OutputRelay(Option<JoinHandle<()>>);
+pub(super) struct OutputRelay {
+    thread: Option<JoinHandle<()>>,
+    /// Given back after the last output.
+    terminal: Option<Borrowed>,
+}
 
 impl Drop for OutputRelay {
     fn drop(&mut self) {
-        if let Some(Err(_)) = self.0.take().map(JoinHandle::join) {
+        if let Some(Err(_)) = self.thread.take().map(JoinHandle::join) {
             tracing::debug!("the thread that relays output panicked");
         }
+        self.terminal = None;
     }
 }
 
@@ -44,7 +51,33 @@ impl Drop for OutputRelay {
 /// Where there is a `log`, what the program prints is counted there, and no more than its limit goes
 /// on.
 pub(super) fn open(log: Option<Log>) -> io::Result<(Streams, OutputRelay)> {
-    relayed(rustix::stdio::stdin(), rustix::stdio::stderr(), log)
+    let (stdin, stderr) = (rustix::stdio::stdin(), rustix::stdio::stderr());
+    if isatty(stdin) && isatty(stderr) {
+        return own_terminal(stdin, stderr, log);
+    }
+    relayed(stdin, stderr, log)
+}
+
+fn own_terminal(
+    stdin: BorrowedFd<'_>,
+    stderr: BorrowedFd<'_>,
+    log: Option<Log>,
+) -> io::Result<(Streams, OutputRelay)> {
+    let stderr = stderr.try_clone_to_owned()?;
+    let (streams, printed, terminal) = terminal::open(stdin)?;
+    let thread = relay_output(printed.into(), stderr, log)?;
+    let relay = OutputRelay {
+        thread: Some(thread),
+        terminal: Some(terminal),
+    };
+    Ok((streams, relay))
+}
+
+fn relay_output(from: OwnedFd, to: OwnedFd, log: Option<Log>) -> io::Result<JoinHandle<()>> {
+    match log {
+        None => relay("sandbox-output", from, to, Rest::Drain),
+        Some(log) => relay_counted(from, to, log),
+    }
 }
 
 /// Bytes that were printed, and how many of them go on.
@@ -58,15 +91,19 @@ fn relayed(
     let stdin = relay_stdin(stdin)?;
     if log.is_none() && is_harmless(stderr)? {
         let output = stderr.try_clone_to_owned()?;
-        return Ok((Streams { stdin, output }, OutputRelay(None)));
+        let relay = OutputRelay {
+            thread: None,
+            terminal: None,
+        };
+        return Ok((Streams::new(stdin, output), relay));
     }
     let (reader, output) = pipe_with(PipeFlags::CLOEXEC)?;
     let stderr = stderr.try_clone_to_owned()?;
-    let thread = match log {
-        None => relay("sandbox-output", reader, stderr, Rest::Drain)?,
-        Some(log) => relay_counted(reader, stderr, log)?,
+    let relay = OutputRelay {
+        thread: Some(relay_output(reader, stderr, log)?),
+        terminal: None,
     };
-    Ok((Streams { stdin, output }, OutputRelay(Some(thread))))
+    Ok((Streams::new(stdin, output), relay))
 }
 
 fn relay_stdin(stdin: BorrowedFd<'_>) -> io::Result<OwnedFd> {
@@ -80,9 +117,9 @@ fn relay_stdin(stdin: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(reader)
 }
 
-/// Whether a descriptor leads to nothing but a terminal or a pipe without a name.
+/// Whether a descriptor leads to nothing but a pipe without a name.
 fn is_harmless(descriptor: BorrowedFd<'_>) -> io::Result<bool> {
-    Ok(isatty(descriptor) || fstatfs(descriptor)?.f_type as u64 == PIPE_FILE_SYSTEM)
+    Ok(fstatfs(descriptor)?.f_type as u64 == PIPE_FILE_SYSTEM)
 }
 
 /// What becomes of the data that remains when nobody takes it any more.
@@ -159,7 +196,7 @@ mod tests {
 
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
         let (_, relay) = relayed(reader.as_fd(), writer.as_fd(), None).unwrap();
-        assert!(relay.0.is_none());
+        assert!(relay.thread.is_none());
     }
 
     #[test]

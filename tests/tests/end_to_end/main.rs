@@ -26,6 +26,7 @@ mod rootfs;
 mod run;
 mod sandbox;
 mod signals;
+mod terminal;
 
 mod network;
 

@@ -1,0 +1,199 @@
+//! A program at a terminal, as people use it.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ipfs_exec_tests::environment::binary;
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
+
+use crate::machine::{EMPTY, Machine};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A job that says when it has the terminal; what is typed of it looks otherwise.
+const JOB: &str = "sh -c 'echo st\"\"arted; exec sleep 1000'\r";
+
+/// A terminal with a run at it.
+struct Terminal {
+    master: File,
+    slave: OwnedFd,
+    child: Child,
+    output: Receiver<Vec<u8>>,
+    seen: String,
+}
+
+impl Terminal {
+    fn start(machine: &Machine, program: &[&str]) -> Terminal {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY;
+        let master = openpt(flags).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let name = ptsname(&master, Vec::new()).unwrap();
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let slave = rustix::fs::open(name, flags, Mode::empty()).unwrap();
+        tcsetwinsize(&slave, size(40, 123)).unwrap();
+        let child = Command::new(binary())
+            .arg("--repo")
+            .arg(machine.environment.repository())
+            .args(["run", &machine.rootfs, EMPTY])
+            .args(program)
+            .stdin(slave.try_clone().unwrap())
+            .stdout(slave.try_clone().unwrap())
+            .stderr(slave.try_clone().unwrap())
+            .spawn()
+            .unwrap();
+        let master = File::from(master);
+        let (sender, output) = channel();
+        let mut reader = master.try_clone().unwrap();
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(length) = reader.read(&mut buffer) {
+                if sender.send(buffer[..length].to_vec()).is_err() {
+                    return;
+                }
+            }
+        });
+        Terminal {
+            master,
+            slave,
+            child,
+            output,
+            seen: String::new(),
+        }
+    }
+
+    fn types(&mut self, text: &str) {
+        self.master.write_all(text.as_bytes()).unwrap();
+    }
+
+    /// Waits until `text` has appeared, and takes what came up to it.
+    #[track_caller]
+    fn shows(&mut self, text: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.seen.contains(text) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.output.recv_timeout(left) {
+                Ok(bytes) => self.seen.push_str(&String::from_utf8_lossy(&bytes)),
+                Err(error) => panic!("no `{text}` ({error}) in\n{}", self.seen),
+            }
+        }
+        let end = self.seen.find(text).unwrap() + text.len();
+        self.seen.drain(..end).collect()
+    }
+
+    fn is_raw(&self) -> bool {
+        !tcgetattr(&self.slave)
+            .unwrap()
+            .local_modes
+            .contains(LocalModes::ICANON)
+    }
+
+    #[track_caller]
+    fn ends(&mut self, code: i32) {
+        assert_eq!(
+            self.child.wait().unwrap().code(),
+            Some(code),
+            "{}",
+            self.seen
+        );
+        assert!(!self.is_raw(), "the terminal is not as it was");
+    }
+}
+
+fn size(rows: u16, columns: u16) -> Winsize {
+    Winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    }
+}
+
+/// A session of a shell: a prompt, line editing, jobs, and signals that are typed.
+#[test]
+fn a_shell_is_interactive() {
+    let machine = Machine::new();
+    let mut terminal = Terminal::start(&machine, &["sh"]);
+    terminal.shows("/ # ");
+    assert!(terminal.is_raw());
+    terminal.types("[ -t 0 ] && [ -t 1 ] && [ -t 2 ] && echo te''rminal\r");
+    terminal.shows("terminal");
+    terminal.types("stty size\r");
+    terminal.shows("40 123");
+    // Ctrl-C ends what runs in front, and not the shell.
+    terminal.types(JOB);
+    terminal.shows("started");
+    terminal.types("\x03");
+    terminal.shows("/ # ");
+    // Ctrl-Z stops it, and it can be taken up again.
+    terminal.types(JOB);
+    terminal.shows("started");
+    terminal.types("\x1a");
+    terminal.shows("Stopped");
+    terminal.types("kill -9 %1; echo hel''lo > /output/greeting; echo d''one\r");
+    terminal.shows("done");
+    terminal.types("exit 7\r");
+    terminal.ends(7);
+    terminal.shows("Qm");
+}
+
+#[test]
+fn the_window_may_change_its_size() {
+    let machine = Machine::new();
+    let script = "trap 'stty size' WINCH; echo re''ady; while :; do sleep 0.1; done";
+    let mut terminal = Terminal::start(&machine, &["sh", "-c", script]);
+    terminal.shows("ready");
+    tcsetwinsize(&terminal.slave, size(50, 99)).unwrap();
+    // The session of this terminal is not that of the run: a login shell would have told it.
+    let pid = Pid::from_raw(terminal.child.id().try_into().unwrap()).unwrap();
+    kill_process(pid, Signal::WINCH).unwrap();
+    terminal.shows("50 99");
+    terminal.types("\x03");
+    terminal.ends(130);
+}
+
+/// Whatever ends the run, the terminal is as it was.
+#[test]
+fn the_terminal_is_given_back() {
+    let machine = Machine::new();
+    for signal in [Signal::TERM, Signal::KILL] {
+        let mut terminal = Terminal::start(&machine, &["sh", "-c", "echo re''ady; sleep 1000"]);
+        terminal.shows("ready");
+        assert!(terminal.is_raw());
+        let pid = Pid::from_raw(terminal.child.id().try_into().unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+        terminal.child.wait().unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        while terminal.is_raw() {
+            // The supervisor does it, which nobody can wait for.
+            assert!(
+                Instant::now() < deadline,
+                "{signal:?}: the terminal stays raw"
+            );
+            thread::yield_now();
+        }
+    }
+}
+
+/// The terminal inside is another one.
+#[test]
+fn the_terminal_of_the_user_is_out_of_reach() {
+    let machine = Machine::new();
+    let script = "stat -L -c 'device %t:%T' /proc/self/fd/0; cat /proc/self/mountinfo | grep -c pts; \
+                  echo as > /dev/tty; echo ready";
+    let mut terminal = Terminal::start(&machine, &["sh", "-c", script]);
+    terminal.shows("device ");
+    let said = terminal.shows("ready");
+    let own = rustix::fs::fstat(&terminal.slave).unwrap().st_rdev;
+    let own = format!("{:x}:{:x}", rustix::fs::major(own), rustix::fs::minor(own));
+    assert!(!said.starts_with(&format!("{own}\r")), "{said}");
+    terminal.ends(0);
+}
