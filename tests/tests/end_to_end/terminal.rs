@@ -98,13 +98,28 @@ impl Terminal {
 
     #[track_caller]
     fn ends(&mut self, code: i32) {
-        assert_eq!(
-            self.child.wait().unwrap().code(),
-            Some(code),
-            "{}",
-            self.seen
-        );
+        let deadline = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "the run goes on\n{}", self.seen);
+            // What it prints at its end has to be taken.
+            if let Ok(bytes) = self.output.recv_timeout(Duration::from_millis(10)) {
+                self.seen.push_str(&String::from_utf8_lossy(&bytes));
+            }
+        };
+        assert_eq!(status.code(), Some(code), "{}", self.seen);
         assert!(!self.is_raw(), "the terminal is not as it was");
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // Of one that a test gave up; it is no error where it has ended.
+        if self.child.kill().is_ok() {
+            self.child.wait().unwrap();
+        }
     }
 }
 
@@ -138,7 +153,7 @@ fn a_shell_is_interactive() {
     terminal.shows("started");
     terminal.types("\x1a");
     terminal.shows("Stopped");
-    terminal.types("kill -9 %1; echo hel''lo > /output/greeting; echo d''one\r");
+    terminal.types("kill -9 %1; wait %1; echo hel''lo > /output/greeting; echo d''one\r");
     terminal.shows("done");
     terminal.types("exit 7\r");
     terminal.ends(7);
