@@ -82,20 +82,29 @@ impl Group {
     fn unified(wanted: &[Controller], memberships: &str, mounts: &str) -> Option<Group> {
         let own = directory(mounts, "cgroup2", None, membership(memberships, "")?)?;
         let top = own.mount.clone();
-        let mut base = own.path;
-        loop {
-            if base.starts_with(&top) && is_writable(&base) && is_enabled(&base, wanted) {
-                let made = make(&base)?;
-                let directories = wanted.iter().map(|each| (*each, made.clone())).collect();
-                return Some(Group {
-                    is_unified: true,
-                    directories,
-                });
+        let mut best: Option<(PathBuf, Vec<Controller>)> = None;
+        for base in own
+            .path
+            .ancestors()
+            .take_while(|base| base.starts_with(&top))
+        {
+            if !is_writable(base) {
+                continue;
             }
-            if base == top || !base.pop() {
-                return None;
+            // An administrator may have handed down some of them alone.
+            let has = |controller: &Controller| is_enabled(base, &[*controller]);
+            let enabled: Vec<_> = wanted.iter().copied().filter(has).collect();
+            if enabled.len() > best.as_ref().map_or(0, |(_, best)| best.len()) {
+                best = Some((base.to_owned(), enabled));
             }
         }
+        let (base, enabled) = best?;
+        let made = make(&base)?;
+        let directories = enabled.iter().map(|each| (*each, made.clone())).collect();
+        Some(Group {
+            is_unified: true,
+            directories,
+        })
     }
 
     fn split(wanted: &[Controller], memberships: &str, mounts: &str) -> Option<Group> {

@@ -3,15 +3,22 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::time::Instant;
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fstatvfs, openat, statat};
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, chmodat, fchmod, fstatvfs, openat, statat,
+};
 use rustix::io::Errno;
 
 /// What each entry takes at least: its inode and its name.
 const ENTRY_BYTES: u64 = 4096;
 
-/// Directories that are held open at a time. What lies deeper counts as one that cannot be read.
-const MAX_OPEN: usize = 256;
+/// Directories that are held open at a time: deeper than any that can be imported. What lies deeper counts
+/// as one that cannot be read.
+const MAX_OPEN: usize = 520;
+
+/// Entries between two looks at the clock.
+const ENTRIES_A_LOOK: u64 = 256;
 
 /// What a tree takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,9 +49,18 @@ impl Tree {
         Ok(Tree { root, device, free })
     }
 
-    /// Counts up to `enough`: of what is beyond any of its numbers no more is counted.
-    pub(super) fn measure(&self, enough: Tally) -> io::Result<Tally> {
+    /// Bytes that the file system has lost since, to whomever.
+    pub(super) fn lost_bytes(&self) -> io::Result<u64> {
+        Ok(self.free.saturating_sub(free_bytes(&self.root)?))
+    }
+
+    /// Counts up to `enough`, or for as long as may be: of what is beyond no more is counted. Where there
+    /// is no `deadline`, all is at rest and ours, and what was closed to us is opened.
+    pub(super) fn measure(&self, enough: Tally, deadline: Option<Instant>) -> io::Result<Tally> {
         let mut tally = Tally::default();
+        if deadline.is_none() {
+            fchmod(&self.root, Mode::RWXU)?;
+        }
         let first = match directory_at(self.root.as_fd(), ".") {
             Ok(first) => Some(Dir::new(first)?),
             // The program may have taken away our right to look.
@@ -59,7 +75,15 @@ impl Tree {
                 open.pop();
                 continue;
             };
-            let entry = entry?;
+            let entry = match entry {
+                Ok(entry) => entry,
+                // It was removed meanwhile, or taken from us.
+                Err(errno) => {
+                    tally.is_partial |= errno != Errno::NOENT;
+                    open.pop();
+                    continue;
+                }
+            };
             let name = entry.file_name();
             if [&b"."[..], b".."].contains(&name.to_bytes()) {
                 continue;
@@ -79,10 +103,16 @@ impl Tree {
             if kind == FileType::RegularFile {
                 tally.bytes += status.st_size as u64;
             }
-            if tally.exceeds(enough) {
+            let is_late = tally.entries % ENTRIES_A_LOOK == 0
+                && deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            if tally.exceeds(enough) || is_late {
                 return Ok(tally);
             }
             if kind == FileType::Directory {
+                if deadline.is_none() && status.st_mode & OWNER != OWNER {
+                    // It is no link: we have just seen it, and nobody is left who could change that.
+                    chmodat(at, name, Mode::RWXU, AtFlags::empty())?;
+                }
                 match directory_at(at, name).and_then(|below| Ok(Dir::new(below)?)) {
                     Ok(below) if open.len() < MAX_OPEN => open.push(below),
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -92,13 +122,16 @@ impl Tree {
         }
         if tally.is_partial {
             // What cannot be seen is at most what the file system has lost.
-            let lost = self.free.saturating_sub(free_bytes(&self.root)?);
+            let lost = self.lost_bytes()?;
             tally.bytes = tally.bytes.max(lost);
             tally.allocated = tally.allocated.max(lost);
         }
         Ok(tally)
     }
 }
+
+/// What the owner of a directory needs, to look at all of it.
+const OWNER: u32 = 0o700;
 
 impl Tally {
     /// One that nothing exceeds.
@@ -144,7 +177,7 @@ mod tests {
             .unwrap();
         std::os::unix::fs::symlink("/", path("link")).unwrap();
         let tree = Tree::open(place.path()).unwrap();
-        let tally = tree.measure(Tally::MAX).unwrap();
+        let tally = tree.measure(Tally::MAX, None).unwrap();
         assert_eq!(tally.entries, 4);
         assert_eq!(tally.bytes, (1 << 30) + 10_000);
         assert!(
@@ -155,6 +188,6 @@ mod tests {
             entries: 1,
             ..Tally::MAX
         };
-        assert_eq!(tree.measure(few).unwrap().entries, 2);
+        assert_eq!(tree.measure(few, None).unwrap().entries, 2);
     }
 }

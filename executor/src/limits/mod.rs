@@ -110,7 +110,8 @@ pub enum Mechanism {
     CgroupV1,
     /// The processors that the program may run on, which it cannot change.
     Affinity,
-    /// The kernel's limit of a user, in the sandbox's user namespace; and we look often.
+    /// We look often, and kill; and the kernel lets the sandbox's user have no more than
+    /// [`Limits::DEFAULT_PIDS`], or what was asked for if that is more.
     Rlimit,
     /// We look often, and kill.
     Supervision,

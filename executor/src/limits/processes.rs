@@ -10,6 +10,9 @@ use std::time::Duration;
 use rustix::fs::statvfs;
 use rustix::param::{clock_ticks_per_second, page_size};
 
+/// Open files that are looked at in one go: what takes less than a tenth of a second.
+const MAX_DESCRIPTORS: usize = 20_000;
+
 /// Where programs keep shared memory.
 const SHARED_MEMORY: &str = "dev/shm";
 
@@ -51,8 +54,19 @@ impl Census {
                 .and_then(|name| name.parse().ok());
             // One that ends meanwhile is none.
             let process = pid.and_then(|pid: u32| {
-                let stat = fs::read(entry.path().join("stat")).ok()?;
-                Some((pid, parse(&stat)?))
+                let process = parse(&fs::read(entry.path().join("stat")).ok()?)?;
+                if process.resident_pages > 0 || process.threads == 1 {
+                    return Some((pid, process));
+                }
+                let seen = parse(&fs::read(living(pid).join("stat")).ok()?)?;
+                let resident_pages = seen.resident_pages;
+                Some((
+                    pid,
+                    Process {
+                        resident_pages,
+                        ..process
+                    },
+                ))
             });
             if let Some((pid, process)) = process {
                 children
@@ -83,22 +97,30 @@ impl Census {
         Ok(census)
     }
 
-    /// Bytes of memory, exactly where they may be more than `limit`.
-    pub(super) fn memory(&self, limit: u64) -> u64 {
+    /// Bytes of memory, exactly where they may be more than `limit`. Files in memory that have no name
+    /// count too, on the file system `nameless`.
+    pub(super) fn memory(&self, limit: u64, nameless: u64) -> u64 {
         let shared = self.shared_memory();
-        if self.resident_bytes + shared <= limit {
-            return self.resident_bytes + shared;
+        let files = shared.saturating_add(self.nameless_bytes(nameless).unwrap_or(u64::MAX));
+        if self.resident_bytes.saturating_add(files) <= limit {
+            return self.resident_bytes + files;
         }
-        // What is mapped of shared memory counts here, and must not count there.
-        let proportional: u64 = self.pids.iter().filter_map(|pid| private(*pid)).sum();
-        proportional + shared
+        // Each page once; what is mapped of files in memory is part of those.
+        let parts: Vec<_> = self
+            .pids
+            .iter()
+            .filter_map(|pid| proportional(*pid))
+            .collect();
+        let private: u64 = parts.iter().map(|part| part.0).sum();
+        let mapped: u64 = parts.iter().map(|part| part.1).sum();
+        private.saturating_add(mapped.max(files))
     }
 
     /// Bytes in the sandbox's `/dev/shm`.
     fn shared_memory(&self) -> u64 {
         let host = fs::metadata(Path::new("/").join(SHARED_MEMORY)).map(|host| host.dev());
         let used = self.pids.iter().find_map(|pid| {
-            let path = PathBuf::from(format!("/proc/{pid}/root")).join(SHARED_MEMORY);
+            let path = living(*pid).join("root").join(SHARED_MEMORY);
             let is_its_own = fs::metadata(&path).ok()?.dev() != *host.as_ref().ok()?;
             let status = is_its_own.then(|| statvfs(&path).ok()).flatten()?;
             Some((status.f_blocks - status.f_bfree) * status.f_frsize)
@@ -106,12 +128,18 @@ impl Census {
         used.unwrap_or(0)
     }
 
-    /// Bytes on the file system `device` of files that have no name any more, but are open.
-    pub(super) fn nameless_bytes(&self, device: u64) -> u64 {
+    /// Bytes on the file system `device` of files that have no name any more, but are open; none where
+    /// there are too many open files to look at.
+    pub(super) fn nameless_bytes(&self, device: u64) -> Option<u64> {
         let mut files = HashMap::new();
+        let mut looked_at = 0;
         for pid in &self.pids {
-            let descriptors = fs::read_dir(format!("/proc/{pid}/fd"));
+            let descriptors = fs::read_dir(living(*pid).join("fd"));
             for entry in descriptors.into_iter().flatten().flatten() {
+                looked_at += 1;
+                if looked_at > MAX_DESCRIPTORS {
+                    return None;
+                }
                 if let Ok(file) = fs::metadata(entry.path())
                     && file.nlink() == 0
                     && file.dev() == device
@@ -120,23 +148,48 @@ impl Census {
                 }
             }
         }
-        files.values().sum()
+        Some(files.values().sum())
     }
 }
 
-/// Bytes of memory that a process shares with nobody, or its part of those that it does; without files
-/// and shared memory.
-fn private(pid: u32) -> Option<u64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+/// The process, or a thread of it where its first one has ended: of that nothing can be seen any more.
+fn living(pid: u32) -> PathBuf {
+    let process = PathBuf::from(format!("/proc/{pid}"));
+    let has_memory = |path: &Path| {
+        let stat = fs::read(path.join("stat")).ok();
+        stat.and_then(|stat| parse(&stat))
+            .is_some_and(|seen| seen.resident_pages > 0)
+    };
+    if has_memory(&process) {
+        return process;
+    }
+    let threads = fs::read_dir(process.join("task"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let mut threads = threads.map(|thread| thread.path());
+    threads.find(|thread| has_memory(thread)).unwrap_or(process)
+}
+
+/// Bytes of memory of a process, its part of what it shares: without files, swapped out included; and of
+/// shared memory.
+fn proportional(pid: u32) -> Option<(u64, u64)> {
+    let text = fs::read_to_string(living(pid).join("smaps_rollup")).ok()?;
     let field = |name| {
         let mut lines = text.lines();
         let value = lines.find_map(|line| line.strip_prefix(name))?;
-        value.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()
+        let kib = value
+            .trim()
+            .strip_suffix(" kB")?
+            .trim()
+            .parse::<u64>()
+            .ok()?;
+        Some(kib * 1024)
     };
     // Linux before 5.4 has the sum alone.
-    field("Pss_Anon:")
-        .or_else(|| field("Pss:"))
-        .map(|kib| kib * 1024)
+    let private = field("Pss_Anon:").or_else(|| field("Pss:"))?;
+    let swapped = field("SwapPss:").unwrap_or(0);
+    Some((private + swapped, field("Pss_Shmem:").unwrap_or(0)))
 }
 
 /// Reads a `stat`: behind the name, which may hold anything, stand numbers.

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::fs::{MemfdFlags, fstat, memfd_create};
+use rustix::io::Errno;
 use rustix::process::{Pid, Resource, Rlimit, geteuid, getrlimit, prlimit};
 use rustix::thread::{CpuSet, sched_getaffinity};
 
@@ -23,6 +25,12 @@ const MAX_INTERVAL: Duration = Duration::from_millis(400);
 /// And this often where nothing but processes may be too many, of which thousands come in a moment.
 const SHORT_INTERVAL: Duration = Duration::from_millis(100);
 
+/// What a single file may have in any case, so that none fails for a limit that is not its own.
+const LARGE_FILE: u64 = 4 << 30;
+
+/// How long one look at a directory may take. What it does not see then it sees at the end.
+const LOOK: Duration = Duration::from_millis(300);
+
 /// See the [module](self).
 #[derive(Debug)]
 pub(crate) struct Watch {
@@ -38,6 +46,8 @@ pub(crate) struct Watch {
     started: Option<(Instant, u32)>,
     /// Processes and threads of the machine at that time.
     others: u64,
+    /// The file system of files in memory that never had a name.
+    memory_device: u64,
     next: Option<Instant>,
     interval: Duration,
 }
@@ -68,6 +78,7 @@ impl Watch {
             printed: Arc::default(),
             started: None,
             others: 0,
+            memory_device: memory_device().map_err(LimitError::Watch)?,
             next: None,
             interval: INTERVAL,
         };
@@ -130,10 +141,11 @@ impl Watch {
                 .map(AsRawFd::as_raw_fd)
                 .collect::<Vec<RawFd>>(),
             cpus: self.cpus,
-            // One byte more, so that it can be seen that it was too much.
+            // One byte more, so that it can be seen that it was too much. Files in memory are limited by
+            // what they take there.
             file_bytes: both
                 .and_then(|both| both.into_iter().max())
-                .map(|most| most + 1),
+                .map(|most| most.max(LARGE_FILE).saturating_add(1)),
         }
     }
 
@@ -156,8 +168,10 @@ impl Watch {
     /// from outside.
     pub(crate) fn hold(&self, first: Pid) -> io::Result<()> {
         if self.held.contains(&(Limit::Pids, Mechanism::Rlimit)) {
-            // One more, so that it can be seen that it was too much.
-            let most = self.limits.most_pids().saturating_add(1);
+            // More than it may have, so that it can be seen that it was too much: who is refused a process
+            // may be gone before anybody looks. It is enough that its host is spared.
+            let most = self.limits.most_pids().max(Limits::DEFAULT_PIDS);
+            let most = most.saturating_add(1);
             // Nobody may have more than was allowed before.
             let allowed = getrlimit(Resource::Nproc).maximum;
             let most = Some(allowed.map_or(most, |allowed| allowed.min(most)));
@@ -165,7 +179,11 @@ impl Watch {
                 current: most,
                 maximum: most,
             };
-            prlimit(Some(first), Resource::Nproc, limit)?;
+            match prlimit(Some(first), Resource::Nproc, limit) {
+                // It ended before the program was started: bubblewrap tells why.
+                Err(Errno::SRCH) => {}
+                result => drop(result?),
+            }
         }
         Ok(())
     }
@@ -178,7 +196,7 @@ impl Watch {
 
     fn next_look(&self, now: Instant, interval: Duration) -> Option<Instant> {
         let deadline = self.limits.timeout.zip(self.started);
-        let deadline = deadline.map(|(timeout, (started, _))| started + timeout);
+        let deadline = deadline.and_then(|(timeout, (started, _))| started.checked_add(timeout));
         let is_watched = self.held.iter().any(|(limit, _)| *limit != Limit::Timeout);
         let look = is_watched.then_some(now + interval);
         [deadline, look].into_iter().flatten().min()
@@ -244,7 +262,8 @@ impl Watch {
         if exceeds(Limit::Pids, Some(limits.most_pids()), &|_| census.threads) {
             return Ok(Some(Limit::Pids));
         }
-        if exceeds(Limit::Memory, limits.memory, &|limit| census.memory(limit)) {
+        let memory = |limit| census.memory(limit, self.memory_device);
+        if exceeds(Limit::Memory, limits.memory, &memory) {
             return Ok(Some(Limit::Memory));
         }
         if limits
@@ -253,7 +272,7 @@ impl Watch {
         {
             return Ok(Some(Limit::LogSize));
         }
-        self.find_disk_hit(&census)
+        self.find_disk_hit(&census, Some(Instant::now() + LOOK))
     }
 
     /// Whether so many processes have come that those of the program may be too many. Who did not ask for
@@ -263,7 +282,12 @@ impl Watch {
         all.saturating_sub(self.others) > self.limits.most_pids()
     }
 
-    fn find_disk_hit(&self, census: &Census) -> io::Result<Option<Limit>> {
+    /// Without a `deadline` nobody is left who could change anything.
+    fn find_disk_hit(
+        &self,
+        census: &Census,
+        deadline: Option<Instant>,
+    ) -> io::Result<Option<Limit>> {
         let limits = &self.limits;
         let exceeds = |used: u64, limit: Option<u64>| limit.is_some_and(|limit| used > limit);
         if let Some(tree) = &self.output {
@@ -272,7 +296,7 @@ impl Watch {
                 entries: limits.output_files.unwrap_or(u64::MAX),
                 ..Tally::MAX
             };
-            let tally = tree.measure(enough)?;
+            let tally = tree.measure(enough, deadline)?;
             if exceeds(tally.entries, limits.output_files) {
                 return Ok(Some(Limit::OutputFiles));
             }
@@ -288,8 +312,12 @@ impl Watch {
             ..Tally::MAX
         };
         // Files without a name are on the same disk, wherever they were made.
-        let nameless = census.nameless_bytes(tree.device);
-        let allocated = tree.measure(enough)?.allocated + nameless;
+        let nameless = match census.nameless_bytes(tree.device) {
+            Some(bytes) => bytes,
+            None => tree.lost_bytes()?,
+        };
+        let allocated = tree.measure(enough, deadline)?.allocated;
+        let allocated = allocated.saturating_add(nameless);
         Ok(exceeds(allocated, limits.tmp_size).then_some(Limit::TmpSize))
     }
 
@@ -304,7 +332,7 @@ impl Watch {
             {
                 Some(Limit::LogSize)
             }
-            None => self.find_disk_hit(&Census::default())?,
+            None => self.find_disk_hit(&Census::default(), None)?,
         };
         Ok(limit.map(|limit| self.hit(limit)))
     }
@@ -327,6 +355,11 @@ impl Watch {
             written_bytes: process.written_bytes,
         }
     }
+}
+
+fn memory_device() -> io::Result<u64> {
+    let file = memfd_create(c"ipfs-exec", MemfdFlags::CLOEXEC)?;
+    Ok(fstat(&file)?.st_dev)
 }
 
 /// As many processors of those that we may use; others for each process, so that not all use the same.

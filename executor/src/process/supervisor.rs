@@ -5,12 +5,12 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, Result, read};
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, getpid, kill_process, kill_process_group,
-    pidfd_open, wait, waitpid,
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, getpid, kill_process,
+    kill_process_group, pidfd_open, wait, waitid, waitpid,
 };
 
 use rustix::termios::{OptionalActions, tcsetattr};
@@ -69,7 +69,7 @@ fn watch(child: Pid, ends: &Ends<'_>) -> Result<WaitStatus> {
         return Err(Errno::BADF);
     }
     let descriptor = pidfd_open(child, PidfdFlags::empty())?;
-    wait_for_end(&descriptor, collar)?;
+    wait_for_end(child, &descriptor, collar)?;
     // Nobody waited for the child yet, so its number, which is also its group's, is its own.
     // What it starts may leave the group, but by then the kernel kills that with the child.
     ignore_missing(kill_process_group(child, Signal::KILL))?;
@@ -89,17 +89,31 @@ fn tell_counters(report: RawFd) -> Result<()> {
     Ok(())
 }
 
-/// Waits until the child has ended or is to be killed.
-fn wait_for_end(child: &OwnedFd, collar: RawFd) -> Result<()> {
+/// How often it is seen to that the child goes on.
+const STOP_CHECK: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 200_000_000,
+};
+
+/// Waits until the child has ended or is to be killed. A program may be able to stop it, but not for long:
+/// its own end would not be noticed.
+fn wait_for_end(child: Pid, descriptor: &OwnedFd, collar: RawFd) -> Result<()> {
     let collar = borrow(collar);
     let mut events = [
-        PollFd::new(child, PollFlags::IN),
+        PollFd::new(descriptor, PollFlags::IN),
         PollFd::from_borrowed_fd(collar.as_fd(), PollFlags::IN),
     ];
     loop {
-        match poll(&mut events, None) {
-            Err(Errno::INTR) => {}
+        match poll(&mut events, Some(&STOP_CHECK)) {
+            Err(Errno::INTR) | Ok(0) => {}
             result => return result.map(drop),
+        }
+        let stopped = waitid(
+            WaitId::Pid(child),
+            WaitIdOptions::STOPPED | WaitIdOptions::NOHANG,
+        );
+        if let Ok(Some(_)) = stopped {
+            ignore_missing(kill_process(child, Signal::CONT))?;
         }
     }
 }
@@ -156,11 +170,12 @@ fn ignore_missing(result: Result<()>) -> Result<()> {
     }
 }
 
-/// Ends with the exit code of the child; where a signal killed it, by a signal.
+/// Ends as the child did: with its exit code, or by the signal that killed it.
 fn end_as(status: WaitStatus) -> ! {
     if let Some(code) = status.exit_status() {
         exit_now(code);
     }
-    _ = kill_process(getpid(), Signal::KILL);
+    let signal = status.terminating_signal().and_then(Signal::from_named_raw);
+    _ = kill_process(getpid(), signal.unwrap_or(Signal::KILL));
     exit_now(FAILED)
 }

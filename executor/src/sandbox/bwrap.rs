@@ -14,6 +14,7 @@
 use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus};
 use std::thread;
 use std::time::Duration;
@@ -22,7 +23,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, OFlags, fcntl_setfl, memfd_create};
 use rustix::io::{Errno, ioctl_fionread};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 
 use super::error::SandboxError;
 use super::plan::{self, Descriptors, Host, HostPaths, Plan};
@@ -132,7 +133,7 @@ pub fn execute(
             held: watch.held().clone(),
         }),
         // Ctrl-C, where no process of the program has taken over the terminal.
-        None if has_terminal && ended.code().is_none() => Err(SandboxError::Interrupted),
+        None if has_terminal && was_typed(ended) => Err(SandboxError::Interrupted),
         None => Err(failure(&gate, ended)),
     }
 }
@@ -254,6 +255,12 @@ impl Gate {
     fn was_passed(&self) -> bool {
         self.closed.is_none() && ioctl_fionread(&self.pipe).is_ok_and(|bytes| bytes == 0)
     }
+}
+
+/// Whether bubblewrap was ended by a signal that a terminal sends.
+fn was_typed(ended: ExitStatus) -> bool {
+    let typed = [Signal::INT, Signal::QUIT].map(Signal::as_raw);
+    ended.signal().is_some_and(|signal| typed.contains(&signal))
 }
 
 /// Why there is no exit code.

@@ -15,7 +15,8 @@ use std::thread::{self, JoinHandle};
 
 use rustix::fs::fstatfs;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::termios::isatty;
+use rustix::process::getpgrp;
+use rustix::termios::{isatty, tcgetpgrp, tcgetsid};
 
 use super::terminal::{self, Borrowed};
 use crate::process::Streams;
@@ -52,7 +53,7 @@ impl Drop for OutputRelay {
 /// on.
 pub(super) fn open(log: Option<Log>) -> io::Result<(Streams, OutputRelay)> {
     let (stdin, stderr) = (rustix::stdio::stdin(), rustix::stdio::stderr());
-    if isatty(stdin) && isatty(stderr) {
+    if isatty(stdin) && isatty(stderr) && is_in_front(stdin) {
         return own_terminal(stdin, stderr, log);
     }
     relayed(stdin, stderr, log)
@@ -106,7 +107,18 @@ fn relayed(
     Ok((Streams::new(stdin, output), relay))
 }
 
+/// Whether what is typed at this terminal is for us. Who asks in the background is stopped.
+fn is_in_front(terminal: BorrowedFd<'_>) -> bool {
+    tcgetpgrp(terminal).is_ok_and(|front| front == getpgrp())
+        // The terminal of another session, as of a test: nobody else reads there.
+        || tcgetsid(terminal).is_err()
+}
+
 fn relay_stdin(stdin: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    if isatty(stdin) && !is_in_front(stdin) {
+        let (nothing, _) = pipe_with(PipeFlags::CLOEXEC)?;
+        return Ok(nothing);
+    }
     let stdin_copy = stdin.try_clone_to_owned()?;
     if is_harmless(stdin)? {
         return Ok(stdin_copy);

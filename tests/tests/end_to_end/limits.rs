@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::machine::{EMPTY, Machine};
+use ipfs_exec_tests::Archive;
+
+use crate::machine::{EMPTY, Machine, compile};
 
 /// Runs a script that never ends by itself, and checks that `limit` ends it within a second of `after`.
 #[track_caller]
@@ -348,4 +350,62 @@ fn usage_is_told() {
         );
     }
     assert!(Duration::from_secs_f64(number(&usage["wall_seconds"])) < Duration::from_secs(60));
+}
+
+/// Memory that has no name and is in no process' own part, and that of a process whose first thread has
+/// ended.
+#[test]
+fn memory_cannot_be_hidden() {
+    const SOURCE: &str = r#"
+        #define _GNU_SOURCE
+        #include <pthread.h>
+        #include <string.h>
+        #include <sys/mman.h>
+        #include <unistd.h>
+        static void *hog(void *unused) {
+            for (;;) memset(mmap(0, 1 << 20, 3, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), 1, 1 << 20);
+        }
+        int main(int count, char **names) {
+            if (!strcmp(names[1], "shared"))
+                for (;;) memset(mmap(0, 1 << 20, 3, MAP_SHARED | MAP_ANONYMOUS, -1, 0), 1, 1 << 20);
+            if (!strcmp(names[1], "memfd")) {
+                static char bytes[1 << 20];
+                int file = memfd_create("x", 0);
+                for (;;) write(file, bytes, sizeof bytes);
+            }
+            pthread_t thread;
+            pthread_create(&thread, 0, hog, 0);
+            pthread_exit(0);
+        }
+    "#;
+    let image = Archive::busybox().file("bin/hog", 0o755, compile(SOURCE));
+    let machine = Machine::with(&image);
+    for way in ["shared", "memfd", "thread"] {
+        let script = format!("hog {way} & wait; sleep 60");
+        let options = ["--memory", "100MiB", "--timeout", "60s"];
+        assert_ends(&machine, &options, &script, "memory", 5.0);
+    }
+}
+
+/// What the program closed to others is looked at when it has ended.
+#[test]
+fn an_output_cannot_be_hidden() {
+    let machine = Machine::new();
+    let script = "mkdir /output/d; touch /output/d/1 /output/d/2 /output/d/3; chmod 0 /output/d";
+    assert_ends(
+        &machine,
+        &["--output-files", "3"],
+        script,
+        "output-files",
+        0.0,
+    );
+    let script =
+        "mkdir /output/d; dd if=/dev/zero of=/output/d/f bs=1 seek=1G count=1; chmod 0 /output/d";
+    assert_ends(
+        &machine,
+        &["--output-size", "1MiB"],
+        script,
+        "output-size",
+        0.0,
+    );
 }

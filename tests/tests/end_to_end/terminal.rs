@@ -161,6 +161,21 @@ fn a_shell_is_interactive() {
     terminal.shows("Qm");
 }
 
+/// The session with which the original introduced itself.
+#[test]
+fn a_first_session() {
+    let machine = Machine::new();
+    let mut terminal = Terminal::start(&machine, &["sh"]);
+    terminal.shows("/ # ");
+    terminal.types("ls /input\r");
+    terminal.shows("/ # ");
+    terminal.types("echo blabla > /output/test\r");
+    terminal.shows("/ # ");
+    terminal.types("exit\r");
+    terminal.shows("QmeugpFaBp7aafV2uN7GC3E2GbAycnEU3c2Q3FS7mSLbo4");
+    terminal.ends(0);
+}
+
 #[test]
 fn the_window_may_change_its_size() {
     let machine = Machine::new();
@@ -212,4 +227,14 @@ fn the_terminal_of_the_user_is_out_of_reach() {
     let own = format!("{:x}:{:x}", rustix::fs::major(own), rustix::fs::minor(own));
     assert!(!said.starts_with(&format!("{own}\r")), "{said}");
     terminal.ends(0);
+}
+
+/// A program may reach what stands beside it in its group, and cannot make a run hang by that.
+#[test]
+fn who_stops_its_group_does_not_stop_the_run() {
+    let machine = Machine::new();
+    let script = "trap '' CONT; echo re''ady; kill -STOP 0; exit 7";
+    let mut terminal = Terminal::start(&machine, &["sh", "-c", script]);
+    terminal.shows("ready");
+    terminal.ends(7);
 }
