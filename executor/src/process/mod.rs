@@ -21,24 +21,29 @@
     reason = "code between fork and exec needs `pre_exec` and libc's calls"
 )]
 
+mod bounds;
 mod courier;
+mod landlock;
 mod supervisor;
+mod usage;
 
 use std::ffi::{CStr, CString, OsString};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::ptr;
-use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags, stat};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, Resource, Rlimit, Signal};
+use rustix::process::{Pid, Signal};
 use rustix::termios::Termios;
-use rustix::thread::CpuSet;
+
+pub(crate) use bounds::Bounds;
+pub(crate) use landlock::landlock_version;
+pub(crate) use usage::{ProcessUsage, wait};
 
 /// Files that the child creates are writable by their owner only, whatever the caller's umask.
 const UMASK: u32 = 0o022;
@@ -109,32 +114,6 @@ impl Streams {
 pub(crate) struct HostTerminal {
     pub(crate) descriptor: OwnedFd,
     pub(crate) before: Termios,
-}
-
-/// What the child is held by from its start.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Bounds {
-    /// Descriptors of `cgroup.procs` files of groups that it enters.
-    pub(crate) doors: Vec<RawFd>,
-    /// Processors that it may run on.
-    pub(crate) cpus: Option<CpuSet>,
-    /// Largest file that it can make, in bytes.
-    pub(crate) file_bytes: Option<u64>,
-}
-
-/// What a child used, with all of its descendants that were waited for.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct ProcessUsage {
-    /// On processors, in the program.
-    pub(crate) user: Duration,
-    /// On processors, in the kernel.
-    pub(crate) system: Duration,
-    /// Of the largest of them.
-    pub(crate) peak_memory_bytes: u64,
-    /// By system calls.
-    pub(crate) read_bytes: u64,
-    /// By system calls.
-    pub(crate) written_bytes: u64,
 }
 
 /// A child with its supervisor.
@@ -259,113 +238,15 @@ impl Preparation {
                 if self.terminal.is_some() {
                     rustix::process::ioctl_tiocsctty(borrow(0))?;
                 }
-                USUAL_LIMITS.into_iter().try_for_each(usual_limit)?;
                 self.bounds.apply()?;
                 fix_addresses()?;
                 if self.may_confine {
-                    confine()?;
+                    landlock::confine()?;
                 }
                 keep_only(&self.inherited)
             }
         }
     }
-}
-
-/// Limits of single processes that programs can see, and may work by, as on a machine that nobody has
-/// configured: the first applies, and it can be raised to the second.
-const USUAL_LIMITS: [(Resource, Option<u64>, Option<u64>); 10] = [
-    (Resource::As, None, None),
-    // The least, which keeps programs of the host from being run to take a core: core(5).
-    (Resource::Core, Some(1), Some(1)),
-    (Resource::Cpu, None, None),
-    (Resource::Data, None, None),
-    (Resource::Fsize, None, None),
-    (Resource::Memlock, Some(64 << 10), Some(64 << 10)),
-    (Resource::Nice, Some(0), Some(0)),
-    (Resource::Nofile, Some(1024), Some(4096)),
-    (Resource::Rtprio, Some(0), Some(0)),
-    (Resource::Stack, Some(8 << 20), None),
-];
-
-/// Sets one of them, as far as this process may.
-fn usual_limit(
-    (resource, current, maximum): (Resource, Option<u64>, Option<u64>),
-) -> io::Result<()> {
-    let usual = Rlimit { current, maximum };
-    match rustix::process::setrlimit(resource, usual) {
-        Err(rustix::io::Errno::PERM) => {}
-        result => return Ok(result?),
-    }
-    // Only root may raise what cannot be exceeded.
-    let allowed = rustix::process::getrlimit(resource).maximum;
-    let lower = |limit: Option<u64>| match (limit, allowed) {
-        (Some(limit), Some(allowed)) => Some(limit.min(allowed)),
-        (limit, allowed) => limit.or(allowed),
-    };
-    let possible = Rlimit {
-        current: lower(current),
-        maximum: lower(maximum),
-    };
-    Ok(rustix::process::setrlimit(resource, possible)?)
-}
-
-impl Bounds {
-    /// Puts them on this process and all that it starts.
-    fn apply(&self) -> io::Result<()> {
-        for door in &self.doors {
-            rustix::io::write(borrow(*door), b"0")?;
-        }
-        if let Some(cpus) = &self.cpus {
-            rustix::thread::sched_setaffinity(None, cpus)?;
-        }
-        if self.file_bytes.is_some() {
-            let limit = Rlimit {
-                current: self.file_bytes,
-                maximum: self.file_bytes,
-            };
-            rustix::process::setrlimit(Resource::Fsize, limit)?;
-        }
-        Ok(())
-    }
-}
-
-/// Waits for the end of `child`, a supervisor, and so of all below it, and takes its `report`.
-pub(crate) fn wait(child: &Child, report: &OwnedFd) -> io::Result<(ExitStatus, ProcessUsage)> {
-    let pid = Pid::from_child(child).as_raw_pid();
-    let mut status: libc::c_int = 0;
-    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: both pointers are valid for writes of their types while the call lasts.
-    while unsafe { libc::wait4(pid, &raw mut status, 0, usage.as_mut_ptr()) } < 0 {
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
-        }
-    }
-    let mut counters = [0; supervisor::COUNTER_BYTES];
-    // Nothing where it was killed; its end of the socket is closed in any case.
-    let length = rustix::io::read(report, &mut counters[..])?;
-    let counters = String::from_utf8_lossy(&counters[..length]);
-    // SAFETY: it holds integers only, for which zero is a value.
-    let usage = unsafe { usage.assume_init() };
-    let time = |time: libc::timeval| {
-        let micros = time.tv_sec * 1_000_000 + time.tv_usec;
-        Duration::from_micros(u64::try_from(micros).unwrap_or(0))
-    };
-    let counter = |name| {
-        let mut lines = counters.lines();
-        let value = lines.find_map(|line| line.strip_prefix(name));
-        value
-            .and_then(|value| value.trim().parse().ok())
-            .unwrap_or(0)
-    };
-    let process_usage = ProcessUsage {
-        user: time(usage.ru_utime),
-        system: time(usage.ru_stime),
-        peak_memory_bytes: u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024,
-        read_bytes: counter("rchar:"),
-        written_bytes: counter("wchar:"),
-    };
-    Ok((ExitStatus::from_raw(status), process_usage))
 }
 
 /// Gives the child in the parent, nothing in the child.
@@ -517,53 +398,6 @@ fn fix_addresses() -> io::Result<()> {
     }
 }
 
-/// Where the kernel has it, keeps signals and abstract sockets inside by Landlock as well as by the
-/// namespaces.
-fn confine() -> io::Result<()> {
-    let rules = LandlockRules {
-        scoped: SCOPE_ABSTRACT_SOCKETS | SCOPE_SIGNALS,
-        ..LandlockRules::default()
-    };
-    // SAFETY: the kernel reads the structure, whose size is given, and no other memory.
-    let created = unsafe {
-        libc::syscall(
-            libc::SYS_landlock_create_ruleset,
-            &raw const rules,
-            size_of::<LandlockRules>(),
-            0,
-        )
-    };
-    if created < 0 {
-        // A kernel without it, or without these scopes (Linux 6.12).
-        return Ok(());
-    }
-    rustix::thread::set_no_new_privs(true)?;
-    // SAFETY: takes integers. The descriptor is closed with all others that are not inherited.
-    check(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, created, 0) })
-}
-
-/// The version of Landlock's interface; none where the kernel has none of it.
-pub(crate) fn landlock_version() -> Option<i64> {
-    const ASK_VERSION: libc::c_uint = 1;
-    let nothing = ptr::null::<LandlockRules>();
-    // SAFETY: with this flag the kernel reads no memory.
-    let version =
-        unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, nothing, 0, ASK_VERSION) };
-    (version > 0).then_some(version)
-}
-
-/// `struct landlock_ruleset_attr` of Linux.
-#[repr(C)]
-#[derive(Default)]
-struct LandlockRules {
-    handled_access_fs: u64,
-    handled_access_net: u64,
-    scoped: u64,
-}
-
-const SCOPE_ABSTRACT_SOCKETS: u64 = 1 << 0;
-const SCOPE_SIGNALS: u64 = 1 << 1;
-
 fn check(result: libc::c_long) -> io::Result<()> {
     if result == 0 {
         Ok(())
@@ -630,7 +464,7 @@ mod tests {
     use super::*;
     use std::fs::File;
     use std::os::fd::AsFd;
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
     fn streams(output: OwnedFd) -> Streams {
         let stdin = File::open("/dev/null").unwrap().into();

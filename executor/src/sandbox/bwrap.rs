@@ -26,8 +26,9 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 
 use super::error::SandboxError;
+use super::masks::masked;
 use super::plan::{self, Descriptors, Host, HostPaths, Plan};
-use super::probe::{Bubblewrap, masked, obstacle};
+use super::probe::{Bubblewrap, obstacle};
 use super::seccomp;
 use super::status::Status;
 use super::streams;

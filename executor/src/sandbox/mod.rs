@@ -7,6 +7,7 @@
 
 pub mod bwrap;
 mod error;
+mod masks;
 pub mod plan;
 pub mod probe;
 mod seccomp;
@@ -15,8 +16,10 @@ mod streams;
 mod terminal;
 #[cfg(test)]
 mod tests;
+mod trial;
 
 pub use bwrap::{Ended, Exit, execute};
 pub use error::SandboxError;
-pub use plan::{Descriptors, Host, HostPaths, Masked, Plan, PlanError, RootLayout};
+pub use masks::Masked;
+pub use plan::{Descriptors, Host, HostPaths, Plan, PlanError, RootLayout};
 pub use probe::{Bubblewrap, ProbeError, Version};

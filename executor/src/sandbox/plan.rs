@@ -16,6 +16,7 @@ use std::path::Path;
 
 use crate::job::Job;
 use crate::rootfs::{TopEntry, TopEntryKind};
+use crate::sandbox::masks::Masked;
 use crate::sandbox::probe::Version;
 use crate::sandbox::seccomp::FILTERS;
 
@@ -98,15 +99,6 @@ pub struct Host<'h> {
     pub masked: &'h [Masked],
     /// Whether the program has a terminal of its own, and is in the session that it belongs to.
     pub has_terminal: bool,
-}
-
-/// An entry of `/proc` that the program gets empty.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Masked {
-    /// One that cannot be opened.
-    File(&'static str),
-    /// One with nothing in it.
-    Directory(&'static str),
 }
 
 /// Numbers of the descriptors that bubblewrap inherits.

@@ -10,8 +10,6 @@ use std::process::{Command, Stdio};
 
 use rustix::fs::{Access, access};
 
-use super::plan::{self, Masked};
-
 /// Name of the program.
 const PROGRAM: &str = "bwrap";
 
@@ -56,32 +54,6 @@ impl fmt::Display for Version {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}.{}.{}", self.major, self.minor, self.patch)
     }
-}
-
-/// Entries of `/proc` that tell of the host, also in a process namespace.
-const MASKED: [Masked; 9] = [
-    // All of its memory.
-    Masked::File("/proc/kcore"),
-    // Those of the user, also of other sandboxes.
-    Masked::File("/proc/keys"),
-    Masked::File("/proc/key-users"),
-    // What runs when.
-    Masked::File("/proc/timer_list"),
-    Masked::File("/proc/sched_debug"),
-    Masked::File("/proc/latency_stats"),
-    // Hot keys of the console.
-    Masked::File("/proc/sysrq-trigger"),
-    // Devices.
-    Masked::Directory("/proc/acpi"),
-    Masked::Directory("/proc/scsi"),
-];
-
-/// Those of them that this kernel has.
-pub(super) fn masked() -> Vec<Masked> {
-    let is_there = |masked: &Masked| match masked {
-        Masked::File(path) | Masked::Directory(path) => Path::new(path).exists(),
-    };
-    MASKED.into_iter().filter(is_there).collect()
 }
 
 /// Why there is no bubblewrap to use.
@@ -249,27 +221,6 @@ pub(crate) fn obstacle() -> Option<Obstacle> {
             }
             None => Path::new(obstacle.path).exists(),
         })
-}
-
-impl Bubblewrap {
-    /// Makes a sandbox with all namespaces and none of our mounts, in which it prints its version.
-    ///
-    /// # Errors
-    /// What bubblewrap says.
-    pub(crate) fn try_out(&self) -> Result<(), String> {
-        let output = Command::new(&self.path)
-            .args(plan::trial(self.version))
-            .arg(&self.path)
-            .arg("--version")
-            .stdin(Stdio::null())
-            .output()
-            .map_err(|error| error.to_string())?;
-        if output.status.success() {
-            return Ok(());
-        }
-        let said = String::from_utf8_lossy(&output.stderr);
-        Err(said.lines().last().unwrap_or("it says nothing").to_owned())
-    }
 }
 
 #[cfg(test)]

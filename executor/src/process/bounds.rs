@@ -1,0 +1,79 @@
+//! What a child is held by before it starts: groups, processors, limits of single processes.
+
+use std::io;
+use std::os::fd::RawFd;
+
+use rustix::process::{Resource, Rlimit};
+use rustix::thread::CpuSet;
+
+use super::borrow;
+
+/// What the child is held by from its start.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Bounds {
+    /// Descriptors of `cgroup.procs` files of groups that it enters.
+    pub(crate) doors: Vec<RawFd>,
+    /// Processors that it may run on.
+    pub(crate) cpus: Option<CpuSet>,
+    /// Largest file that it can make, in bytes.
+    pub(crate) file_bytes: Option<u64>,
+}
+
+/// Limits of single processes that programs can see, and may work by, as on a machine that nobody has
+/// configured: the first applies, and it can be raised to the second.
+const USUAL_LIMITS: [(Resource, Option<u64>, Option<u64>); 10] = [
+    (Resource::As, None, None),
+    // The least, which keeps programs of the host from being run to take a core: core(5).
+    (Resource::Core, Some(1), Some(1)),
+    (Resource::Cpu, None, None),
+    (Resource::Data, None, None),
+    (Resource::Fsize, None, None),
+    (Resource::Memlock, Some(64 << 10), Some(64 << 10)),
+    (Resource::Nice, Some(0), Some(0)),
+    (Resource::Nofile, Some(1024), Some(4096)),
+    (Resource::Rtprio, Some(0), Some(0)),
+    (Resource::Stack, Some(8 << 20), None),
+];
+
+/// Sets one of them, as far as this process may.
+fn usual_limit(
+    (resource, current, maximum): (Resource, Option<u64>, Option<u64>),
+) -> io::Result<()> {
+    let usual = Rlimit { current, maximum };
+    match rustix::process::setrlimit(resource, usual) {
+        Err(rustix::io::Errno::PERM) => {}
+        result => return Ok(result?),
+    }
+    // Only root may raise what cannot be exceeded.
+    let allowed = rustix::process::getrlimit(resource).maximum;
+    let lower = |limit: Option<u64>| match (limit, allowed) {
+        (Some(limit), Some(allowed)) => Some(limit.min(allowed)),
+        (limit, allowed) => limit.or(allowed),
+    };
+    let possible = Rlimit {
+        current: lower(current),
+        maximum: lower(maximum),
+    };
+    Ok(rustix::process::setrlimit(resource, possible)?)
+}
+
+impl Bounds {
+    /// Puts them, and the usual limits, on this process and all that it starts.
+    pub(super) fn apply(&self) -> io::Result<()> {
+        USUAL_LIMITS.into_iter().try_for_each(usual_limit)?;
+        for door in &self.doors {
+            rustix::io::write(borrow(*door), b"0")?;
+        }
+        if let Some(cpus) = &self.cpus {
+            rustix::thread::sched_setaffinity(None, cpus)?;
+        }
+        if self.file_bytes.is_some() {
+            let limit = Rlimit {
+                current: self.file_bytes,
+                maximum: self.file_bytes,
+            };
+            rustix::process::setrlimit(Resource::Fsize, limit)?;
+        }
+        Ok(())
+    }
+}
