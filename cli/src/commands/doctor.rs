@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use ipfs_exec_executor::doctor::{Finding, Status, examine};
+use ipfs_exec_executor::limits::check;
 use ipfs_exec_node::network::{Identity, Mdns, Network};
 use ipfs_exec_node::repo::Repository;
 use rustix::fs::{Access, access, statvfs};
@@ -14,6 +15,7 @@ use serde_json::json;
 use super::peers;
 use crate::context::Context;
 use crate::error::CommandError;
+use crate::limits::LimitArgs;
 use crate::output;
 
 /// Free bytes below which nothing can be done, and below which little can.
@@ -52,6 +54,7 @@ pub(crate) fn doctor(context: &Context, arguments: &DoctorArgs) -> Result<ExitCo
             "give one with `--repo DIR` or IPFS_EXEC_PATH",
         )),
     }
+    findings.push(limits(context));
     if arguments.network {
         findings.push(network(context)?);
     }
@@ -88,6 +91,21 @@ fn print(finding: &Finding, is_json: bool) -> Result<(), CommandError> {
     }
     stdout.flush()?;
     Ok(())
+}
+
+/// Those of the configuration, which every run has.
+fn limits(context: &Context) -> Finding {
+    let limits = context.config.limits.limits(&LimitArgs::default());
+    match check(&limits) {
+        Ok(held) => Finding::green("limits", format!("{} can be held", held.len())),
+        Err(error) => {
+            let failed = CommandError::from_chain(&error);
+            let remedy = error
+                .hint()
+                .unwrap_or("change `[limits]` in the configuration");
+            Finding::red("limits", failed.message(), remedy)
+        }
+    }
 }
 
 /// The path itself, or the nearest directory above it that is there.

@@ -218,6 +218,18 @@ pub struct Usage {
     pub written_bytes: u64,
 }
 
+/// By what each of these limits would be held here.
+///
+/// # Errors
+/// [`LimitError::Unenforceable`] where one of them cannot be held: a run would fail.
+pub fn check(limits: &Limits) -> Result<Held, LimitError> {
+    let anywhere = Directories {
+        output: Path::new("/"),
+        tmp: Path::new("/"),
+    };
+    Watch::new(limits, anywhere).map(|watch| watch.held().clone())
+}
+
 /// By what memory, processors and processes would be held for us here.
 pub(crate) fn probe() -> Vec<(Limit, Mechanism)> {
     let limits = Limits {

@@ -223,7 +223,7 @@ fn start(
 }
 
 /// Holds bytes for whoever inherits the descriptor.
-fn hold(bytes: &[u8]) -> io::Result<File> {
+pub(super) fn hold(bytes: &[u8]) -> io::Result<File> {
     let mut file = File::from(memfd_create(c"ipfs-exec", MemfdFlags::CLOEXEC)?);
     file.write_all(bytes)?;
     file.rewind()?;

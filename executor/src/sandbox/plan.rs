@@ -120,12 +120,13 @@ pub struct Plan(Vec<OsString>);
 
 /// The arguments for a sandbox on the host's own files, up to its program: to find out whether one can
 /// be made.
-pub(super) fn trial(version: Version) -> Vec<OsString> {
+pub(super) fn trial(version: Version, filters: [RawFd; FILTERS]) -> Vec<OsString> {
     let mut plan = Plan(Vec::new());
     plan.isolation(version, false);
     plan.option("--ro-bind", ["/", "/"]);
     plan.option("--proc", ["/proc"]);
     plan.option("--dev", ["/dev"]);
+    plan.filters(filters);
     plan.flag("--");
     plan.0
 }
@@ -146,7 +147,7 @@ impl Plan {
         plan.environment(job);
         plan.mounts(paths, descriptors, host);
         plan.reporting(descriptors);
-        plan.filters(descriptors);
+        plan.filters(descriptors.filters);
         plan.program(job);
         match plan.0.len() {
             count if count > MAX_ARGUMENTS => Err(PlanError::TooManyArguments { count }),
@@ -284,9 +285,9 @@ impl Plan {
         self.option("--block-fd", [descriptors.gate.to_string()]);
     }
 
-    fn filters(&mut self, descriptors: Descriptors) {
+    fn filters(&mut self, filters: [RawFd; FILTERS]) {
         // What of the kernel the program reaches. Loaded when the sandbox is complete.
-        for filter in descriptors.filters {
+        for filter in filters {
             self.option("--add-seccomp-fd", [filter.to_string()]);
         }
     }

@@ -49,6 +49,7 @@ fn a_machine_that_runs_programs() {
         "cgroups",
         "disk",
         "repository",
+        "limits",
     ] {
         let finding = find(&found, check);
         assert_ne!(finding["status"], "red", "{finding}");
@@ -155,4 +156,24 @@ fn the_network_is_looked_at_when_asked() {
     served.end();
     let found = doctor(&[]);
     assert_eq!(find(&found, "network")["status"], "yellow");
+}
+
+/// Limits of the configuration that cannot be held make every run fail.
+#[test]
+fn limits_of_the_configuration_are_looked_at() {
+    let machine = Machine::new();
+    machine.environment.configure("[limits]\ncpus = 0.5\n");
+    let doctor = machine.environment.ipfs_exec(["doctor", "--json"]).run();
+    let found = findings(&doctor);
+    let is_red = find(&found, "limits")["status"] == "red";
+    let run = machine
+        .environment
+        .ipfs_exec(["run", &machine.rootfs, EMPTY, "true"])
+        .run();
+    assert_eq!(
+        run.code,
+        Some(if is_red { 125 } else { 0 }),
+        "{run:?}\n{found:?}"
+    );
+    assert_eq!(doctor.code, Some(i32::from(is_red)), "{found:?}");
 }
