@@ -194,6 +194,11 @@ impl Context {
         })
     }
 
+    /// Whether peers may be looked for on the local network.
+    pub(crate) fn looks_around(&self) -> bool {
+        self.plan.mdns != Mdns::Off
+    }
+
     /// What a node of this command is started with, as `identity`.
     pub(crate) fn network_options(
         &self,

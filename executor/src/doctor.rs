@@ -3,10 +3,8 @@
 //! What a finding advises is what the error of a run would say for the same reason.
 
 use std::env;
-use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 
 use rustix::process::geteuid;
 use rustix::system::uname;
@@ -16,7 +14,8 @@ use crate::limits::{self, Mechanism};
 use crate::mount;
 use crate::process;
 use crate::sandbox::Bubblewrap;
-use crate::sandbox::probe::{Version, obstacle};
+use crate::sandbox::plan::DISABLES_USER_NAMESPACES;
+use crate::sandbox::probe::{find_program, obstacle};
 
 /// What a sandbox needs of the kernel: `close_range` and `mount_setattr`.
 const LEAST_KERNEL: (u32, u32) = (5, 12);
@@ -135,11 +134,6 @@ fn bubblewrap() -> Vec<Finding> {
 }
 
 fn version(bubblewrap: &Bubblewrap) -> Finding {
-    const DISABLES_USER_NAMESPACES: Version = Version {
-        major: 0,
-        minor: 8,
-        patch: 0,
-    };
     let (version, path) = (bubblewrap.version, bubblewrap.path.display());
     let message = format!("version {version} at `{path}`");
     let is_set_uid =
@@ -210,19 +204,16 @@ fn device() -> Finding {
 }
 
 fn helper() -> Finding {
-    if geteuid().is_root() || finds(OsStr::new("fusermount3")) {
+    if geteuid().is_root()
+        || find_program(&env::var_os("PATH").unwrap_or_default(), "fusermount3").is_some()
+    {
         return Finding::green("fusermount3", "`ipfs-exec mount` works");
     }
     Finding::yellow(
         "fusermount3",
         "`fusermount3` is missing: `ipfs-exec mount` does not work",
-        mount::helper_hint(),
+        mount::HELPER_HINT,
     )
-}
-
-fn finds(program: &OsStr) -> bool {
-    let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path).any(|directory| Path::new(&directory).join(program).is_file())
 }
 
 fn groups() -> Finding {

@@ -7,7 +7,6 @@ use std::process::ExitCode;
 use clap::Args;
 use ipfs_exec_executor::doctor::{Finding, Status, examine};
 use ipfs_exec_executor::limits::check;
-use ipfs_exec_node::network::{Identity, Mdns, Network};
 use ipfs_exec_node::repo::Repository;
 use rustix::fs::{Access, access, statvfs};
 use serde_json::json;
@@ -173,16 +172,9 @@ fn repository(path: &Path) -> Finding {
 }
 
 fn network(context: &Context) -> Result<Finding, CommandError> {
-    let mut options = context.network_options(Identity::passing())?;
-    let looks_around = options.mdns != Mdns::Off;
-    if looks_around {
-        options.mdns = Mdns::On;
-    }
-    let blocks = std::sync::Arc::new(ipfs_exec_node::block::NoBlocks);
-    let network = match Network::start(blocks, options) {
+    let network = match peers::start(context) {
         Ok(network) => network,
-        Err(error) => {
-            let failed = CommandError::from_chain(&error);
+        Err(failed) => {
             return Ok(Finding::yellow(
                 "network",
                 failed.message(),
@@ -190,7 +182,7 @@ fn network(context: &Context) -> Result<Finding, CommandError> {
             ));
         }
     };
-    let (reached, unreachable) = peers::count(context, &network, looks_around)?;
+    let (reached, unreachable) = peers::count(context, &network)?;
     let message = format!("{reached} peers answer, {unreachable} cannot be reached");
     Ok(if reached > 0 {
         Finding::green("network", message)

@@ -53,16 +53,7 @@ struct Found {
 }
 
 pub(crate) fn peers(context: &Context, arguments: PeersArgs) -> Result<(), CommandError> {
-    let mut options = context.network_options(Identity::passing())?;
-    let looks_around = options.mdns != Mdns::Off;
-    if looks_around {
-        options.mdns = Mdns::On;
-    }
-    let network = Network::start(
-        std::sync::Arc::new(ipfs_exec_node::block::NoBlocks),
-        options,
-    )?;
-    let found = look(context, &network.subscribe(), looks_around)?;
+    let found = look_with(context, &start(context)?)?;
     for (peer, known) in &found.peers {
         print(peer, known, arguments.json)?;
     }
@@ -82,14 +73,24 @@ pub(crate) fn peers(context: &Context, arguments: PeersArgs) -> Result<(), Comma
     Ok(())
 }
 
+/// Starts a node that also looks on the local network, unless that is forbidden.
+pub(super) fn start(context: &Context) -> Result<Network, CommandError> {
+    let mut options = context.network_options(Identity::passing())?;
+    if options.mdns != Mdns::Off {
+        options.mdns = Mdns::On;
+    }
+    let blocks = std::sync::Arc::new(ipfs_exec_node::block::NoBlocks);
+    Ok(Network::start(blocks, options)?)
+}
+
 /// How many peers answer, and how many of those that were named cannot be reached.
-pub(super) fn count(
-    context: &Context,
-    network: &Network,
-    looks_around: bool,
-) -> Result<(usize, usize), CommandError> {
-    let found = look(context, &network.subscribe(), looks_around)?;
+pub(super) fn count(context: &Context, network: &Network) -> Result<(usize, usize), CommandError> {
+    let found = look_with(context, network)?;
     Ok((found.peers.len(), found.unreachable.len()))
+}
+
+fn look_with(context: &Context, network: &Network) -> Result<Found, CommandError> {
+    look(context, &network.subscribe(), context.looks_around())
 }
 
 /// Waits until all that were named were tried, and all that are connected have told what they are.

@@ -92,7 +92,7 @@ impl Group {
                 continue;
             }
             // An administrator may have handed down some of them alone.
-            let has = |controller: &Controller| is_enabled(base, &[*controller]);
+            let has = |controller: &Controller| is_enabled(base, *controller);
             let enabled: Vec<_> = wanted.iter().copied().filter(has).collect();
             if enabled.len() > best.as_ref().map_or(0, |(_, best)| best.len()) {
                 best = Some((base.to_owned(), enabled));
@@ -129,6 +129,14 @@ impl Group {
         let mut found = self.directories.iter();
         let found = found.find(|(each, _)| *each == controller);
         found.map(|(_, path)| path.as_path())
+    }
+
+    /// Its directories, each once.
+    fn paths(&self) -> Vec<&PathBuf> {
+        let mut paths: Vec<_> = self.directories.iter().map(|(_, path)| path).collect();
+        paths.sort();
+        paths.dedup();
+        paths
     }
 
     /// What holds the limit, if this does.
@@ -176,15 +184,12 @@ impl Group {
 
     /// Files of which each takes in the process that writes `0` to it.
     pub(super) fn doors(&self) -> io::Result<Vec<File>> {
-        let mut paths: Vec<_> = self.directories.iter().map(|(_, path)| path).collect();
-        paths.sort();
-        paths.dedup();
         let open = |path: &PathBuf| {
             OpenOptions::new()
                 .write(true)
                 .open(path.join("cgroup.procs"))
         };
-        paths.into_iter().map(open).collect()
+        self.paths().into_iter().map(open).collect()
     }
 
     /// What the kernel had to stop the program from.
@@ -231,10 +236,7 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        let mut paths: Vec<_> = self.directories.iter().map(|(_, path)| path).collect();
-        paths.sort();
-        paths.dedup();
-        for path in paths {
+        for path in self.paths() {
             if let Err(error) = fs::remove_dir(path) {
                 tracing::debug!(path = %path.display(), %error, "a control group stays");
             }
@@ -288,27 +290,19 @@ fn is_writable(directory: &Path) -> bool {
     may_write(directory) && may_write(&directory.join("cgroup.procs"))
 }
 
-/// Whether the children of a group of version 2 have these controllers, or can be given them.
-fn is_enabled(base: &Path, wanted: &[Controller]) -> bool {
-    let control = base.join("cgroup.subtree_control");
-    let lacks = |controller: &&Controller| {
-        let enabled = fs::read_to_string(&control).unwrap_or_default();
-        **controller != Controller::CpuAccounting
-            && !enabled
-                .split_whitespace()
-                .any(|each| each == controller.name())
-    };
-    for controller in wanted.iter().filter(lacks) {
-        let enable = format_args!("+{}", controller.name()).to_string();
-        if write(&control, &enable).is_ok() {
-            continue;
-        }
-        // It has processes of its own. If that is us alone, we can step aside.
-        if step_aside(base).is_err() || write(&control, &enable).is_err() {
-            return false;
-        }
+/// Whether the children of a group of version 2 have the controller, or can be given it.
+fn is_enabled(base: &Path, controller: Controller) -> bool {
+    if controller == Controller::CpuAccounting {
+        return true;
     }
-    true
+    let (control, name) = (base.join("cgroup.subtree_control"), controller.name());
+    let enabled = fs::read_to_string(&control).unwrap_or_default();
+    if enabled.split_whitespace().any(|each| each == name) {
+        return true;
+    }
+    let enable = || write(&control, format_args!("+{name}")).is_ok();
+    // It may have processes of its own. If that is us alone, we can step aside.
+    enable() || step_aside(base).is_ok() && enable()
 }
 
 /// Moves this process, the only one of its group, into one below.

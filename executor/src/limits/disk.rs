@@ -1,12 +1,14 @@
 //! How much a directory tree takes that a hostile program is changing meanwhile.
 
+use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Instant;
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, chmodat, fchmod, fstatvfs, openat, statat,
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, chmodat, fchmod, fstat, fstatvfs, openat,
+    statat,
 };
 use rustix::io::Errno;
 
@@ -44,7 +46,7 @@ pub(super) struct Tree {
 impl Tree {
     pub(super) fn open(path: &Path) -> io::Result<Tree> {
         let root = directory_at(CWD.as_fd(), path)?;
-        let device = rustix::fs::fstat(&root)?.st_dev;
+        let device = fstat(&root)?.st_dev;
         let free = free_bytes(&root)?;
         Ok(Tree { root, device, free })
     }
@@ -55,22 +57,17 @@ impl Tree {
     }
 
     /// Counts up to `enough`, or for as long as may be: of what is beyond no more is counted. Where there
-    /// is no `deadline`, all is at rest and ours, and what was closed to us is opened.
+    /// is no `deadline`, all is at rest and ours, and what was closed to us is open while we look.
     pub(super) fn measure(&self, enough: Tally, deadline: Option<Instant>) -> io::Result<Tally> {
         let mut tally = Tally::default();
-        if deadline.is_none() {
-            fchmod(&self.root, Mode::RWXU)?;
-        }
-        let first = match directory_at(self.root.as_fd(), ".") {
-            Ok(first) => Some(Dir::new(first)?),
+        let may_open = deadline.is_none();
+        let mut open = Vec::new();
+        match Open::root(&self.root, may_open) {
+            Ok(first) => open.push(first),
             // The program may have taken away our right to look.
-            Err(_) => {
-                tally.is_partial = true;
-                None
-            }
-        };
-        let mut open: Vec<Dir> = first.into_iter().collect();
-        while let Some(directory) = open.last_mut() {
+            Err(_) => tally.is_partial = true,
+        }
+        while let Some(Open { directory, .. }) = open.last_mut() {
             let Some(entry) = directory.next() else {
                 open.pop();
                 continue;
@@ -109,11 +106,7 @@ impl Tree {
                 return Ok(tally);
             }
             if kind == FileType::Directory {
-                if deadline.is_none() && status.st_mode & OWNER != OWNER {
-                    // It is no link: we have just seen it, and nobody is left who could change that.
-                    chmodat(at, name, Mode::RWXU, AtFlags::empty())?;
-                }
-                match directory_at(at, name).and_then(|below| Ok(Dir::new(below)?)) {
+                match Open::at(at, name, may_open) {
                     Ok(below) if open.len() < MAX_OPEN => open.push(below),
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                     _ => tally.is_partial = true,
@@ -130,8 +123,57 @@ impl Tree {
     }
 }
 
-/// What the owner of a directory needs, to look at all of it.
-const OWNER: u32 = 0o700;
+/// A directory that is looked at. Dropped, it has the mode that it had.
+struct Open {
+    directory: Dir,
+    before: Option<Mode>,
+}
+
+impl Open {
+    /// Opens `root` itself, which may be closed.
+    fn root(root: &OwnedFd, may_open: bool) -> io::Result<Open> {
+        let mode = may_open.then(|| fstat(root)).transpose()?;
+        let before = open_up(mode, |mode| fchmod(root, mode))?;
+        let directory = Dir::new(directory_at(root.as_fd(), c".")?)?;
+        Ok(Open { directory, before })
+    }
+
+    /// Opens the directory `name` of `parent`. It is no link where we `may_open` what is closed: nobody is
+    /// left who could make it one since it was seen.
+    fn at(parent: BorrowedFd<'_>, name: &CStr, may_open: bool) -> io::Result<Open> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        let mode = may_open.then(|| statat(parent, name, flags)).transpose()?;
+        let change = |mode| chmodat(parent, name, mode, AtFlags::empty());
+        let before = open_up(mode, change)?;
+        let directory = Dir::new(directory_at(parent, name)?)?;
+        Ok(Open { directory, before })
+    }
+}
+
+/// Gives the owner of a directory all rights, where its status is given; gives the mode from before, if
+/// that was another.
+fn open_up(
+    status: Option<Stat>,
+    change: impl FnOnce(Mode) -> Result<(), Errno>,
+) -> io::Result<Option<Mode>> {
+    let mode = status.map(|status| Mode::from_raw_mode(status.st_mode));
+    let closed = mode.filter(|mode| !mode.contains(Mode::RWXU));
+    if let Some(mode) = closed {
+        change(mode | Mode::RWXU)?;
+    }
+    Ok(closed)
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let Some(before) = self.before else {
+            return;
+        };
+        if let Err(errno) = self.directory.fd().and_then(|fd| fchmod(fd, before)) {
+            tracing::debug!(%errno, "a directory of the output keeps another mode");
+        }
+    }
+}
 
 impl Tally {
     /// One that nothing exceeds.
@@ -147,10 +189,7 @@ impl Tally {
     }
 }
 
-fn directory_at(
-    at: std::os::fd::BorrowedFd<'_>,
-    path: impl rustix::path::Arg,
-) -> io::Result<OwnedFd> {
+fn directory_at(at: BorrowedFd<'_>, path: impl rustix::path::Arg) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(openat(at, path, flags, Mode::empty())?)
 }
@@ -164,6 +203,7 @@ fn free_bytes(directory: &OwnedFd) -> io::Result<u64> {
 mod tests {
     use super::*;
     use std::fs;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     #[test]
     fn everything_counts_and_nothing_is_followed() {
@@ -176,6 +216,8 @@ mod tests {
             .set_len(1 << 30)
             .unwrap();
         std::os::unix::fs::symlink("/", path("link")).unwrap();
+        let closed = fs::Permissions::from_mode(0o000);
+        fs::set_permissions(path("sub"), closed).unwrap();
         let tree = Tree::open(place.path()).unwrap();
         let tally = tree.measure(Tally::MAX, None).unwrap();
         assert_eq!(tally.entries, 4);
@@ -184,6 +226,8 @@ mod tests {
             (4 * ENTRY_BYTES..1 << 20).contains(&tally.allocated),
             "{tally:?}"
         );
+        // Opened for a look, and closed again.
+        assert_eq!(fs::metadata(path("sub")).unwrap().mode() & 0o777, 0);
         let few = Tally {
             entries: 1,
             ..Tally::MAX

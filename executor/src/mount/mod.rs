@@ -52,7 +52,8 @@ use view::{Owner, View};
 /// What to do where the device or its helper is missing.
 const DEVICE_HINT: &str =
     "load the module (`modprobe fuse`) and let users open /dev/fuse (mode 0666)";
-const HELPER_HINT: &str = "install `fusermount3` (Debian, Ubuntu: `apt-get install fuse3`)";
+pub(crate) const HELPER_HINT: &str =
+    "install `fusermount3` (Debian, Ubuntu: `apt-get install fuse3`)";
 const OTHERS_HINT: &str =
     "put `user_allow_other` into /etc/fuse.conf, or leave out `--allow-other`";
 
@@ -132,11 +133,6 @@ impl MountError {
 /// Whether the device can be used.
 pub(crate) fn probe_device() -> Result<(), MountError> {
     device::open().map(drop).map_err(MountError::Device)
-}
-
-/// What to do where `fusermount3` is missing.
-pub(crate) const fn helper_hint() -> &'static str {
-    HELPER_HINT
 }
 
 fn owner() -> Owner {

@@ -12,7 +12,6 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, getpid, kill_process,
     kill_process_group, pidfd_open, wait, waitid, waitpid,
 };
-
 use rustix::termios::{OptionalActions, tcsetattr};
 
 use super::{HostTerminal, borrow, close_all_but, exit_now};
@@ -69,7 +68,9 @@ fn watch(child: Pid, ends: &Ends<'_>) -> Result<WaitStatus> {
         return Err(Errno::BADF);
     }
     let descriptor = pidfd_open(child, PidfdFlags::empty())?;
-    wait_for_end(child, &descriptor, collar)?;
+    // Without a terminal the child is in no group with the program, which so cannot stop it.
+    let check = ends.terminal.map(|_| &STOP_CHECK);
+    wait_for_end(child, &descriptor, collar, check)?;
     // Nobody waited for the child yet, so its number, which is also its group's, is its own.
     // What it starts may leave the group, but by then the kernel kills that with the child.
     ignore_missing(kill_process_group(child, Signal::KILL))?;
@@ -95,16 +96,21 @@ const STOP_CHECK: Timespec = Timespec {
     tv_nsec: 200_000_000,
 };
 
-/// Waits until the child has ended or is to be killed. A program may be able to stop it, but not for long:
-/// its own end would not be noticed.
-fn wait_for_end(child: Pid, descriptor: &OwnedFd, collar: RawFd) -> Result<()> {
+/// Waits until the child has ended or is to be killed. Where there is a `check`, a program may be able to
+/// stop it, but not for long: its own end would not be noticed.
+fn wait_for_end(
+    child: Pid,
+    descriptor: &OwnedFd,
+    collar: RawFd,
+    check: Option<&Timespec>,
+) -> Result<()> {
     let collar = borrow(collar);
     let mut events = [
         PollFd::new(descriptor, PollFlags::IN),
         PollFd::from_borrowed_fd(collar.as_fd(), PollFlags::IN),
     ];
     loop {
-        match poll(&mut events, Some(&STOP_CHECK)) {
+        match poll(&mut events, check) {
             Err(Errno::INTR) | Ok(0) => {}
             result => return result.map(drop),
         }

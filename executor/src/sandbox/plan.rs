@@ -27,7 +27,7 @@ pub const INIT: &str = "/sbin/init";
 const MAX_ARGUMENTS: usize = 9000;
 
 /// First version that can disable user namespaces inside.
-const DISABLES_USER_NAMESPACES: Version = Version {
+pub(crate) const DISABLES_USER_NAMESPACES: Version = Version {
     major: 0,
     minor: 8,
     patch: 0,

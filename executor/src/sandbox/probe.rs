@@ -114,12 +114,7 @@ impl Bubblewrap {
     }
 
     fn find_in(directories: &OsStr) -> Result<Bubblewrap, ProbeError> {
-        let path = env::split_paths(directories)
-            // A relative directory would mean another program in each working directory.
-            .filter(|directory| directory.is_absolute())
-            .map(|directory| directory.join(PROGRAM))
-            .find(|path| path.is_file() && access(path, Access::EXEC_OK).is_ok())
-            .ok_or(ProbeError::Missing)?;
+        let path = find_program(directories, PROGRAM).ok_or(ProbeError::Missing)?;
         let version = match written_version(&path) {
             Some(version) => version,
             None => version_of(&path)?,
@@ -129,6 +124,15 @@ impl Bubblewrap {
         }
         Ok(Bubblewrap { path, version })
     }
+}
+
+/// The program of that name in directories as of `PATH`.
+pub(crate) fn find_program(directories: &OsStr, name: &str) -> Option<PathBuf> {
+    env::split_paths(directories)
+        // A relative directory would mean another program in each working directory.
+        .filter(|directory| directory.is_absolute())
+        .map(|directory| directory.join(name))
+        .find(|path| path.is_file() && access(path, Access::EXEC_OK).is_ok())
 }
 
 /// The version that stands in the program as text, which `--version` would print. Reading it takes

@@ -261,6 +261,29 @@ fn an_output_that_is_too_large_is_none() {
         .succeeds();
 }
 
+/// What is within its limits is what it is without them, closed directories and their modes included.
+#[test]
+fn limits_change_no_result() {
+    let machine = Machine::new();
+    let script = "mkdir /output/d; echo x > /output/d/f; chmod 0 /output/d /output";
+    let run = |limits: &[&str]| {
+        let run = machine.environment.ipfs_exec(["run", "--preserve-mode"]);
+        let run = run.arguments(limits);
+        run.arguments([&machine.rootfs, EMPTY, "sh", "-c", script])
+            .succeeds()
+            .line()
+    };
+    let limited = run(&[
+        "--output-size",
+        "1MiB",
+        "--output-files",
+        "10",
+        "--tmp-size",
+        "1MiB",
+    ]);
+    assert_eq!(limited, run(&[]));
+}
+
 #[test]
 fn the_log_is_limited() {
     let machine = Machine::new();

@@ -117,13 +117,9 @@ impl Exchange {
 
     /// A block came: nobody else needs to give it.
     pub(super) fn settled(&self, routes: &mut Routes, cid: &Cid) {
-        let Some(gateways) = &self.gateways else {
-            return;
-        };
-        // Whoever was asked as well: it may have come from the other.
-        self.bitswap.cancel(&[*cid]);
-        if routes.at_gateways.remove(cid.hash()).is_some() {
-            gateways.cancel(&[*cid]);
+        // Whoever was asked as well: it may have come from the other. Bitswap alone knows itself.
+        if self.gateways.is_some() {
+            self.give_up(routes, cid);
         }
     }
 

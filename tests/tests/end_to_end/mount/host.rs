@@ -2,8 +2,9 @@
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
+use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -275,21 +276,22 @@ fn a_read_that_timed_out_can_be_done_again() {
     mounted.end();
 }
 
+/// A mount whose only peer accepts connections and never speaks, and a file that it will wait for.
+fn mounted_from_silence(environment: &Environment) -> (Mounted, TcpListener, PathBuf) {
+    environment.configure("idle-timeout = 300\n");
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("/ip4/127.0.0.1/tcp/{}", silent.local_addr().unwrap().port());
+    let options = ["--all", "--no-mdns", "--peer", &address];
+    let mounted = Mounted::new(environment, options, "at");
+    let path = mounted.path(unknown_cid("never").to_string());
+    (mounted, silent, path)
+}
+
 /// Nobody answers for as long as the time limit allows, and the reader is asked to end.
 #[test]
 fn who_waits_for_the_network_can_be_ended() {
     let environment = Environment::new();
-    environment.configure("idle-timeout = 300\n");
-    let cid = unknown_cid("never").to_string();
-    // A peer that accepts connections and never speaks.
-    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = format!("/ip4/127.0.0.1/tcp/{}", silent.local_addr().unwrap().port());
-    let mounted = Mounted::new(
-        &environment,
-        ["--all", "--no-mdns", "--peer", &address],
-        "at",
-    );
-    let path = mounted.path(&cid);
+    let (mounted, silent, path) = mounted_from_silence(&environment);
     // The kernel makes SIGKILL of the first, and not of the second, which may leave a core.
     for signal in [Signal::INT, Signal::QUIT] {
         let reader = environment.program("cat").argument(&path).start();
@@ -312,19 +314,8 @@ fn who_waits_for_the_network_can_be_ended() {
 #[test]
 fn a_mount_ends_while_somebody_waits() {
     let environment = Environment::new();
-    environment.configure("idle-timeout = 300\n");
-    let cid = unknown_cid("never").to_string();
-    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = format!("/ip4/127.0.0.1/tcp/{}", silent.local_addr().unwrap().port());
-    let mounted = Mounted::new(
-        &environment,
-        ["--all", "--no-mdns", "--peer", &address],
-        "at",
-    );
-    let reader = environment
-        .program("cat")
-        .argument(mounted.path(&cid))
-        .start();
+    let (mounted, silent, path) = mounted_from_silence(&environment);
+    let reader = environment.program("cat").argument(&path).start();
     let accepted = silent.accept().unwrap();
     let begun = Instant::now();
     mounted.running.signal(Signal::TERM);
