@@ -49,7 +49,7 @@
 //! | `--disable-userns` (bubblewrap 0.8) | nested user namespaces, and with their capabilities the parts of the kernel in which most holes are found; the filter refuses them as well |
 //! | `--cap-drop ALL` | root inside would be root of its namespace |
 //! | `--die-with-parent` | the sandbox would live on when bubblewrap is killed |
-//! | `--new-session` | the program could push input into the caller's terminal (CVE-2017-5226); the filter refuses that as well. Left out where the program has a terminal of its own, to whose session it belongs: the caller's is not in the sandbox at all |
+//! | `--new-session` | the program could push input into the caller's terminal (CVE-2017-5226); the filter refuses that as well. Where the program has a terminal of its own, a program of some hundred bytes takes that for the new session, and executes `/sbin/init`; the caller's is not in the sandbox at all |
 //! | `--clearenv`, `--setenv` | secrets of the caller's environment, and results that depend on it |
 //! | `--ro-bind TREE /` | the program could change the cached root file system, and so later runs |
 //! | `--proc /proc`, `--remount-ro /proc` | below |

@@ -15,7 +15,7 @@
 //! that we are gone.
 //!
 //! This is the only module of the crate that holds unsafe code: what runs between `fork` and
-//! `exec` cannot be said otherwise.
+//! `exec`, and what takes a terminal for a program, cannot be said otherwise.
 #![expect(
     unsafe_code,
     reason = "code between fork and exec needs `pre_exec` and libc's calls"
@@ -24,6 +24,7 @@
 mod bounds;
 mod courier;
 mod landlock;
+mod opener;
 mod supervisor;
 mod usage;
 
@@ -43,6 +44,7 @@ use rustix::termios::Termios;
 
 pub(crate) use bounds::Bounds;
 pub(crate) use landlock::landlock_version;
+pub(crate) use opener::opener;
 pub(crate) use usage::{ProcessUsage, wait};
 
 /// Files that the child creates are writable by their owner only, whatever the caller's umask.
@@ -235,9 +237,6 @@ impl Preparation {
                 die_with(supervisor)?;
                 // A group of its own, by which the supervisor finds what it starts.
                 rustix::process::setsid()?;
-                if self.terminal.is_some() {
-                    rustix::process::ioctl_tiocsctty(borrow(0))?;
-                }
                 self.bounds.apply()?;
                 fix_addresses()?;
                 if self.may_confine {

@@ -5,12 +5,12 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, Result, read};
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, getpid, kill_process,
-    kill_process_group, pidfd_open, wait, waitid, waitpid,
+    Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, getpid, kill_process, kill_process_group,
+    pidfd_open, wait, waitpid,
 };
 use rustix::termios::{OptionalActions, tcsetattr};
 
@@ -68,9 +68,7 @@ fn watch(child: Pid, ends: &Ends<'_>) -> Result<WaitStatus> {
         return Err(Errno::BADF);
     }
     let descriptor = pidfd_open(child, PidfdFlags::empty())?;
-    // Without a terminal the child is in no group with the program, which so cannot stop it.
-    let check = ends.terminal.map(|_| &STOP_CHECK);
-    wait_for_end(child, &descriptor, collar, check)?;
+    wait_for_end(&descriptor, collar)?;
     // Nobody waited for the child yet, so its number, which is also its group's, is its own.
     // What it starts may leave the group, but by then the kernel kills that with the child.
     ignore_missing(kill_process_group(child, Signal::KILL))?;
@@ -90,36 +88,17 @@ fn tell_counters(report: RawFd) -> Result<()> {
     Ok(())
 }
 
-/// How often it is seen to that the child goes on.
-const STOP_CHECK: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 200_000_000,
-};
-
-/// Waits until the child has ended or is to be killed. Where there is a `check`, a program may be able to
-/// stop it, but not for long: its own end would not be noticed.
-fn wait_for_end(
-    child: Pid,
-    descriptor: &OwnedFd,
-    collar: RawFd,
-    check: Option<&Timespec>,
-) -> Result<()> {
+/// Waits until the child has ended or is to be killed.
+fn wait_for_end(descriptor: &OwnedFd, collar: RawFd) -> Result<()> {
     let collar = borrow(collar);
     let mut events = [
         PollFd::new(descriptor, PollFlags::IN),
         PollFd::from_borrowed_fd(collar.as_fd(), PollFlags::IN),
     ];
     loop {
-        match poll(&mut events, check) {
-            Err(Errno::INTR) | Ok(0) => {}
+        match poll(&mut events, None) {
+            Err(Errno::INTR) => {}
             result => return result.map(drop),
-        }
-        let stopped = waitid(
-            WaitId::Pid(child),
-            WaitIdOptions::STOPPED | WaitIdOptions::NOHANG,
-        );
-        if let Ok(Some(_)) = stopped {
-            ignore_missing(kill_process(child, Signal::CONT))?;
         }
     }
 }

@@ -14,7 +14,6 @@
 use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus};
 use std::thread;
 use std::time::Duration;
@@ -23,15 +22,16 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, OFlags, fcntl_setfl, memfd_create};
 use rustix::io::{Errno, ioctl_fionread};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::error::SandboxError;
 use super::masks::masked;
+use super::opener::Opener;
 use super::plan::{self, Descriptors, Host, HostPaths, Plan};
 use super::probe::{Bubblewrap, obstacle};
 use super::seccomp;
 use super::status::Status;
-use super::streams;
+use super::streams::{self, OutputRelay};
 use crate::job::Job;
 use crate::limits::{Directories, Held, Hit, LimitError, Limits, Usage, Watch};
 use crate::mount::SandboxMount;
@@ -90,9 +90,18 @@ pub fn execute(
     };
     let mut watch = Watch::new(limits, directories)?;
     let (streams, output) = streams::open(watch.log()).map_err(SandboxError::Follow)?;
-    let (bounds, has_terminal) = (watch.bounds(), streams.terminal.is_some());
-    let (mut gate, status, running, devices) =
-        start(bubblewrap, job, paths, mounts, streams, bounds)?;
+    let opener = streams.terminal.as_ref().map(|_| Opener::new());
+    let opener = opener.transpose().map_err(SandboxError::Follow)?;
+    let bounds = watch.bounds();
+    let (mut gate, status, running, devices) = start(
+        bubblewrap,
+        job,
+        paths,
+        mounts,
+        streams,
+        opener.as_ref(),
+        bounds,
+    )?;
     watch.start(running.supervisor.id());
     let mut status = Status::new(status);
     let (stopped, ended, used) = thread::scope(|scope| {
@@ -101,7 +110,7 @@ pub fn execute(
             .zip(devices)
             .map(|(mount, device)| scope.spawn(|| mount.serve(device)))
             .collect();
-        let followed = follow_to_end(running, &mut status, &mut watch, &mut gate, cancel);
+        let followed = follow_to_end(running, &mut status, &mut watch, &mut gate, &output, cancel);
         // Nobody is left who could read.
         mounts.iter().for_each(|mount| mount.stop());
         let mut failed = None;
@@ -126,6 +135,9 @@ pub fn execute(
         return Err(SandboxError::Limit { hit, usage });
     }
     match status.exit_code() {
+        Some(_) if opener.is_some_and(|opener| opener.has_failed()) => {
+            Err(SandboxError::NotExecuted)
+        }
         Some(code) => Ok(Ended {
             exit: u8::try_from(code)
                 .map(Exit)
@@ -133,8 +145,6 @@ pub fn execute(
             usage,
             held: watch.held().clone(),
         }),
-        // Ctrl-C, where no process of the program has taken over the terminal.
-        None if has_terminal && was_typed(ended) => Err(SandboxError::Interrupted),
         None => Err(failure(&gate, ended)),
     }
 }
@@ -163,9 +173,10 @@ fn follow_to_end(
     status: &mut Status,
     watch: &mut Watch,
     gate: &mut Gate,
+    output: &OutputRelay,
     cancel: Option<BorrowedFd<'_>>,
 ) -> io::Result<(Option<Stopped>, ExitStatus, ProcessUsage)> {
-    let stopped = running.follow(status, watch, gate, cancel)?;
+    let stopped = running.follow(status, watch, gate, output, cancel)?;
     let (ended, used) = running.end()?;
     Ok((stopped, ended, used))
 }
@@ -178,6 +189,7 @@ fn start(
     paths: &HostPaths<'_>,
     mounts: &[&SandboxMount<'_>],
     streams: Streams,
+    opener: Option<&Opener>,
     bounds: Bounds,
 ) -> Result<(Gate, File, Running, Vec<OwnedFd>), SandboxError> {
     let follow = |error: Errno| SandboxError::Follow(error.into());
@@ -197,15 +209,16 @@ fn start(
         gate: gate.pipe.as_raw_fd(),
         filters: std::array::from_fn(|index| filters[index].as_raw_fd()),
         boot_id: boot_id.as_raw_fd(),
+        opener: opener.map(Opener::number),
     };
     let host = Host {
         version: bubblewrap.version,
         masked: &masked(),
-        has_terminal: streams.terminal.is_some(),
     };
     let plan = Plan::new(job, paths, descriptors, host)?;
     let mut inherited = vec![report.as_fd(), gate.pipe.as_fd(), boot_id.as_fd()];
     inherited.extend(filters.iter().map(AsFd::as_fd));
+    inherited.extend(opener.into_iter().flat_map(Opener::inherited));
     let mounts = mounts.iter().map(|mount| mount.request()).collect();
     let (path, arguments) = (&bubblewrap.path, plan.arguments());
     let child = process::spawn(path, arguments, streams, &inherited, mounts, bounds);
@@ -224,7 +237,22 @@ fn start(
 
 /// Holds bytes for whoever inherits the descriptor.
 pub(super) fn hold(bytes: &[u8]) -> io::Result<File> {
-    let mut file = File::from(memfd_create(c"ipfs-exec", MemfdFlags::CLOEXEC)?);
+    hold_in(memfd_create(c"ipfs-exec", MemfdFlags::CLOEXEC)?, bytes)
+}
+
+/// Holds a program that can be executed.
+pub(super) fn hold_program(bytes: &[u8]) -> io::Result<File> {
+    let flags = MemfdFlags::CLOEXEC;
+    // Before Linux 6.3 there was no need to say it.
+    let file = match memfd_create(c"ipfs-exec", flags | MemfdFlags::EXEC) {
+        Err(Errno::INVAL) => memfd_create(c"ipfs-exec", flags)?,
+        result => result?,
+    };
+    hold_in(file, bytes)
+}
+
+fn hold_in(file: OwnedFd, bytes: &[u8]) -> io::Result<File> {
+    let mut file = File::from(file);
     file.write_all(bytes)?;
     file.rewind()?;
     Ok(file)
@@ -256,12 +284,6 @@ impl Gate {
     fn was_passed(&self) -> bool {
         self.closed.is_none() && ioctl_fionread(&self.pipe).is_ok_and(|bytes| bytes == 0)
     }
-}
-
-/// Whether bubblewrap was ended by a signal that a terminal sends.
-fn was_typed(ended: ExitStatus) -> bool {
-    let typed = [Signal::INT, Signal::QUIT].map(Signal::as_raw);
-    ended.signal().is_some_and(|signal| typed.contains(&signal))
 }
 
 /// Why there is no exit code.
@@ -320,20 +342,23 @@ impl Running {
         status: &mut Status,
         watch: &mut Watch,
         gate: &mut Gate,
+        output: &OutputRelay,
         cancel: Option<BorrowedFd<'_>>,
     ) -> io::Result<Option<Stopped>> {
         let mut stopped = None;
         loop {
             let is_running = stopped.is_none();
             let patience = watch.patience().filter(|_| is_running);
-            let wanted = cancel.filter(|_| is_running);
-            let ready = wait(&self.descriptor, status, wanted, patience)?;
+            let cancels = [cancel, output.interrupted()];
+            let cancels = cancels.map(|cancel| cancel.filter(|_| is_running));
+            let ready = wait(&self.descriptor, status, cancels, patience)?;
             status.read()?;
             if ready.end {
                 return Ok(stopped);
             }
             if let Some(first) = status.take_child() {
                 watch.hold(first)?;
+                output.set_first(first);
                 gate.open()?;
             }
             if ready.cancel {
@@ -379,7 +404,7 @@ struct Ready {
 fn wait(
     supervisor: &OwnedFd,
     status: &Status,
-    cancel: Option<BorrowedFd<'_>>,
+    cancels: [Option<BorrowedFd<'_>>; 2],
     patience: Option<Duration>,
 ) -> io::Result<Ready> {
     let patience = patience.map(|patience| Timespec {
@@ -387,7 +412,9 @@ fn wait(
         tv_nsec: patience.subsec_nanos().into(),
     });
     let mut events = vec![PollFd::new(supervisor, PollFlags::IN)];
-    events.extend(cancel.map(|cancel| PollFd::from_borrowed_fd(cancel, PollFlags::IN)));
+    let cancels = cancels.into_iter().flatten();
+    events.extend(cancels.map(|cancel| PollFd::from_borrowed_fd(cancel, PollFlags::IN)));
+    let last_cancel = events.len();
     events.extend(status.pipe().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
     loop {
         match poll(&mut events, patience.as_ref()) {
@@ -401,6 +428,6 @@ fn wait(
     let is_ready = |event: &PollFd<'_>| !event.revents().is_empty();
     Ok(Ready {
         end: is_ready(&events[0]),
-        cancel: cancel.is_some() && is_ready(&events[1]),
+        cancel: events[1..last_cancel].iter().any(is_ready),
     })
 }

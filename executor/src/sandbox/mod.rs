@@ -8,6 +8,7 @@
 pub mod bwrap;
 mod error;
 mod masks;
+mod opener;
 pub mod plan;
 pub mod probe;
 mod seccomp;

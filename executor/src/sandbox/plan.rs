@@ -97,8 +97,6 @@ pub struct Host<'h> {
     pub version: Version,
     /// What of `/proc` tells of the host and nothing of the sandbox, as far as this kernel has it.
     pub masked: &'h [Masked],
-    /// Whether the program has a terminal of its own, and is in the session that it belongs to.
-    pub has_terminal: bool,
 }
 
 /// Numbers of the descriptors that bubblewrap inherits.
@@ -112,6 +110,8 @@ pub struct Descriptors {
     pub filters: [RawFd; FILTERS],
     /// From which it reads the identity of the boot.
     pub boot_id: RawFd,
+    /// A program that takes the terminal and executes its arguments, where there is a terminal.
+    pub opener: Option<RawFd>,
 }
 
 /// The arguments of bubblewrap, without its own name.
@@ -122,7 +122,7 @@ pub struct Plan(Vec<OsString>);
 /// be made.
 pub(super) fn trial(version: Version, filters: [RawFd; FILTERS]) -> Vec<OsString> {
     let mut plan = Plan(Vec::new());
-    plan.isolation(version, false);
+    plan.isolation(version);
     plan.option("--ro-bind", ["/", "/"]);
     plan.option("--proc", ["/proc"]);
     plan.option("--dev", ["/dev"]);
@@ -143,12 +143,12 @@ impl Plan {
         host: Host<'_>,
     ) -> Result<Plan, PlanError> {
         let mut plan = Plan(Vec::new());
-        plan.isolation(host.version, host.has_terminal);
+        plan.isolation(host.version);
         plan.environment(job);
         plan.mounts(paths, descriptors, host);
         plan.reporting(descriptors);
         plan.filters(descriptors.filters);
-        plan.program(job);
+        plan.program(job, descriptors.opener);
         match plan.0.len() {
             count if count > MAX_ARGUMENTS => Err(PlanError::TooManyArguments { count }),
             _ => Ok(plan),
@@ -160,7 +160,7 @@ impl Plan {
         &self.0
     }
 
-    fn isolation(&mut self, version: Version, has_terminal: bool) {
+    fn isolation(&mut self, version: Version) {
         // Identifiers and capabilities of the sandbox mean nothing outside.
         self.flag("--unshare-user");
         // It sees and signals its own processes only, and all die with the first.
@@ -186,10 +186,9 @@ impl Plan {
         self.option("--cap-drop", ["ALL"]);
         // Nothing runs on when we or bubblewrap are killed.
         self.flag("--die-with-parent");
-        if !has_terminal {
-            // Otherwise it could push input into our terminal (TIOCSTI).
-            self.flag("--new-session");
-        }
+        // Otherwise it could push input into our terminal (TIOCSTI); and what is typed at its own one
+        // would reach bubblewrap as well.
+        self.flag("--new-session");
         // The program is process 1: its end ends the whole tree, and its status is the result.
         self.flag("--as-pid-1");
     }
@@ -292,9 +291,12 @@ impl Plan {
         }
     }
 
-    fn program(&mut self, job: &Job) {
+    fn program(&mut self, job: &Job, opener: Option<RawFd>) {
         // What follows is never taken for an option.
         self.flag("--");
+        // It is in no session yet to which a terminal could belong.
+        self.0
+            .extend(opener.map(|opener| format!("/proc/self/fd/{opener}").into()));
         self.flag(INIT);
         self.0.extend_from_slice(job.arguments());
     }
@@ -325,6 +327,7 @@ mod tests {
         gate: 8,
         filters: [9, 10, 11],
         boot_id: 12,
+        opener: None,
     };
 
     fn job(arguments: &[&str]) -> Job {
@@ -348,7 +351,6 @@ mod tests {
         let host = Host {
             version,
             masked: &[Masked::File("/proc/keys"), Masked::Directory("/proc/acpi")],
-            has_terminal: false,
         };
         let plan = Plan::new(&job(&["", "--bind", "a b"]), &paths, DESCRIPTORS, host).unwrap();
         let words: Vec<_> = plan
@@ -471,7 +473,6 @@ mod tests {
         let host = Host {
             version: VERSION,
             masked: &[],
-            has_terminal: false,
         };
         let error = Plan::new(&job, &paths, DESCRIPTORS, host).unwrap_err();
         assert!(matches!(error, PlanError::TooManyArguments { count } if count > MAX_ARGUMENTS));

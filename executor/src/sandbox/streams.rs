@@ -15,7 +15,7 @@ use std::thread::{self, JoinHandle};
 
 use rustix::fs::fstatfs;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::getpgrp;
+use rustix::process::{Pid, getpgrp};
 use rustix::termios::{isatty, tcgetpgrp, tcgetsid};
 
 use super::terminal::{self, Borrowed};
@@ -42,6 +42,21 @@ impl Drop for OutputRelay {
             tracing::debug!("the thread that relays output panicked");
         }
         self.terminal = None;
+    }
+}
+
+impl OutputRelay {
+    /// Becomes readable when the user typed what ends a program, and the program is one that the kernel
+    /// does not end; where there is a terminal.
+    pub(super) fn interrupted(&self) -> Option<BorrowedFd<'_>> {
+        self.terminal.as_ref().map(Borrowed::interrupted)
+    }
+
+    /// Tells the program's first process, before it executes anything.
+    pub(super) fn set_first(&self, first: Pid) {
+        if let Some(terminal) = &self.terminal {
+            terminal.set_first(first);
+        }
     }
 }
 

@@ -7,18 +7,28 @@
 //! What the user types goes to the program as it is, so that job control, Ctrl-C and Ctrl-Z happen
 //! inside. The user's terminal itself never gets inside. It is given back as it was when the program
 //! ends, and by the supervisor where we are killed.
+//!
+//! The kernel does not let the first process of a sandbox die of a signal that it has not asked for.
+//! Where such a one is in front when Ctrl-C or Ctrl-\ is typed, which everywhere else would end it,
+//! the run is interrupted.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::thread::{self, JoinHandle};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, Signal};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
+use rustix::termios::{
+    LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetpgrp, tcgetwinsize,
+    tcsetattr, tcsetwinsize,
+};
 use signal_hook::SigId;
 use signal_hook::consts::SIGWINCH;
 
@@ -36,6 +46,21 @@ pub(super) struct Borrowed {
     stop: Option<OwnedFd>,
     input: Option<JoinHandle<()>>,
     resized: SigId,
+    /// The number of the program's first process, 0 as long as there is none.
+    first: Arc<AtomicI32>,
+    interrupted: OwnedFd,
+}
+
+impl Borrowed {
+    /// Becomes readable when the user typed what ends a program that the kernel does not end.
+    pub(super) fn interrupted(&self) -> BorrowedFd<'_> {
+        self.interrupted.as_fd()
+    }
+
+    pub(super) fn set_first(&self, first: Pid) {
+        self.first
+            .store(first.as_raw_nonzero().get(), Ordering::Relaxed);
+    }
 }
 
 impl Drop for Borrowed {
@@ -66,6 +91,8 @@ pub(super) fn open(terminal: BorrowedFd<'_>) -> io::Result<(Streams, File, Borro
 
     let (stop, stopping) = pipe_with(PipeFlags::CLOEXEC)?;
     let (sizes, resize) = pipe_with(PipeFlags::CLOEXEC)?;
+    let (interrupted, interrupt) = pipe_with(PipeFlags::CLOEXEC)?;
+    let first = Arc::new(AtomicI32::new(0));
     let resized = signal_hook::low_level::pipe::register(SIGWINCH, resize)?;
     let mut raw = before.clone();
     raw.make_raw();
@@ -77,11 +104,17 @@ pub(super) fn open(terminal: BorrowedFd<'_>) -> io::Result<(Streams, File, Borro
         stop: Some(stopping),
         input: None,
         resized,
+        first: Arc::clone(&first),
+        interrupted,
     };
     let (from, to) = (terminal.try_clone()?, File::from(master.try_clone()?));
+    let fatal = Fatal {
+        first,
+        interrupt: interrupt.into(),
+    };
     let thread = thread::Builder::new().name("sandbox-terminal".into());
     borrowed.input = Some(thread.spawn(move || {
-        if let Err(error) = pass_on(&File::from(from), to, &stop, &File::from(sizes)) {
+        if let Err(error) = pass_on(&File::from(from), to, &stop, &File::from(sizes), fatal) {
             tracing::debug!(%error, "what is typed is no longer passed on");
         }
     })?);
@@ -97,7 +130,13 @@ pub(super) fn open(terminal: BorrowedFd<'_>) -> io::Result<(Streams, File, Borro
 }
 
 /// Passes on what is typed, and the size of the window, until `stop` closes.
-fn pass_on(from: &File, mut to: File, stop: &OwnedFd, sizes: &File) -> io::Result<()> {
+fn pass_on(
+    from: &File,
+    mut to: File,
+    stop: &OwnedFd,
+    sizes: &File,
+    mut fatal: Fatal,
+) -> io::Result<()> {
     let mut buffer = [0; PIECE_BYTES];
     loop {
         let mut events = [
@@ -120,8 +159,61 @@ fn pass_on(from: &File, mut to: File, stop: &OwnedFd, sizes: &File) -> io::Resul
         if ready[2] {
             match (&*from).read(&mut buffer)? {
                 0 => return Ok(()),
-                length => to.write_all(&buffer[..length])?,
+                length => {
+                    let typed = &buffer[..length];
+                    // Asked before: a program that handles it may be gone afterwards.
+                    let is_fatal = fatal.is_typed(typed, &to)?;
+                    to.write_all(typed)?;
+                    if is_fatal {
+                        fatal.interrupt.write_all(&[0])?;
+                    }
+                }
             }
         }
     }
+}
+
+/// What ends a program at a terminal, but not the first process of a sandbox.
+struct Fatal {
+    first: Arc<AtomicI32>,
+    interrupt: File,
+}
+
+impl Fatal {
+    fn is_typed(&self, typed: &[u8], master: &File) -> io::Result<bool> {
+        // On Linux these are those of the other side.
+        let settings = tcgetattr(master)?;
+        if !settings.local_modes.contains(LocalModes::ISIG) {
+            return Ok(false);
+        }
+        let signals = [
+            (SpecialCodeIndex::VINTR, Signal::INT),
+            (SpecialCodeIndex::VQUIT, Signal::QUIT),
+        ];
+        let mut signals = signals.into_iter().filter(|(code, _)| {
+            let code = settings.special_codes[*code];
+            // 0 says that there is none.
+            code != 0 && typed.contains(&code)
+        });
+        let Some(first) = Pid::from_raw(self.first.load(Ordering::Relaxed)) else {
+            return Ok(signals.next().is_some());
+        };
+        if tcgetpgrp(master).ok() != Some(first) {
+            return Ok(false);
+        }
+        Ok(signals.any(|(_, signal)| is_unprepared(first, signal)))
+    }
+}
+
+/// Whether the process neither handles, ignores nor blocks the signal. One that is gone does not either.
+fn is_unprepared(process: Pid, signal: Signal) -> bool {
+    let path = format!("/proc/{}/status", process.as_raw_nonzero());
+    let status = fs::read_to_string(path).unwrap_or_default();
+    let has = |name: &str| {
+        let mut lines = status.lines();
+        let mask = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        mask.is_some_and(|mask| mask & 1 << (signal.as_raw() - 1) != 0)
+    };
+    !["SigBlk", "SigIgn", "SigCgt"].into_iter().any(has)
 }

@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ipfs_exec_tests::Archive;
 use ipfs_exec_tests::environment::binary;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal, kill_process};
@@ -189,6 +190,52 @@ fn the_window_may_change_its_size() {
     terminal.shows("50 99");
     terminal.types("\x03");
     terminal.ends(130);
+}
+
+/// Programs that handle Ctrl-C by themselves, in no group of their own, as interpreters do.
+#[test]
+fn who_handles_what_is_typed_goes_on() {
+    let machine = Machine::new();
+    let script = "trap 'n=$((n + 1)); echo cau''ght $n' INT; echo re''ady; \
+                  while [ \"$n\" != 2 ]; do sleep 0.1; done; \
+                  trap - INT; echo un''prepared; while :; do sleep 0.1; done";
+    let mut terminal = Terminal::start(&machine, &["sh", "-c", script]);
+    terminal.shows("ready");
+    for caught in ["caught 1", "caught 2"] {
+        terminal.types("\x03");
+        terminal.shows(caught);
+    }
+    terminal.shows("unprepared");
+    terminal.types("\x03");
+    terminal.ends(130);
+    let script = "trap '' INT QUIT; echo re''ady; read line; exit 7";
+    let mut terminal = Terminal::start(&machine, &["sh", "-c", script]);
+    terminal.shows("ready");
+    terminal.types("\x03\x1c");
+    terminal.types("line\r");
+    terminal.ends(7);
+}
+
+/// Of a program in raw mode, which reads it as any other key.
+#[test]
+fn a_key_that_is_no_signal_is_passed_on() {
+    let machine = Machine::new();
+    let script = "stty -isig -icanon -echo min 1; echo re''ady; dd bs=1 count=1 | od -An -tx1";
+    let mut terminal = Terminal::start(&machine, &["sh", "-c", script]);
+    terminal.shows("ready");
+    terminal.types("\x03");
+    terminal.shows(" 03");
+    terminal.ends(0);
+}
+
+/// What the kernel does not execute is told apart from what ends, also at a terminal.
+#[test]
+fn a_program_that_cannot_be_executed_at_a_terminal() {
+    let archive = Archive::busybox_without_init();
+    let machine = Machine::with(&archive.file("sbin/init", 0o755, b"#!/missing/interpreter\n"));
+    let mut terminal = Terminal::start(&machine, &["sh"]);
+    terminal.shows("/sbin/init");
+    terminal.ends(126);
 }
 
 /// Whatever ends the run, the terminal is as it was.
