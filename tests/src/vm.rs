@@ -75,6 +75,7 @@ pub fn run(script: &str, programs: &[(&str, &Path)], files: &[(&str, &[u8])]) ->
 }
 
 fn write(path: &Path, content: &[u8]) {
+    fs::create_dir_all(path.parent().expect("it is in a directory")).expect("the place is ours");
     fs::write(path, content).expect("the place is ours");
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("the file is ours");
 }

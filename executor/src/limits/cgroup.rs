@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::fs::{Access, access};
+use rustix::process::geteuid;
 
+use super::scope;
 use super::{Limit, Limits, Mechanism};
 
 /// Start of the names of our groups; the number of the process that made it follows.
@@ -66,10 +68,17 @@ impl Group {
         if wanted.is_empty() {
             return None;
         }
-        let memberships = fs::read_to_string("/proc/self/cgroup").ok()?;
         let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-        let group = Group::unified(&wanted, &memberships, &mounts)
-            .or_else(|| Group::split(&wanted, &memberships, &mounts))?;
+        let unified = || Group::unified(&wanted, &memberships()?, &mounts);
+        let mut group = unified();
+        let is_whole = |group: &Group| group.directories.len() == wanted.len();
+        if !group.as_ref().is_some_and(is_whole) && may_have_scope(&mounts) {
+            match scope::enter() {
+                Ok(()) => group = unified().or(group),
+                Err(error) => tracing::debug!(%error, "no group of the service manager"),
+            }
+        }
+        let group = group.or_else(|| Group::split(&wanted, &memberships()?, &mounts))?;
         match group.limit(limits) {
             Ok(()) => Some(group),
             Err(error) => {
@@ -88,7 +97,7 @@ impl Group {
             .ancestors()
             .take_while(|base| base.starts_with(&top))
         {
-            if !is_writable(base) {
+            if !is_writable(base) || !has_room(base) {
                 continue;
             }
             // An administrator may have handed down some of them alone.
@@ -250,6 +259,18 @@ struct Own {
     path: PathBuf,
 }
 
+fn memberships() -> Option<String> {
+    fs::read_to_string("/proc/self/cgroup").ok()
+}
+
+/// Whether a service manager could give us a part of the hierarchy of version 2. Root needs none.
+fn may_have_scope(mounts: &str) -> bool {
+    let hierarchy = directory(mounts, "cgroup2", None, "/");
+    let controllers = hierarchy.map(|own| own.mount.join("cgroup.controllers"));
+    let controllers = controllers.and_then(|path| fs::read_to_string(path).ok());
+    !geteuid().is_root() && controllers.is_some_and(|names| !names.trim().is_empty())
+}
+
 /// Our path in the hierarchy with this controller; that of version 2 has no name.
 fn membership<'m>(memberships: &'m str, controller: &str) -> Option<&'m str> {
     memberships.lines().find_map(|line| {
@@ -300,15 +321,22 @@ fn is_enabled(base: &Path, controller: Controller) -> bool {
     if enabled.split_whitespace().any(|each| each == name) {
         return true;
     }
-    let enable = || write(&control, format_args!("+{name}")).is_ok();
-    // It may have processes of its own. If that is us alone, we can step aside.
-    enable() || step_aside(base).is_ok() && enable()
+    write(&control, format_args!("+{name}")).is_ok()
 }
 
-/// Moves this process, the only one of its group, into one below.
-fn step_aside(base: &Path) -> io::Result<()> {
+/// Whether groups can be made below: the group, if it is not the root, has no processes of its own, or
+/// only us, who step aside.
+fn has_room(base: &Path) -> bool {
+    if !base.join("cgroup.type").exists() {
+        return true;
+    }
+    let members = fs::read_to_string(base.join("cgroup.procs"));
+    members.is_ok_and(|members| members.is_empty() || step_aside(base, &members).is_ok())
+}
+
+/// Moves this process, the only one of `members`, into a group below.
+fn step_aside(base: &Path, members: &str) -> io::Result<()> {
     let own = std::process::id();
-    let members = fs::read_to_string(base.join("cgroup.procs"))?;
     if members
         .split_whitespace()
         .any(|member| member.parse() != Ok(own))

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! Limits ── Watch ──┬── cgroup       the kernel holds it and says so
+//!                   │     └── scope  for users whose systemd has a group for them
 //!                   ├── processes    where there is no group: all processes, looked at often
 //!                   ├── disk         /output and /tmp, walked often
 //!                   └── the clock
@@ -14,6 +15,7 @@
 mod cgroup;
 mod disk;
 mod processes;
+mod scope;
 mod watch;
 
 use std::fmt;

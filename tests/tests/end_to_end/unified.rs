@@ -47,25 +47,108 @@ fn limits_are_held_as_root_and_in_a_delegated_group() {
         ("attacks", ATTACKS.as_bytes()),
     ];
     let said = vm::run(SCRIPT, &programs, &files);
-    for who in ["root", "user"] {
-        for (name, limit, code) in [
-            ("memory", "memory", "137"),
-            ("shared", "memory", "137"),
-            ("pids", "pids", "137"),
-            ("cpu-time", "cpu-time", "124"),
-        ] {
-            let outcome = outcome(&said, who, name, code);
-            assert_eq!(outcome["limit"], limit, "{said}");
-        }
-        let outcome = outcome(&said, who, "cpus", "0");
-        let held = outcome["limits"].as_array().unwrap();
-        for limit in ["memory", "cpus", "cpu-time", "pids"] {
-            let held = held.iter().find(|held| held["limit"] == limit).unwrap();
-            assert_eq!(held["held_by"], "cgroup-v2", "{limit} of {who}\n{said}");
-        }
-        assert!(outcome["usage"]["peak_memory_bytes"].as_u64().unwrap() > 0);
+    check("root", &said);
+    check("user", &said);
+}
+
+/// That each limit was held by a group, of which none is left.
+#[track_caller]
+fn check(who: &str, said: &str) {
+    for (name, limit, code) in [
+        ("memory", "memory", "137"),
+        ("shared", "memory", "137"),
+        ("pids", "pids", "137"),
+        ("cpu-time", "cpu-time", "124"),
+    ] {
+        let outcome = outcome(said, who, name, code);
+        assert_eq!(outcome["limit"], limit, "{said}");
     }
+    let outcome = outcome(said, who, "cpus", "0");
+    let held = outcome["limits"].as_array().unwrap();
+    for limit in ["memory", "cpus", "cpu-time", "pids"] {
+        let held = held.iter().find(|held| held["limit"] == limit).unwrap();
+        assert_eq!(held["held_by"], "cgroup-v2", "{limit} of {who}\n{said}");
+    }
+    assert!(outcome["usage"]["peak_memory_bytes"].as_u64().unwrap() > 0);
     assert!(!said.contains(" left "), "groups are left\n{said}");
+}
+
+/// Units of a service manager that starts a message bus, and nothing else.
+const UNITS: [(&str, &str); 5] = [
+    ("default.target", "[Unit]\nRequires=dbus.service\n"),
+    ("basic.target", "[Unit]\n"),
+    ("shutdown.target", "[Unit]\nDefaultDependencies=no\n"),
+    ("dbus.socket", "[Socket]\nListenStream=%t/bus\n"),
+    (
+        "dbus.service",
+        "[Unit]\nRequires=dbus.socket\n[Service]\nType=notify\n\
+         ExecStart=/bin/dbus-daemon --config-file=/etc/bus --nofork --address=systemd: --systemd-activation\n",
+    ),
+];
+
+const BUS: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig>
+  <type>session</type>
+  <listen>unix:tmpdir=/tmp</listen>
+  <policy context="default">
+    <allow send_destination="*" eavesdrop="true"/>
+    <allow eavesdrop="true"/>
+    <allow own="*"/>
+  </policy>
+</busconfig>
+"#;
+
+/// A user whose login has a session, which is not his to divide, and a service manager, which has a part
+/// that is.
+const MANAGED: &str = r#"
+cd /sys/fs/cgroup
+echo '+memory +pids +cpu' > cgroup.subtree_control
+mkdir -p login/session login/manager
+echo '+memory +pids +cpu' > login/cgroup.subtree_control
+chown user:user login/cgroup.procs login/manager login/manager/*
+# What the manager looks for: a machine that was booted by one.
+mkdir -p /run/systemd/system /run/user/1000
+chown user:user /run/user/1000
+chmod 700 /run/user/1000
+echo 0123456789abcdef0123456789abcdef > /etc/machine-id
+export XDG_RUNTIME_DIR=/run/user/1000
+(
+    echo 0 > login/manager/cgroup.procs
+    exec su user -c 'exec systemd --user --log-target=console'
+) > /tmp/manager 2>&1 &
+timeout 60 sh -c 'until [ -S /run/user/1000/bus ]; do sleep 0.1; done'
+echo $$ > login/session/cgroup.procs
+su user -c 'sh /attacks user'
+cat /proc/self/cgroup
+cat /tmp/manager
+"#;
+
+#[test]
+fn limits_are_held_in_a_scope_of_the_service_manager() {
+    let archive = Archive::busybox().tar();
+    let (binary, bubblewrap) = (binary(), requirement::tool("bwrap", "bubblewrap"));
+    let manager = requirement::tool("/lib/systemd/systemd", "systemd");
+    let bus = requirement::tool("dbus-daemon", "dbus-daemon");
+    let programs = [
+        ("ipfs-exec", &*binary),
+        ("bwrap", &*bubblewrap),
+        ("systemd", &*manager),
+        ("dbus-daemon", &*bus),
+    ];
+    let units = UNITS.map(|(name, text)| (format!("etc/systemd/user/{name}"), text));
+    let mut files = vec![
+        ("rootfs.tar", &archive[..]),
+        ("attacks", ATTACKS.as_bytes()),
+        ("etc/bus", BUS.as_bytes()),
+    ];
+    files.extend(
+        units
+            .iter()
+            .map(|(name, text)| (name.as_str(), text.as_bytes())),
+    );
+    let said = vm::run(MANAGED, &programs, &files);
+    check("user", &said);
 }
 
 /// What an attack gave, which ended with `code`.
