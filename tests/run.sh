@@ -27,7 +27,8 @@ skip() {
 ./examples/require.sh bwrap:bubblewrap busybox:busybox-static cc:gcc cc:libc6-dev make:make \
     strace:strace ip:iproute2 tc:iproute2 npm:npm fusermount3:fuse3 \
     unshare:util-linux runuser:util-linux useradd:passwd python3:python3 \
-    qemu-system-x86_64:qemu-system-x86 cpio:cpio dpkg-deb:dpkg ldd:libc-bin
+    qemu-system-x86_64:qemu-system-x86 cpio:cpio dpkg-deb:dpkg ldd:libc-bin \
+    /lib/systemd/systemd:systemd dbus-daemon:dbus-daemon
 [ ! -d "${CARGO_HOME:-${HOME:-/}/.cargo}/bin" ] || PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
 command -v cargo >/dev/null 2>&1 || fail 'cargo is missing; install a Rust toolchain from https://rustup.rs'
 

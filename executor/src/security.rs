@@ -29,11 +29,15 @@
 //! 4. Where the device files of the host belong to the caller they are mounted read-only over
 //!    themselves in a mount namespace of the child's: the owner could change their modes from inside
 //!    otherwise. FUSE file systems are mounted in the same namespace, and are nowhere on the host.
-//! 5. The child switches off the randomisation of addresses and, where Landlock knows how (Linux
-//!    6.12), confines signals and abstract sockets to itself and what it starts.
+//! 5. The child switches off the randomisation of addresses.
 //! 6. Bubblewrap makes the namespaces and mounts of the [plan](crate::sandbox::plan), drops all
-//!    capabilities, sets `no_new_privs`, loads the filters of system calls, and executes `/sbin/init`.
-//! 7. When process 1 has ended, the kernel has killed all others of its namespace, and the supervisor
+//!    capabilities, sets `no_new_privs`, loads the filters of system calls, and executes the opener: a
+//!    program of a few hundred bytes that is in no file system.
+//! 7. The opener takes the terminal, if the program has one of its own, for the session that bubblewrap
+//!    made. It confines itself by Landlock: beside what mounts are read-only, nothing can be written to
+//!    but `/output`, `/tmp` and `/dev` (Linux 5.19), and no process or abstract socket outside can be
+//!    reached (Linux 6.12). It closes every descriptor but three, and executes `/sbin/init`.
+//! 8. When process 1 has ended, the kernel has killed all others of its namespace, and the supervisor
 //!    what was left of bubblewrap. Only then is `/output` imported, by descriptor and without following
 //!    a link. Devices, sockets and pipes in it are errors.
 //!
@@ -49,7 +53,7 @@
 //! | `--disable-userns` (bubblewrap 0.8) | nested user namespaces, and with their capabilities the parts of the kernel in which most holes are found; the filter refuses them as well |
 //! | `--cap-drop ALL` | root inside would be root of its namespace |
 //! | `--die-with-parent` | the sandbox would live on when bubblewrap is killed |
-//! | `--new-session` | the program could push input into the caller's terminal (CVE-2017-5226); the filter refuses that as well. Where the program has a terminal of its own, a program of some hundred bytes takes that for the new session, and executes `/sbin/init`; the caller's is not in the sandbox at all |
+//! | `--new-session` | the program could push input into the caller's terminal (CVE-2017-5226); the filter refuses that as well. Where the program has a terminal of its own, the opener takes that for the new session; the caller's is not in the sandbox at all |
 //! | `--clearenv`, `--setenv` | secrets of the caller's environment, and results that depend on it |
 //! | `--ro-bind TREE /` | the program could change the cached root file system, and so later runs |
 //! | `--proc /proc`, `--remount-ro /proc` | below |

@@ -259,8 +259,9 @@ pub(crate) fn probe() -> Vec<(Limit, Mechanism)> {
 pub type Held = Vec<(Limit, Mechanism)>;
 
 /// What to do where there is no control group.
-pub(crate) const GROUP_HINT: &str = "run as root or in a delegated control group (`systemd-run --user \
-    --scope -p Delegate=yes ipfs-exec run ...`), or accept it with `--best-effort-limits`";
+pub(crate) const GROUP_HINT: &str = "run as root, in a delegated control group, or where the user's own \
+    systemd answers (`systemctl --user status`; `loginctl enable-linger` keeps it running), or accept \
+    it with `--best-effort-limits`";
 
 /// Why limits cannot be held.
 #[derive(Debug, thiserror::Error)]

@@ -15,7 +15,7 @@
 //! that we are gone.
 //!
 //! This is the only module of the crate that holds unsafe code: what runs between `fork` and
-//! `exec`, and what takes a terminal for a program, cannot be said otherwise.
+//! `exec`, and what stands before a program in its sandbox, cannot be said otherwise.
 #![expect(
     unsafe_code,
     reason = "code between fork and exec needs `pre_exec` and libc's calls"
@@ -43,8 +43,8 @@ use rustix::process::{Pid, Signal};
 use rustix::termios::Termios;
 
 pub(crate) use bounds::Bounds;
-pub(crate) use landlock::landlock_version;
-pub(crate) use opener::opener;
+pub(crate) use landlock::{Ruleset, landlock_version};
+pub(crate) use opener::{NOT_EXECUTED, Parameters, opener};
 pub(crate) use usage::{ProcessUsage, wait};
 
 /// Files that the child creates are writable by their owner only, whatever the caller's umask.
@@ -152,7 +152,6 @@ pub(crate) fn spawn(
     let preparation = Preparation {
         owns_devices: stat(DEVICES[0])?.st_uid == rustix::process::geteuid().as_raw(),
         inherited: inherited.iter().map(AsRawFd::as_raw_fd).collect(),
-        may_confine: stat(program)?.st_mode & libc::S_ISUID == 0,
         identity: Identity::maps(),
         bounds,
         mounts,
@@ -194,8 +193,6 @@ pub(crate) fn spawn(
 struct Preparation {
     owns_devices: bool,
     inherited: Vec<RawFd>,
-    /// Whether the program needs no privileges of its file.
-    may_confine: bool,
     /// For a user namespace of the child's own.
     identity: Identity,
     bounds: Bounds,
@@ -239,9 +236,6 @@ impl Preparation {
                 rustix::process::setsid()?;
                 self.bounds.apply()?;
                 fix_addresses()?;
-                if self.may_confine {
-                    landlock::confine()?;
-                }
                 keep_only(&self.inherited)
             }
         }

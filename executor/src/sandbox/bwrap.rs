@@ -26,7 +26,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::error::SandboxError;
 use super::masks::masked;
-use super::opener::Opener;
+use super::opener::{Failure, Opener};
 use super::plan::{self, Descriptors, Host, HostPaths, Plan};
 use super::probe::{Bubblewrap, obstacle};
 use super::seccomp;
@@ -90,18 +90,10 @@ pub fn execute(
     };
     let mut watch = Watch::new(limits, directories)?;
     let (streams, output) = streams::open(watch.log()).map_err(SandboxError::Follow)?;
-    let opener = streams.terminal.as_ref().map(|_| Opener::new());
-    let opener = opener.transpose().map_err(SandboxError::Follow)?;
+    let opener = Opener::new(paths, &streams).map_err(SandboxError::Follow)?;
     let bounds = watch.bounds();
-    let (mut gate, status, running, devices) = start(
-        bubblewrap,
-        job,
-        paths,
-        mounts,
-        streams,
-        opener.as_ref(),
-        bounds,
-    )?;
+    let (mut gate, status, running, devices) =
+        start(bubblewrap, job, paths, mounts, streams, &opener, bounds)?;
     watch.start(running.supervisor.id());
     let mut status = Status::new(status);
     let (stopped, ended, used) = thread::scope(|scope| {
@@ -134,10 +126,12 @@ pub fn execute(
         let usage = Box::new(usage);
         return Err(SandboxError::Limit { hit, usage });
     }
+    match opener.failure().map_err(SandboxError::Follow)? {
+        None => {}
+        Some(Failure::Execute) => return Err(SandboxError::NotExecuted),
+        Some(Failure::Confine) => return Err(SandboxError::NotConfined),
+    }
     match status.exit_code() {
-        Some(_) if opener.is_some_and(|opener| opener.has_failed()) => {
-            Err(SandboxError::NotExecuted)
-        }
         Some(code) => Ok(Ended {
             exit: u8::try_from(code)
                 .map(Exit)
@@ -189,7 +183,7 @@ fn start(
     paths: &HostPaths<'_>,
     mounts: &[&SandboxMount<'_>],
     streams: Streams,
-    opener: Option<&Opener>,
+    opener: &Opener,
     bounds: Bounds,
 ) -> Result<(Gate, File, Running, Vec<OwnedFd>), SandboxError> {
     let follow = |error: Errno| SandboxError::Follow(error.into());
@@ -209,7 +203,7 @@ fn start(
         gate: gate.pipe.as_raw_fd(),
         filters: std::array::from_fn(|index| filters[index].as_raw_fd()),
         boot_id: boot_id.as_raw_fd(),
-        opener: opener.map(Opener::number),
+        opener: opener.number(),
     };
     let host = Host {
         version: bubblewrap.version,
@@ -218,7 +212,7 @@ fn start(
     let plan = Plan::new(job, paths, descriptors, host)?;
     let mut inherited = vec![report.as_fd(), gate.pipe.as_fd(), boot_id.as_fd()];
     inherited.extend(filters.iter().map(AsFd::as_fd));
-    inherited.extend(opener.into_iter().flat_map(Opener::inherited));
+    inherited.extend(opener.inherited());
     let mounts = mounts.iter().map(|mount| mount.request()).collect();
     let (path, arguments) = (&bubblewrap.path, plan.arguments());
     let child = process::spawn(path, arguments, streams, &inherited, mounts, bounds);

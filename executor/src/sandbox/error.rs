@@ -32,6 +32,10 @@ pub enum SandboxError {
         /// What of this machine most likely is the reason.
         obstacle: Option<Obstacle>,
     },
+    /// The sandbox was complete, but the program could not be confined by Landlock, or be given its
+    /// terminal.
+    #[error("cannot confine the program in its sandbox")]
+    NotConfined,
     /// The sandbox was complete, but the kernel refused the program.
     #[error("cannot execute `{INIT}`")]
     NotExecuted,

@@ -110,8 +110,8 @@ pub struct Descriptors {
     pub filters: [RawFd; FILTERS],
     /// From which it reads the identity of the boot.
     pub boot_id: RawFd,
-    /// A program that takes the terminal and executes its arguments, where there is a terminal.
-    pub opener: Option<RawFd>,
+    /// A program that confines itself, takes the terminal, and executes its arguments.
+    pub opener: RawFd,
 }
 
 /// The arguments of bubblewrap, without its own name.
@@ -291,12 +291,11 @@ impl Plan {
         }
     }
 
-    fn program(&mut self, job: &Job, opener: Option<RawFd>) {
+    fn program(&mut self, job: &Job, opener: RawFd) {
         // What follows is never taken for an option.
         self.flag("--");
-        // It is in no session yet to which a terminal could belong.
-        self.0
-            .extend(opener.map(|opener| format!("/proc/self/fd/{opener}").into()));
+        // Does what only a process of the finished sandbox can, and becomes what follows.
+        self.0.push(format!("/proc/self/fd/{opener}").into());
         self.flag(INIT);
         self.0.extend_from_slice(job.arguments());
     }
@@ -327,7 +326,7 @@ mod tests {
         gate: 8,
         filters: [9, 10, 11],
         boot_id: 12,
-        opener: None,
+        opener: 13,
     };
 
     fn job(arguments: &[&str]) -> Job {
@@ -408,7 +407,7 @@ mod tests {
 --add-seccomp-fd|9
 --add-seccomp-fd|10
 --add-seccomp-fd|11
---|/sbin/init|
+--|/proc/self/fd/13|/sbin/init|
 --bind|a b";
         assert_eq!(
             plan(RootLayout::Whole(Path::new("/cache/tree")), VERSION),
