@@ -7,6 +7,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use rustix::process::geteuid;
 
 use super::scope;
 use super::{Limit, Limits, Mechanism};
+use crate::process::GroupEntry;
 
 /// Start of the names of our groups; the number of the process that made it follows.
 const PREFIX: &str = "ipfs-exec-";
@@ -55,16 +57,16 @@ pub(super) struct Group {
 impl Group {
     /// Makes a group that holds what it can of `limits`; none where it can hold nothing.
     pub(super) fn create(limits: &Limits) -> Option<Group> {
-        let mut wanted = Vec::new();
-        let mut want = |is_wanted, controller| {
-            if is_wanted {
-                wanted.push(controller);
-            }
-        };
-        want(limits.memory.is_some(), Controller::Memory);
-        want(limits.pids.is_some(), Controller::Pids);
-        want(limits.cpus.is_some(), Controller::Cpu);
-        want(limits.cpu_time.is_some(), Controller::CpuAccounting);
+        // The kernel counts the processes of ordinary users by itself, and not those of root.
+        let counts_processes = limits.pids.is_some() || geteuid().is_root();
+        let wanted = [
+            (limits.memory.is_some(), Controller::Memory),
+            (counts_processes, Controller::Pids),
+            (limits.cpus.is_some(), Controller::Cpu),
+            (limits.cpu_time.is_some(), Controller::CpuAccounting),
+        ];
+        let wanted = wanted.into_iter().filter(|(is_wanted, _)| *is_wanted);
+        let wanted: Vec<_> = wanted.map(|(_, controller)| controller).collect();
         if wanted.is_empty() {
             return None;
         }
@@ -175,9 +177,9 @@ impl Group {
                 write_if_there(&path.join("memory.memsw.limit_in_bytes"), bytes)?;
             }
         }
-        if let Some((count, path)) = limits.pids.zip(self.of(Controller::Pids)) {
+        if let Some(path) = self.of(Controller::Pids) {
             // One for bubblewrap, which waits beside the program.
-            write(&path.join("pids.max"), count.saturating_add(1))?;
+            write(&path.join("pids.max"), limits.most_pids().saturating_add(1))?;
         }
         if let Some((cpus, path)) = limits.cpus.zip(self.of(Controller::Cpu)) {
             let quota = (cpus * PERIOD as f64).ceil() as u64;
@@ -191,14 +193,14 @@ impl Group {
         Ok(())
     }
 
-    /// Files of which each takes in the process that writes `0` to it.
-    pub(super) fn doors(&self) -> io::Result<Vec<File>> {
-        let open = |path: &PathBuf| {
-            OpenOptions::new()
-                .write(true)
-                .open(path.join("cgroup.procs"))
-        };
-        self.paths().into_iter().map(open).collect()
+    /// What a process needs to get into it.
+    pub(super) fn door(&self) -> io::Result<Door> {
+        let paths = self.paths();
+        let open = |path: &&PathBuf| OpenOptions::new().write(true).open(path.join("tasks"));
+        Ok(match self.is_unified {
+            true => Door::Directory(File::open(paths[0])?),
+            false => Door::Tasks(paths.iter().map(open).collect::<io::Result<_>>()?),
+        })
     }
 
     /// What the kernel had to stop the program from.
@@ -240,6 +242,24 @@ impl Group {
         // Without bubblewrap.
         let peak = number(&self.of(Controller::Pids)?.join("pids.peak"))?;
         Some(peak.saturating_sub(1))
+    }
+}
+
+/// What is open for a process that is to get into a group.
+#[derive(Debug)]
+pub(super) enum Door {
+    /// Of version 2.
+    Directory(File),
+    /// Of version 1, in each hierarchy.
+    Tasks(Vec<File>),
+}
+
+impl Door {
+    pub(super) fn entry(&self) -> GroupEntry {
+        match self {
+            Door::Directory(directory) => GroupEntry::Birth(directory.as_raw_fd()),
+            Door::Tasks(tasks) => GroupEntry::Tasks(tasks.iter().map(AsRawFd::as_raw_fd).collect()),
+        }
     }
 }
 

@@ -39,8 +39,7 @@ pub struct Limits {
     /// Time from the program's start to its end.
     pub timeout: Option<Duration>,
     /// Processes and threads at a time. Where this is `None` it is [`Limits::DEFAULT_PIDS`], so that no
-    /// program makes its host unusable by these, and no control group is made for that: it takes longer
-    /// than a short program.
+    /// program makes its host unusable by these.
     pub pids: Option<u64>,
     /// Bytes of the files in `/output`, holes included.
     pub output_size: Option<u64>,
@@ -112,8 +111,8 @@ pub enum Mechanism {
     CgroupV1,
     /// The processors that the program may run on, which it cannot change.
     Affinity,
-    /// We look often, and kill; and the kernel lets the sandbox's user have no more than
-    /// [`Limits::DEFAULT_PIDS`], or what was asked for if that is more.
+    /// We look often, and kill; and the kernel lets the sandbox's user have no more than a quarter above
+    /// [`Limits::DEFAULT_PIDS`], or above what was asked for if that is more.
     Rlimit,
     /// We look often, and kill.
     Supervision,

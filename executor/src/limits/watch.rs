@@ -1,8 +1,6 @@
 //! Holds the limits of one run.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -12,7 +10,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Resource, Rlimit, geteuid, getrlimit, prlimit};
 use rustix::thread::{CpuSet, sched_getaffinity};
 
-use super::cgroup::Group;
+use super::cgroup::{Door, Group};
 use super::disk::{Tally, Tree};
 use super::processes::{Census, count_all};
 use super::{Directories, Held, Hit, Limit, LimitError, Limits, Mechanism, Usage};
@@ -36,7 +34,7 @@ const LOOK: Duration = Duration::from_millis(300);
 pub(crate) struct Watch {
     limits: Limits,
     group: Option<Group>,
-    doors: Vec<File>,
+    door: Option<Door>,
     cpus: Option<CpuSet>,
     held: Held,
     output: Option<Tree>,
@@ -59,14 +57,14 @@ impl Watch {
     /// [`LimitError::Unenforceable`] where one of them cannot be held.
     pub(crate) fn new(limits: &Limits, directories: Directories<'_>) -> Result<Watch, LimitError> {
         let group = Group::create(limits);
-        let doors = group.as_ref().map_or(Ok(Vec::new()), Group::doors);
+        let door = group.as_ref().map(Group::door).transpose();
         let limits_disk = |limit: Option<u64>| limit.is_some();
         let is_output = limits_disk(limits.output_size) || limits_disk(limits.output_files);
         let open = |is_limited: bool, path| is_limited.then(|| Tree::open(path)).transpose();
         let mut watch = Watch {
             limits: *limits,
             group,
-            doors: doors.map_err(LimitError::Watch)?,
+            door: door.map_err(LimitError::Watch)?,
             cpus: limits
                 .cpus
                 .map(processors)
@@ -135,11 +133,7 @@ impl Watch {
         let sizes = [self.limits.output_size, self.limits.tmp_size];
         let both = sizes.into_iter().collect::<Option<Vec<_>>>();
         Bounds {
-            doors: self
-                .doors
-                .iter()
-                .map(AsRawFd::as_raw_fd)
-                .collect::<Vec<RawFd>>(),
+            group: self.door.as_ref().map(Door::entry).unwrap_or_default(),
             cpus: self.cpus,
             // One byte more, so that it can be seen that it was too much. Files in memory are limited by
             // what they take there.
@@ -161,7 +155,7 @@ impl Watch {
         self.started = Some((now, supervisor));
         self.others = count_all().unwrap_or(0);
         self.next = self.next_look(now, INTERVAL);
-        self.doors.clear();
+        self.door = None;
     }
 
     /// Puts on process `first` of the sandbox, which has not started the program yet, what can be put on
@@ -171,7 +165,7 @@ impl Watch {
             // More than it may have, so that it can be seen that it was too much: who is refused a process
             // may be gone before anybody looks. It is enough that its host is spared.
             let most = self.limits.most_pids().max(Limits::DEFAULT_PIDS);
-            let most = most.saturating_add(1);
+            let most = most.saturating_add(most / 4);
             // Nobody may have more than was allowed before.
             let allowed = getrlimit(Resource::Nproc).maximum;
             let most = Some(allowed.map_or(most, |allowed| allowed.min(most)));

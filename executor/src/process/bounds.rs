@@ -11,12 +11,25 @@ use super::borrow;
 /// What the child is held by from its start.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Bounds {
-    /// Descriptors of `cgroup.procs` files of groups that it enters.
-    pub(crate) doors: Vec<RawFd>,
+    /// The control group that it enters.
+    pub(crate) group: GroupEntry,
     /// Processors that it may run on.
     pub(crate) cpus: Option<CpuSet>,
     /// Largest file that it can make, in bytes.
     pub(crate) file_bytes: Option<u64>,
+}
+
+/// How a child gets into a control group without waiting: to move a process, the kernel stops all others
+/// from forking and exiting, which takes longer than a short program.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum GroupEntry {
+    /// It does not.
+    #[default]
+    None,
+    /// Version 2: it is born there. The group's directory.
+    Birth(RawFd),
+    /// Version 1: it moves its only thread. The `tasks` file of each hierarchy.
+    Tasks(Vec<RawFd>),
 }
 
 /// Limits of single processes that programs can see, and may work by, as on a machine that nobody has
@@ -61,8 +74,10 @@ impl Bounds {
     /// Puts them, and the usual limits, on this process and all that it starts.
     pub(super) fn apply(&self) -> io::Result<()> {
         USUAL_LIMITS.into_iter().try_for_each(usual_limit)?;
-        for door in &self.doors {
-            rustix::io::write(borrow(*door), b"0")?;
+        if let GroupEntry::Tasks(tasks) = &self.group {
+            for tasks in tasks {
+                rustix::io::write(borrow(*tasks), b"0")?;
+            }
         }
         if let Some(cpus) = &self.cpus {
             rustix::thread::sched_setaffinity(None, cpus)?;

@@ -153,6 +153,8 @@ fn processes_are_limited() {
         "pids",
         1.0,
     );
+    // Without a word of the user: thousands of them, which do not let go of the machine at once.
+    assert_ends(&machine, &["--timeout", "60s"], bomb, "pids", 10.0);
     let few = "for i in 1 2 3 4 5; do sleep 1 & done; wait";
     machine
         .environment
