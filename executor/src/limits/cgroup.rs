@@ -57,13 +57,17 @@ pub(super) struct Group {
 impl Group {
     /// Makes a group that holds what it can of `limits`; none where it can hold nothing.
     pub(super) fn create(limits: &Limits) -> Option<Group> {
-        // The kernel counts the processes of ordinary users by itself, and not those of root.
-        let counts_processes = limits.pids.is_some() || geteuid().is_root();
+        // The kernel counts the processes of ordinary users by itself, and not those of root. For root the
+        // group is there in any case.
+        let is_root = geteuid().is_root();
         let wanted = [
             (limits.memory.is_some(), Controller::Memory),
-            (counts_processes, Controller::Pids),
+            (is_root || limits.pids.is_some(), Controller::Pids),
             (limits.cpus.is_some(), Controller::Cpu),
-            (limits.cpu_time.is_some(), Controller::CpuAccounting),
+            (
+                is_root || limits.cpu_time.is_some(),
+                Controller::CpuAccounting,
+            ),
         ];
         let wanted = wanted.into_iter().filter(|(is_wanted, _)| *is_wanted);
         let wanted: Vec<_> = wanted.map(|(_, controller)| controller).collect();
@@ -80,7 +84,13 @@ impl Group {
                 Err(error) => tracing::debug!(%error, "no group of the service manager"),
             }
         }
-        let group = group.or_else(|| Group::split(&wanted, &memberships()?, &mounts))?;
+        if !group.as_ref().is_some_and(is_whole) {
+            // Both versions may be there, with the controllers in one of them.
+            let split = memberships().and_then(|own| Group::split(&wanted, &own, &mounts));
+            let count = |group: &Group| group.directories.len();
+            group = split.into_iter().chain(group).max_by_key(count);
+        }
+        let group = group?;
         match group.limit(limits) {
             Ok(()) => Some(group),
             Err(error) => {
@@ -226,6 +236,21 @@ impl Group {
             true => field(&path.join("cpu.stat"), "usage_usec").map(Duration::from_micros),
             false => number(&path.join("cpuacct.usage")).map(Duration::from_nanos),
         }
+    }
+
+    /// Time on processors in the end, in programs and in the kernel.
+    pub(super) fn cpu_times(&self) -> Option<(Duration, Duration)> {
+        let path = self.of(Controller::CpuAccounting)?;
+        Some(match self.is_unified {
+            true => {
+                let of = |name| field(&path.join("cpu.stat"), name).map(Duration::from_micros);
+                (of("user_usec")?, of("system_usec")?)
+            }
+            false => {
+                let of = |name| number(&path.join(name)).map(Duration::from_nanos);
+                (of("cpuacct.usage_user")?, of("cpuacct.usage_sys")?)
+            }
+        })
     }
 
     /// Most memory at a time, in bytes.

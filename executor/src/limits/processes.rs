@@ -33,6 +33,29 @@ pub(super) fn count_all() -> Option<u64> {
     all.parse().ok()
 }
 
+/// Whether there are more than `limit` processes and threads below `root`, without bubblewrap, which is
+/// its child. Looks at no more than that many, since they may come faster than anybody can look; `None`
+/// where the kernel has no lists of children.
+pub(super) fn are_more(root: u32, limit: u64) -> Option<bool> {
+    fs::metadata("/proc/thread-self/children").ok()?;
+    let mut pending = vec![(root, false)];
+    let mut count = 0;
+    while let Some((pid, is_counted)) = pending.pop() {
+        // Whatever ends meanwhile is none.
+        let threads = fs::read_dir(format!("/proc/{pid}/task"));
+        for thread in threads.into_iter().flatten().flatten() {
+            count += u64::from(is_counted);
+            let children = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+            let children = children.split(' ').filter_map(|child| child.parse().ok());
+            pending.extend(children.map(|child| (child, pid != root)));
+        }
+        if count + pending.iter().filter(|(_, is_counted)| *is_counted).count() as u64 > limit {
+            return Some(true);
+        }
+    }
+    Some(false)
+}
+
 /// What some processes use.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Census {

@@ -12,16 +12,16 @@ use rustix::thread::{CpuSet, sched_getaffinity};
 
 use super::cgroup::{Door, Group};
 use super::disk::{Tally, Tree};
-use super::processes::{Census, count_all};
+use super::processes::{Census, are_more, count_all};
 use super::{Directories, Held, Hit, Limit, LimitError, Limits, Mechanism, Usage};
-use crate::process::{Bounds, ProcessUsage};
+use crate::process::{Bounds, Haste, ProcessUsage};
 
 /// How often it is looked at what is used, at first. Looking may take a fifth of the time.
-const INTERVAL: Duration = Duration::from_millis(50);
+const INTERVAL: Duration = Duration::from_millis(20);
 const MAX_INTERVAL: Duration = Duration::from_millis(400);
 
-/// And this often where nothing but processes may be too many, of which thousands come in a moment.
-const SHORT_INTERVAL: Duration = Duration::from_millis(100);
+/// And this often whether thousands of processes have come, which they do in a moment: one short read.
+const GLANCE: Duration = Duration::from_millis(10);
 
 /// What a single file may have in any case, so that none fails for a limit that is not its own.
 const LARGE_FILE: u64 = 4 << 30;
@@ -48,6 +48,9 @@ pub(crate) struct Watch {
     memory_device: u64,
     next: Option<Instant>,
     interval: Duration,
+    next_glance: Option<Instant>,
+    /// While there may be thousands of others.
+    haste: Option<Haste>,
 }
 
 impl Watch {
@@ -79,6 +82,8 @@ impl Watch {
             memory_device: memory_device().map_err(LimitError::Watch)?,
             next: None,
             interval: INTERVAL,
+            next_glance: None,
+            haste: None,
         };
         watch.held = watch.mechanisms()?;
         Ok(watch)
@@ -155,6 +160,7 @@ impl Watch {
         self.started = Some((now, supervisor));
         self.others = count_all().unwrap_or(0);
         self.next = self.next_look(now, INTERVAL);
+        self.next_glance = self.counts_processes().then_some(now + GLANCE);
         self.door = None;
     }
 
@@ -184,8 +190,8 @@ impl Watch {
 
     /// How long nobody has to look; for ever where there is nothing to look at.
     pub(crate) fn patience(&self) -> Option<Duration> {
-        self.next
-            .map(|next| next.saturating_duration_since(Instant::now()))
+        let next = self.next.into_iter().chain(self.next_glance).min()?;
+        Some(next.saturating_duration_since(Instant::now()))
     }
 
     fn next_look(&self, now: Instant, interval: Duration) -> Option<Instant> {
@@ -199,6 +205,17 @@ impl Watch {
     /// Looks, if it is time to: gives the limit that was hit.
     pub(crate) fn look(&mut self) -> io::Result<Option<Hit>> {
         let before = Instant::now();
+        if self.next_glance.is_some_and(|next| next <= before) {
+            if self.may_be_many() {
+                self.haste = self.haste.take().or_else(Haste::take);
+                if self.are_many() == Some(true) {
+                    return Ok(Some(self.hit(Limit::Pids)));
+                }
+            } else {
+                self.haste = None;
+            }
+            self.next_glance = Some(Instant::now() + GLANCE);
+        }
         if self.next.is_none_or(|next| before < next) {
             return Ok(None);
         }
@@ -206,10 +223,7 @@ impl Watch {
         let now = Instant::now();
         // Less and less often: most programs that take long stay far from their limits.
         let interval = (self.interval * 5 / 4).max((now - before) * 4);
-        self.interval = interval.min(match self.limits.pids {
-            Some(_) => MAX_INTERVAL,
-            None => SHORT_INTERVAL,
-        });
+        self.interval = interval.min(MAX_INTERVAL);
         self.next = self.next_look(now, self.interval);
         Ok(limit.map(|limit| self.hit(limit)))
     }
@@ -240,10 +254,18 @@ impl Watch {
             let by = |mechanism| self.held.contains(&(wanted, mechanism));
             by(Mechanism::Supervision) || by(Mechanism::Rlimit)
         };
+        // First of all, and without looking at all of them: when there are too many, that takes too long.
+        let mut needs_count =
+            self.counts_processes() && (limits.pids.is_some() || self.may_be_many());
+        if needs_count && let Some(are_many) = self.are_many() {
+            if are_many {
+                return Ok(Some(Limit::Pids));
+            }
+            needs_count = false;
+        }
         let counts = [Limit::Memory, Limit::CpuTime];
-        let needs_census = counts.into_iter().any(is_supervised)
-            || self.tmp.is_some()
-            || is_supervised(Limit::Pids) && (limits.pids.is_some() || self.may_be_many());
+        let needs_census =
+            counts.into_iter().any(is_supervised) || self.tmp.is_some() || needs_count;
         let census = needs_census.then(|| Census::take(supervisor)).transpose()?;
         let census = census.unwrap_or_default();
         let cpu_time = group.and_then(Group::cpu_time).unwrap_or(census.cpu_time);
@@ -274,6 +296,18 @@ impl Watch {
     fn may_be_many(&self) -> bool {
         let all = count_all().unwrap_or(u64::MAX);
         all.saturating_sub(self.others) > self.limits.most_pids()
+    }
+
+    /// Whether processes are counted by us, and not by a group.
+    fn counts_processes(&self) -> bool {
+        let by = |mechanism| self.held.contains(&(Limit::Pids, mechanism));
+        by(Mechanism::Supervision) || by(Mechanism::Rlimit)
+    }
+
+    /// Whether there are more than there may be; `None` where that takes looking at all of them.
+    fn are_many(&self) -> Option<bool> {
+        let (_, supervisor) = self.started?;
+        are_more(supervisor, self.limits.most_pids())
     }
 
     /// Without a `deadline` nobody is left who could change anything.
@@ -337,10 +371,12 @@ impl Watch {
         let wall = self
             .started
             .map_or(Duration::ZERO, |(started, _)| started.elapsed());
+        let waited_for = (process.user, process.system);
+        let (user, system) = group.and_then(Group::cpu_times).unwrap_or(waited_for);
         Usage {
             wall_seconds: wall.as_secs_f64(),
-            user_seconds: process.user.as_secs_f64(),
-            system_seconds: process.system.as_secs_f64(),
+            user_seconds: user.as_secs_f64(),
+            system_seconds: system.as_secs_f64(),
             peak_memory_bytes: group
                 .and_then(Group::peak_memory)
                 .unwrap_or(process.peak_memory_bytes),

@@ -23,6 +23,7 @@
 
 mod bounds;
 mod courier;
+mod haste;
 mod landlock;
 mod opener;
 mod supervisor;
@@ -43,6 +44,7 @@ use rustix::process::{Pid, Signal};
 use rustix::termios::Termios;
 
 pub(crate) use bounds::{Bounds, GroupEntry};
+pub(crate) use haste::{Haste, hasten};
 pub(crate) use landlock::{Ruleset, landlock_version};
 pub(crate) use opener::{NOT_EXECUTED, Parameters, opener};
 pub(crate) use usage::{ProcessUsage, wait};

@@ -14,7 +14,7 @@ use rustix::process::{
 };
 use rustix::termios::{OptionalActions, tcsetattr};
 
-use super::{HostTerminal, borrow, close_all_but, exit_now};
+use super::{HostTerminal, borrow, close_all_but, exit_now, hasten};
 
 /// Exit code where the supervisor itself fails.
 const FAILED: i32 = 125;
@@ -68,7 +68,9 @@ fn watch(child: Pid, ends: &Ends<'_>) -> Result<WaitStatus> {
         return Err(Errno::BADF);
     }
     let descriptor = pidfd_open(child, PidfdFlags::empty())?;
+    hasten(None);
     wait_for_end(&descriptor, collar)?;
+    hasten(Some(child));
     // Nobody waited for the child yet, so its number, which is also its group's, is its own.
     // What it starts may leave the group, but by then the kernel kills that with the child.
     ignore_missing(kill_process_group(child, Signal::KILL))?;

@@ -340,6 +340,7 @@ impl Running {
         cancel: Option<BorrowedFd<'_>>,
     ) -> io::Result<Option<Stopped>> {
         let mut stopped = None;
+        let mut first = None;
         loop {
             let is_running = stopped.is_none();
             let patience = watch.patience().filter(|_| is_running);
@@ -350,9 +351,10 @@ impl Running {
             if ready.end {
                 return Ok(stopped);
             }
-            if let Some(first) = status.take_child() {
-                watch.hold(first)?;
-                output.set_first(first);
+            if let Some(child) = status.take_child() {
+                first = Some(child);
+                watch.hold(child)?;
+                output.set_first(child);
                 gate.open()?;
             }
             if ready.cancel {
@@ -360,7 +362,11 @@ impl Running {
             } else if is_running {
                 stopped = watch.look()?.map(Stopped::Limit);
             }
-            if stopped.is_some() {
+            if stopped.is_some() && self.leash.is_some() {
+                // With the first process of the sandbox all others die.
+                if first.is_some() {
+                    process::hasten(first);
+                }
                 self.leash = None;
             }
         }

@@ -339,6 +339,43 @@ fn a_limit_is_held_or_refused() {
     }
 }
 
+/// Where a control group counts, also what computed and went without anybody waiting for it.
+#[test]
+fn computing_that_nobody_waits_for_is_counted() {
+    const SOURCE: &str = r"
+#include <signal.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+int main(void) {
+    signal(SIGCHLD, SIG_IGN);
+    if (fork() == 0)
+        while (clock() < CLOCKS_PER_SEC / 2) {}
+    else
+        wait(NULL);
+    return 0;
+}
+";
+    let image = Archive::busybox().file("bin/compute", 0o755, compile(SOURCE));
+    let machine = Machine::with(&image);
+    let run = machine.environment.ipfs_exec([
+        "run",
+        "--json",
+        &machine.rootfs,
+        EMPTY,
+        "sh",
+        "-c",
+        "exec compute",
+    ]);
+    let said: Value = serde_json::from_slice(&run.succeeds().stdout).unwrap();
+    let seconds = |name: &str| said["usage"][name].as_f64().unwrap();
+    let seconds = seconds("user_seconds") + seconds("system_seconds");
+    let held_by = said["limits"][0]["held_by"].as_str().unwrap();
+    assert_eq!(said["limits"][0]["limit"], "pids", "{said}");
+    assert_eq!(seconds > 0.3, held_by.starts_with("cgroup"), "{said}");
+}
+
 /// What a run used is told, in words and in JSON.
 #[test]
 fn usage_is_told() {

@@ -1,0 +1,54 @@
+//! Going before thousands of others.
+//!
+//! Where a program starts processes without end, each of them waits for a processor, and so do those that
+//! are to put an end to it. Root may have some of them served first: as real-time processes, which do
+//! nearly nothing. For others the kernel limits how many processes there can be.
+
+use std::io;
+
+use rustix::process::Pid;
+
+/// Priority among real-time processes: the lowest.
+const PRIORITY: libc::c_int = 1;
+
+/// Has a process, or this thread where it is `None`, served before all usual ones; not what it starts.
+pub(crate) fn hasten(process: Option<Pid>) {
+    set(
+        process,
+        libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK,
+        PRIORITY,
+    );
+}
+
+fn set(process: Option<Pid>, policy: libc::c_int, priority: libc::c_int) -> bool {
+    let parameters = libc::sched_param {
+        sched_priority: priority,
+    };
+    let process = Pid::as_raw(process);
+    // SAFETY: the kernel reads the structure. A process that is gone, or that may not be hastened, is an
+    // error that changes nothing.
+    unsafe { libc::sched_setscheduler(process, policy, &raw const parameters) == 0 }
+}
+
+/// This thread while it is served first. Dropped on the same thread, it is one of many again.
+#[derive(Debug)]
+pub(crate) struct Haste(());
+
+impl Haste {
+    /// `None` where that is not allowed, or where the thread is a real-time one already.
+    pub(crate) fn take() -> Option<Haste> {
+        // SAFETY: takes an integer.
+        let is_usual = unsafe { libc::sched_getscheduler(0) } == libc::SCHED_OTHER;
+        let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
+        (is_usual && set(None, policy, PRIORITY)).then_some(Haste(()))
+    }
+}
+
+impl Drop for Haste {
+    fn drop(&mut self) {
+        if !set(None, libc::SCHED_OTHER, 0) {
+            let error = io::Error::last_os_error();
+            tracing::debug!(%error, "a thread stays a real-time one");
+        }
+    }
+}
