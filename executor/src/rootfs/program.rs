@@ -72,6 +72,9 @@ fn elf_refusal(head: &[u8]) -> Option<&'static str> {
         DAMAGED
     } else if foreign() {
         Some("it is made for another machine")
+    } else if head[CLASS] == CLASS_32 {
+        // The kernel would execute it, and the filter end it at its first call.
+        Some("it is a 32-bit program, and a sandbox allows the system calls of 64-bit ones")
     } else if !matches!(short(TYPE), Some(EXECUTABLE | SHARED))
         || short(headers) != Some(size)
         || short(headers + 2) == Some(0)
@@ -153,6 +156,20 @@ mod tests {
         head
     }
 
+    /// A program of this machine's own family with addresses of 32 bits.
+    fn narrow() -> Vec<u8> {
+        let mut head = changed(CLASS, CLASS_32);
+        let (machine, _) = MACHINES
+            .iter()
+            .find(|(_, class)| *class == CLASS_32)
+            .unwrap();
+        head[MACHINE..MACHINE + 2].copy_from_slice(&machine.to_ne_bytes());
+        let (headers, size) = PROGRAM_HEADERS_32;
+        head[headers..headers + 2].copy_from_slice(&size.to_ne_bytes());
+        head[headers + 2..headers + 4].copy_from_slice(&1u16.to_ne_bytes());
+        head
+    }
+
     #[test]
     fn programs_and_scripts_pass() {
         assert_eq!(refusal(&own()), None);
@@ -161,7 +178,7 @@ mod tests {
 
     #[test]
     fn everything_else_is_refused_with_the_reason() {
-        let cases: [(&[u8], &str); 9] = [
+        let cases: [(&[u8], &str); 10] = [
             (b"", "neither"),
             (b"echo hello\n", "neither"),
             (b"\x7fELF", "damaged"),
@@ -170,6 +187,7 @@ mod tests {
             (&changed(CLASS, 9), "damaged"),
             (&changed(TYPE, 1), "damaged"),
             (&changed(MACHINE, 243), "another machine"),
+            (&narrow(), "32-bit"),
             (&changed(BYTE_ORDER, 3 - NATIVE_ORDER), "another machine"),
         ];
         for (head, wanted) in cases {
