@@ -182,6 +182,7 @@ pub(crate) fn serve_until(
     while !context.interrupt.asked() {
         match serving.next()? {
             Some(NetworkEvent::Listening { address }) => eprintln!("listening on {address}"),
+            Some(NetworkEvent::Reachable { address }) => eprintln!("reachable at {address}"),
             Some(NetworkEvent::Joined) => serving.network.provide(root),
             Some(NetworkEvent::Connected { peer, .. }) => drop(connected.insert(peer)),
             Some(NetworkEvent::Disconnected { peer }) => drop(connected.remove(&peer)),

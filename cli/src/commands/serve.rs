@@ -40,8 +40,14 @@ pub(crate) fn serve(context: &Context, arguments: ServeArgs) -> Result<(), Comma
     let identity = Identity::of_repository(repository.path())?;
     let mut serving = Serving::start(context, &repository, identity, &arguments.serving, &LISTEN)?;
     while !context.interrupt.asked() {
-        if let Some(NetworkEvent::Listening { address }) = serving.next()? {
-            output::line(format_args!("listening on {address}"))?;
+        match serving.next()? {
+            Some(NetworkEvent::Listening { address }) => {
+                output::line(format_args!("listening on {address}"))?;
+            }
+            Some(NetworkEvent::Reachable { address }) => {
+                output::line(format_args!("reachable at {address}"))?;
+            }
+            _ => {}
         }
     }
     Ok(())

@@ -28,6 +28,12 @@ pub enum NetworkEvent {
         /// The address.
         address: Multiaddr,
     },
+    /// Peers elsewhere can reach the node at this address, which ends in its peer id: a router of the
+    /// local network maps it.
+    Reachable {
+        /// The address.
+        address: Multiaddr,
+    },
     /// A peer is connected.
     Connected {
         /// The peer.

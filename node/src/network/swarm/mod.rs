@@ -177,7 +177,9 @@ impl Node {
         let listening = self.swarm.listeners().cloned().collect::<Vec<_>>();
         let mut events: Vec<_> = listening
             .into_iter()
-            .map(|address| self.listening(address))
+            .map(|address| NetworkEvent::Listening {
+                address: self.with_own_id(address),
+            })
             .collect();
         for (peer, address) in &self.connected {
             events.push(NetworkEvent::Connected {
@@ -211,12 +213,10 @@ impl Node {
             .retain(|subscriber| subscriber.send(event.clone()).is_ok());
     }
 
-    /// The address with this node's id.
-    fn listening(&self, address: Multiaddr) -> NetworkEvent {
-        let address = address
+    fn with_own_id(&self, address: Multiaddr) -> Multiaddr {
+        address
             .with_p2p(self.peer_id())
-            .unwrap_or_else(|address| address);
-        NetworkEvent::Listening { address }
+            .unwrap_or_else(|address| address)
     }
 
     fn dial_standing(&mut self) {
@@ -255,6 +255,10 @@ impl Node {
     fn handle(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
             SwarmEvent::NewListenAddr { address, .. } => self.new_address(address),
+            SwarmEvent::ExternalAddrConfirmed { address } => {
+                let address = self.with_own_id(address);
+                self.tell(NetworkEvent::Reachable { address });
+            }
             SwarmEvent::ConnectionEstablished {
                 peer_id: peer,
                 connection_id,
@@ -310,8 +314,8 @@ impl Node {
         if self.serve {
             self.swarm.add_external_address(address.clone());
         }
-        let event = self.listening(address);
-        self.tell(event);
+        let address = self.with_own_id(address);
+        self.tell(NetworkEvent::Listening { address });
     }
 
     /// Anybody can reach the node there, so it can keep a part of the public DHT.

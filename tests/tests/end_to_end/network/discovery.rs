@@ -227,6 +227,7 @@ fn on_two_hosts_of(network: &str, environment: &Environment, server: &str, clien
         .variable("IPFS_EXEC", binary())
         .variable("NETWORK", network)
         .variable("MDNS_FLOOD", helper(env!("CARGO_BIN_EXE_mdns_flood")))
+        .variable("PORT_MAPPER", helper(env!("CARGO_BIN_EXE_port_mapper")))
         .run();
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
     outcome.text().to_owned()
@@ -287,6 +288,32 @@ fn thousands_of_peers_that_are_not_there_do_not_hide_one_that_is() {
         )),
     );
     assert_eq!(told, "ended with 1\n");
+}
+
+/// A router that maps ports is asked to, and says where others reach the node.
+#[test]
+fn ports_are_mapped_by_a_router() {
+    let environment = Environment::new();
+    environment.configure("mdns = false\n");
+    let server = r#"
+        ip netns exec other "$PORT_MAPPER" 10.99.0.2 > mapper.out &
+        while ! grep -q ready mapper.out; do read -t 0.05 _ <> /dev/zero || :; done
+        exec "$IPFS_EXEC" serve --listen /ip4/10.99.0.1/tcp/4001 --listen /ip4/10.99.0.1/udp/4001/quic-v1
+    "#;
+    let client = r#"
+        until [ "$(grep -c '^reachable at' server.out)" = 2 ]; do read -t 0.05 _ <> /dev/zero || :; done
+        cat mapper.out server.out
+    "#;
+    let said = on_two_hosts(&environment, server, client);
+    let id = environment.ipfs_exec(["id"]).succeeds().line();
+    for line in [
+        "mapped TCP 4001 to 10.99.0.1:4001".to_owned(),
+        "mapped UDP 4001 to 10.99.0.1:4001".to_owned(),
+        format!("reachable at /ip4/1.2.3.4/tcp/4001/p2p/{id}"),
+        format!("reachable at /ip4/1.2.3.4/udp/4001/quic-v1/p2p/{id}"),
+    ] {
+        assert!(said.lines().any(|said| said == line), "{line}\n{said}");
+    }
 }
 
 /// The network is cut for a while in the middle of a fetch.
