@@ -22,6 +22,9 @@ use crate::process::GroupEntry;
 /// Start of the names of our groups; the number of the process that made it follows.
 const PREFIX: &str = "ipfs-exec-";
 
+/// Name of the group that we step aside into.
+const ASIDE: &str = "ipfs-exec";
+
 /// In which time a share of processors is counted, in microseconds.
 const PERIOD: u64 = 100_000;
 
@@ -109,7 +112,8 @@ impl Group {
             .ancestors()
             .take_while(|base| base.starts_with(&top))
         {
-            if !is_writable(base) || !has_room(base) {
+            // Where we stepped aside before we would do so again, deeper each time.
+            if base.ends_with(ASIDE) || !is_writable(base) || !has_room(base) {
                 continue;
             }
             // An administrator may have handed down some of them alone.
@@ -388,7 +392,7 @@ fn step_aside(base: &Path, members: &str) -> io::Result<()> {
     {
         return Err(io::ErrorKind::ResourceBusy.into());
     }
-    let aside = base.join("ipfs-exec");
+    let aside = base.join(ASIDE);
     match fs::create_dir(&aside) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}

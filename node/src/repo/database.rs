@@ -4,6 +4,7 @@
 //! which are short; readers never wait. Transactions are durable only where they say so: a lease
 //! need not outlive a power failure, a pin must.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -60,14 +61,18 @@ pub(super) fn create(path: &Path) -> Result<(), RepoError> {
         source,
     };
     let connection = Connection::open(path).map_err(failed)?;
-    connection
-        .pragma_update(None, "journal_mode", "WAL")
-        .map_err(failed)?;
-    connection.execute_batch(SCHEMA).map_err(failed)?;
-    connection
-        .execute("INSERT INTO layout VALUES (?1)", [LAYOUT_VERSION])
-        .map_err(failed)?;
-    connection.close().map_err(|(_, source)| failed(source))
+    let make = || {
+        // Nobody reads a file that was not completed, so that it is enough to sync it once.
+        connection.pragma_update(None, "synchronous", "OFF")?;
+        connection.pragma_update(None, "journal_mode", "OFF")?;
+        connection.execute_batch(&format!("BEGIN; {SCHEMA} COMMIT;"))?;
+        connection.execute("INSERT INTO layout VALUES (?1)", [LAYOUT_VERSION])?;
+        connection.pragma_update(None, "journal_mode", "WAL")
+    };
+    make().map_err(failed)?;
+    connection.close().map_err(|(_, source)| failed(source))?;
+    let synced = File::open(path).and_then(|file| file.sync_all());
+    synced.map_err(RepoError::io("sync", path))
 }
 
 /// Connections to one database.
