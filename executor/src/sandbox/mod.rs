@@ -1,7 +1,7 @@
 //! Running a job in bubblewrap.
 //!
 //! [`plan`] says what bubblewrap is told, as a value; [`probe`] finds bubblewrap; [`bwrap`] obeys
-//! the plan. The promise, whatever the program does: it sees its root file system and `/input`
+//! the plan; `opener` does inside what bubblewrap cannot. The promise, whatever the program does: it sees its root file system and `/input`
 //! read-only, `/output` and `/tmp` writable, and nothing of the host; when [`bwrap::execute`]
 //! returns, none of its processes lives.
 
