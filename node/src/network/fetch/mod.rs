@@ -18,8 +18,8 @@ mod exchange;
 mod queue;
 mod sources;
 mod starter;
+mod state;
 
-use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -28,14 +28,15 @@ use bytes::Bytes;
 pub use self::error::{DialProblem, FetchError};
 pub use self::starter::LazyNetwork;
 
-use self::exchange::{Arrived, Exchange, Routes};
-use self::queue::{Queue, Task};
+use self::exchange::{Arrived, Exchange};
+use self::queue::Task;
 use self::sources::{Prospects, Sources, Verdict};
+use self::state::State;
 use super::bitswap::SessionEvent;
 use super::event::{NetworkEvent, Role};
 use super::http::gateway::GatewayEvent;
 use super::options::Mdns;
-use crate::block::{self, Block, BlockError, Blocks, Cid, Multihash};
+use crate::block::{self, Block, BlockError, Blocks, Cid};
 use crate::dag::{self, DagError, pb};
 use crate::limits;
 use crate::progress::{Event, Reporter};
@@ -92,36 +93,6 @@ pub struct Fetcher<'r> {
     kept: OnceLock<Session<'r>>,
     state: Mutex<State>,
     changed: Condvar,
-}
-
-#[derive(Default)]
-struct State {
-    exchange: Option<Arc<Exchange>>,
-    sources: Option<Sources>,
-    routes: Routes,
-    queue: Queue,
-    /// Roots whose DAGs are fetched as soon as anything is missing.
-    roots: Vec<Cid>,
-    /// Whether blocks that are here are read even where nothing is below them.
-    verify: bool,
-    /// Blocks that readers wait for, how many of them, and the data once it is there.
-    awaited: HashMap<Multihash, Awaited>,
-    /// Whether some thread takes in what comes.
-    working: bool,
-    failed: Option<Arc<FetchError>>,
-    fetched: Fetched,
-    unflushed_since: Option<Instant>,
-}
-
-/// A block that readers wait for.
-struct Awaited {
-    cid: Cid,
-    readers: usize,
-    /// How many blocks were asked for before it.
-    order: u64,
-    /// When somebody began to wait for it, or one of those came.
-    since: Instant,
-    outcome: Option<Result<Bytes, Arc<FetchError>>>,
 }
 
 impl<'r> Fetcher<'r> {
@@ -520,74 +491,6 @@ impl<'r> Fetcher<'r> {
             state.give_up(&cid);
         }
         Ok(())
-    }
-}
-
-impl State {
-    /// Forgets a failure that everybody who waited was told: later reads try again. Not while
-    /// somebody is at work with what there is.
-    fn start_over(&mut self) {
-        if self.working || !self.awaited.is_empty() {
-            return;
-        }
-        self.failed = None;
-        self.exchange = None;
-        self.sources = None;
-        self.routes = Routes::default();
-        self.queue = Queue::default();
-    }
-
-    /// A reader waits for `cid`, which is on its way or has just been.
-    fn wait_for(&mut self, cid: &Cid) {
-        let order = self.queue.order(cid.hash()).unwrap_or_default();
-        let awaited = self.awaited.entry(*cid.hash());
-        let awaited = awaited.or_insert_with(|| Awaited {
-            cid: *cid,
-            readers: 0,
-            order,
-            since: Instant::now(),
-            outcome: None,
-        });
-        awaited.readers += 1;
-    }
-
-    /// A block that is on its way came: time begins anew for those who asked later, and had to wait
-    /// for it.
-    fn progressed(&mut self, hash: &Multihash, now: Instant) {
-        let Some(order) = self.queue.order(hash) else {
-            return;
-        };
-        for awaited in self.awaited.values_mut() {
-            if awaited.order >= order {
-                awaited.since = now;
-            }
-        }
-    }
-
-    /// Nobody waits any longer for a block that was wanted for itself.
-    fn give_up(&mut self, cid: &Cid) {
-        let hash = cid.hash();
-        if self.queue.is_deep(hash) || !self.queue.is_under_way(hash) {
-            return;
-        }
-        self.queue.end(hash);
-        if let Some(exchange) = &self.exchange {
-            exchange.give_up(&mut self.routes, cid);
-        }
-        if let Some(sources) = &mut self.sources {
-            sources.forget(cid);
-        }
-    }
-
-    /// A reader no longer waits.
-    fn leave(&mut self, cid: &Cid) {
-        if let Some(awaited) = self.awaited.get_mut(cid.hash()) {
-            awaited.readers -= 1;
-            if awaited.readers == 0 {
-                self.awaited.remove(cid.hash());
-                self.give_up(cid);
-            }
-        }
     }
 }
 
