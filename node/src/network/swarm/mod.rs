@@ -2,6 +2,7 @@
 //! who listens.
 
 pub(super) mod behaviour;
+mod providers;
 mod queries;
 mod standing;
 
@@ -10,12 +11,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
+use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use futures::{FutureExt, StreamExt};
 use libp2p::core::transport::ListenerId;
-use libp2p::kad::store::MemoryStore;
-use libp2p::kad::{self, GetProvidersOk, InboundRequest, QueryResult};
+use libp2p::kad;
 use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::swarm::{self, ConnectionId, DialError, Swarm, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, autonat, identify, mdns, ping};
@@ -23,10 +23,10 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::sleep_until;
 
 use self::behaviour::{Behaviour, BehaviourEvent, LAN_DHT, PUBLIC_DHT};
-use self::queries::{Dht, Queries, Query};
+use self::queries::{Dht, Queries};
 use self::standing::StandingPeers;
 use super::event::{NetworkEvent, Role};
-use super::http::{HttpError, Url, root_cause, routing};
+use super::http::{HttpError, Url, routing};
 use super::identity::Identity;
 use super::options::{Mdns, NetworkError, NetworkOptions};
 use super::{bitswap, transport};
@@ -417,188 +417,6 @@ impl Node {
             agent: info.agent_version,
             protocols: info.protocols,
         });
-    }
-
-    /// A DHT that was empty may have its first peers: searches that came too early begin now.
-    fn join(&mut self) {
-        let is_in = !self.joined_dhts().is_empty();
-        if !is_in || self.has_joined {
-            return;
-        }
-        self.has_joined = true;
-        self.tell(NetworkEvent::Joined);
-        for cid in self.wanted.clone() {
-            self.ask_dhts(cid);
-        }
-    }
-
-    fn dht(&mut self, dht: Dht) -> &mut kad::Behaviour<MemoryStore> {
-        let behaviour = self.swarm.behaviour_mut();
-        match dht {
-            Dht::Public => &mut behaviour.public_dht,
-            Dht::Lan => &mut behaviour.lan_dht,
-        }
-    }
-
-    /// The DHTs that this node knows a peer of.
-    fn joined_dhts(&mut self) -> Vec<Dht> {
-        let mut dhts = vec![Dht::Public, Dht::Lan];
-        dhts.retain(|dht| self.dht(*dht).kbuckets().next().is_some());
-        dhts
-    }
-
-    fn find_providers(&mut self, cid: Cid) {
-        if !self.wanted.contains(&cid) {
-            self.wanted.push(cid);
-            self.ask_routers(cid);
-            self.ask_dhts(cid);
-        }
-        if !self.searches.is_open(&cid) {
-            self.tell(NetworkEvent::ProvidersSearched { cid });
-        }
-    }
-
-    /// Begins the DHT queries for providers of `cid`, where there is somebody to ask.
-    fn ask_dhts(&mut self, cid: Cid) {
-        let key = kad::RecordKey::from(cid.hash().to_bytes());
-        let dhts = self.joined_dhts().into_iter();
-        let ask = |dht| Query::Dht(dht, self.dht(dht).get_providers(key.clone()));
-        let queries = dhts.map(ask).collect();
-        self.searching(cid, queries);
-    }
-
-    fn ask_routers(&mut self, cid: Cid) {
-        let Some(client) = self.http.clone() else {
-            return;
-        };
-        let mut queries = Vec::new();
-        for router in self.routers.clone() {
-            self.router_questions += 1;
-            let (number, client) = (self.router_questions, client.clone());
-            let asking = async move {
-                let answer = routing::providers(&client, &router, &cid).await;
-                (number, answer)
-            };
-            self.router_answers.push(asking.boxed());
-            queries.push(Query::Router(number));
-        }
-        self.searching(cid, queries);
-    }
-
-    fn searching(&mut self, cid: Cid, queries: Vec<Query>) {
-        if !queries.is_empty() {
-            self.searches.add(cid, queries);
-            self.tell(NetworkEvent::Searching { cid });
-        }
-    }
-
-    fn router_answered(&mut self, (number, answer): RouterAnswer) {
-        let query = Query::Router(number);
-        let Some(cid) = self.searches.about(&query) else {
-            return;
-        };
-        match answer {
-            Ok(providers) => {
-                for provider in providers {
-                    self.provider(cid, provider.peer, provider.addresses);
-                }
-            }
-            Err(error) => {
-                let reason = root_cause(&error);
-                tracing::warn!(%error, reason, "a router does not say who has the content");
-            }
-        }
-        self.end_search(&query);
-    }
-
-    /// Somebody is said to have `cid`. Dialled here, since a DHT knows the addresses that it found
-    /// for as long as the query lasts.
-    fn provider(&mut self, cid: Cid, peer: PeerId, addresses: Vec<Multiaddr>) {
-        if peer == self.peer_id() {
-            return;
-        }
-        self.dial(peer, addresses);
-        self.tell(NetworkEvent::Provider { cid, peer });
-    }
-
-    fn end_search(&mut self, query: &Query) {
-        if let Some(answered) = self.searches.end(query, true) {
-            let cid = answered.cid;
-            self.tell(NetworkEvent::ProvidersSearched { cid });
-        }
-    }
-
-    fn provide(&mut self, cid: Cid) {
-        let key = kad::RecordKey::from(cid.hash().to_bytes());
-        let mut queries = Vec::new();
-        for which in self.joined_dhts() {
-            let dht = self.dht(which);
-            match dht.start_providing(key.clone()) {
-                Ok(id) => queries.push(Query::Dht(which, id)),
-                Err(error) => tracing::warn!(%cid, ?error, "cannot tell the DHT"),
-            }
-            // Others keep it. Whoever asks this node asks it for the block, too.
-            dht.stop_providing(&key);
-        }
-        if queries.is_empty() {
-            self.tell(NetworkEvent::Provided { cid, dhts: 0 });
-        } else {
-            self.announcements.add(cid, queries);
-        }
-    }
-
-    fn handle_dht(&mut self, dht: Dht, event: kad::Event) {
-        match event {
-            kad::Event::OutboundQueryProgressed {
-                id, result, step, ..
-            } => self.dht_answered(Query::Dht(dht, id), result, step.last),
-            kad::Event::InboundRequest {
-                request:
-                    InboundRequest::AddProvider {
-                        record: Some(record),
-                    },
-            } => self.keep_provider(dht, record),
-            event => tracing::trace!(?event, "dht"),
-        }
-    }
-
-    fn dht_answered(&mut self, query: Query, result: QueryResult, is_last: bool) {
-        match result {
-            QueryResult::GetProviders(result) => {
-                let Some(cid) = self.searches.about(&query) else {
-                    return;
-                };
-                if let Ok(GetProvidersOk::FoundProviders { providers, .. }) = result {
-                    for peer in providers.into_iter().take(limits::MAX_PROVIDERS) {
-                        self.provider(cid, peer, Vec::new());
-                    }
-                }
-                if is_last {
-                    self.end_search(&query);
-                }
-            }
-            QueryResult::StartProviding(result) if is_last => {
-                if let Some(ended) = self.announcements.end(&query, result.is_ok()) {
-                    self.tell(NetworkEvent::Provided {
-                        cid: ended.cid,
-                        dhts: ended.succeeded,
-                    });
-                }
-            }
-            result => tracing::trace!(?result, "dht"),
-        }
-    }
-
-    /// A peer leaves word here that it has content.
-    fn keep_provider(&mut self, dht: Dht, mut record: kad::ProviderRecord) {
-        if record.key.as_ref().len() > limits::MAX_DHT_KEY_BYTES {
-            return tracing::debug!(peer = %record.provider, "refused a long key");
-        }
-        record.addresses.truncate(limits::MAX_PROVIDER_ADDRESSES);
-        let store = self.dht(dht).store_mut();
-        if let Err(error) = kad::store::RecordStore::add_provider(store, record) {
-            tracing::debug!(?error, "cannot keep what a peer says that it has");
-        }
     }
 
     /// Tells the peers, and gives them a moment to hear it.
