@@ -6,13 +6,14 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use clap::ValueEnum;
 use ipfs_exec_node::network::Multiaddr;
 use ipfs_exec_node::network::http::{Url, parse_server};
+use ipfs_exec_node::network::provide::Strategy;
 use serde::{Deserialize, Deserializer, de};
 
 use crate::error::{CommandError, LocalError};
 use crate::limits::LimitArgs;
-use crate::serving::Provide;
 
 /// Longest file: thousands of peers.
 const MAX_BYTES: u64 = 1 << 20;
@@ -142,6 +143,31 @@ fn invalid(path: &Path, text: &str, error: &toml::de::Error) -> CommandError {
         error.message().replace('\n', ", ")
     ))
     .with_hint("correct or remove that line; the README lists the settings")
+}
+
+/// Of what the DHT is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Provide {
+    /// The roots of recursive pins
+    Roots,
+    /// Every block below a pin
+    Pinned,
+    /// Every block
+    All,
+    /// Nothing but what `provide` asks for
+    None,
+}
+
+impl From<Provide> for Strategy {
+    fn from(provide: Provide) -> Strategy {
+        match provide {
+            Provide::Roots => Strategy::Roots,
+            Provide::Pinned => Strategy::Pinned,
+            Provide::All => Strategy::All,
+            Provide::None => Strategy::None,
+        }
+    }
 }
 
 #[cfg(test)]

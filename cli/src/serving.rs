@@ -4,16 +4,16 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use ipfs_exec_node::Cid;
-use ipfs_exec_node::network::provide::{Announcer, Strategy};
+use ipfs_exec_node::network::provide::Announcer;
 use ipfs_exec_node::network::{
     Identity, IdentityError, Mdns, Multiaddr, Network, NetworkEvent, NetworkOptions, Takers,
 };
 use ipfs_exec_node::repo::Repository;
-use serde::Deserialize;
 
+use crate::config::Provide;
 use crate::context::Context;
 use crate::error::CommandError;
 
@@ -37,31 +37,6 @@ pub(crate) struct ServingArgs {
     /// Tell the DHT of this content [default: roots]
     #[arg(long, value_name = "WHAT")]
     provide: Option<Provide>,
-}
-
-/// Of what the DHT is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Provide {
-    /// The roots of recursive pins
-    Roots,
-    /// Every block below a pin
-    Pinned,
-    /// Every block
-    All,
-    /// Nothing but what `provide` asks for
-    None,
-}
-
-impl From<Provide> for Strategy {
-    fn from(provide: Provide) -> Strategy {
-        match provide {
-            Provide::Roots => Strategy::Roots,
-            Provide::Pinned => Strategy::Pinned,
-            Provide::All => Strategy::All,
-            Provide::None => Strategy::None,
-        }
-    }
 }
 
 /// A node that serves. Dropping it ends it.

@@ -168,19 +168,23 @@ fn filter() -> Finding {
 }
 
 fn landlock() -> Finding {
-    const SCOPES: i64 = 6;
     match process::landlock_version() {
-        Some(version) if version >= SCOPES => {
+        Some(version) if version >= process::SCOPES => {
             Finding::green("landlock", format!("version {version}"))
         }
-        Some(version) => Finding::yellow(
+        Some(version) if version >= process::REFERS => Finding::yellow(
             "landlock",
             format!("version {version} cannot confine signals: namespaces alone do"),
             "nothing needs to be done; Linux 6.12 has it",
         ),
+        Some(version) => Finding::yellow(
+            "landlock",
+            format!("version {version} knows too little: mounts and namespaces alone confine"),
+            "nothing needs to be done; Linux 5.19 has more",
+        ),
         None => Finding::yellow(
             "landlock",
-            "this kernel has no Landlock: namespaces alone confine signals",
+            "this kernel has no Landlock: mounts and namespaces alone confine",
             "nothing needs to be done; `lsm=landlock,...` on the kernel's command line switches it on",
         ),
     }

@@ -68,7 +68,7 @@
 //! standard streams, a new instance of `devpts` with `ptmx`, and `/dev/shm`, a tmpfs of at most 1 GiB
 //! where bubblewrap can say so (0.7). All that these six devices do is give or take bytes. No device of
 //! a disk, of memory or of a console can be opened or made: `mknod` needs a capability of the host. `tty`
-//! is that of the caller's session, which the program is not in, so that opening it fails. The directory
+//! is that of the program's session: its own terminal, or none. The directory
 //! is read-only, so that nothing can be put there but into `/dev/shm`.
 //!
 //! # `/proc`
@@ -88,6 +88,7 @@
 //! | --- | --- |
 //! | `mount` and all that came after it, `umount2`, `pivot_root`, `chroot` | the view of files is made once, outside |
 //! | `unshare`, `clone` with a namespace; `setns`; `clone3`, whose flags no filter can see | capabilities over a part of the kernel |
+//! | `mq_open` and the other calls for message queues of POSIX | the kernel keeps them in a file system that no rule of Landlock can name; refused everywhere, so that no result depends on it |
 //! | `add_key`, `keyctl`, `request_key` | keyrings know of no container |
 //! | `bpf`, `perf_event_open`, `userfaultfd`, `io_uring_*` | large, young, and rich in holes; they also watch other processes or widen races |
 //! | `ptrace` to attach or seize, `process_vm_*`, `pidfd_getfd`, `kcmp` | a process may trace what it started, and reach into no other |

@@ -5,7 +5,7 @@ use std::io;
 use ipfs_exec_node::limits;
 use ipfs_exec_node::unixfs::UnixfsError;
 
-use super::placement;
+use super::bounds::{MAX_DIRECTORY_BYTES, MAX_REGIONS};
 
 /// Why an archive could not be unpacked.
 #[derive(Debug, thiserror::Error)]
@@ -124,12 +124,12 @@ pub enum Refusal {
     #[error("its sparse map is malformed")]
     InvalidSparseMap,
     /// The map of a sparse file is too long.
-    #[error("its sparse map has more than {} regions", super::sparse::MAX_REGIONS)]
+    #[error("its sparse map has more than {} regions", MAX_REGIONS)]
     LongSparseMap,
     /// The names of all directories together are too long.
     #[error(
         "the names of all directories have more than {} bytes",
-        placement::MAX_DIRECTORY_BYTES
+        MAX_DIRECTORY_BYTES
     )]
     TooManyDirectories,
 }

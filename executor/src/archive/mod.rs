@@ -15,6 +15,7 @@
 //!
 //! What is left when unpacking fails is the caller's to remove.
 
+mod bounds;
 mod compression;
 mod error;
 mod member;
@@ -22,6 +23,7 @@ mod path;
 mod pax;
 mod placement;
 mod planting;
+mod record;
 mod sparse;
 mod stream;
 

@@ -6,6 +6,7 @@
 
 use rustix::fs::Timespec;
 
+use super::record::{decimal, set};
 use super::sparse::SparseRecords;
 
 /// What an extended header says of the entries that follow.
@@ -66,22 +67,6 @@ fn record(data: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let text = record.get(space + 1..)?.strip_suffix(b"\n")?;
     let equals = text.iter().position(|byte| *byte == b'=')?;
     Some((&text[..equals], &text[equals + 1..], rest))
-}
-
-/// Sets what is not set yet.
-pub(super) fn set<T>(field: &mut Option<T>, value: T) -> Result<(), &'static str> {
-    match field.replace(value) {
-        None => Ok(()),
-        Some(_) => Err("a PAX key stands twice"),
-    }
-}
-
-/// Parses a number of decimal digits only.
-pub(super) fn decimal(text: &[u8]) -> Option<u64> {
-    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    std::str::from_utf8(text).ok()?.parse().ok()
 }
 
 /// Parses seconds since 1970 with an optional sign and fraction, of which nanoseconds are kept.

@@ -19,15 +19,12 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::Destination;
+use super::bounds::MAX_DIRECTORY_BYTES;
 use super::error::{ArchiveError, Refusal};
 use super::member::{Members, NO_TIME};
 use super::path::EntryPath;
 use super::sparse::{Layout, Region};
 use crate::beneath;
-
-/// Most bytes of the paths of all directories together, which are kept until the end: about a
-/// million directories.
-pub(super) const MAX_DIRECTORY_BYTES: usize = 48 * 1024 * 1024;
 
 /// Memory that a directory takes beside its path, in bytes, roughly.
 const DIRECTORY_OVERHEAD_BYTES: usize = 64;

@@ -17,12 +17,11 @@ use ipfs_exec_node::{Cid, limits};
 use rustix::fs::Timespec;
 
 use super::Destination;
+use super::bounds::MAX_DIRECTORY_BYTES;
 use super::error::{ArchiveError, Refusal};
 use super::member::{Members, NO_TIME};
 use super::path::EntryPath;
-use super::placement::{
-    DIRECTORY_MODE_MASK, FILE_MODE_MASK, IMPLIED_MODE, MAX_DIRECTORY_BYTES, refused,
-};
+use super::placement::{DIRECTORY_MODE_MASK, FILE_MODE_MASK, IMPLIED_MODE, refused};
 use super::sparse::Layout;
 
 /// Memory that an entry takes beside its path, in bytes, roughly.

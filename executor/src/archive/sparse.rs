@@ -7,12 +7,10 @@ use std::io::Read;
 
 use tar::{GnuExtSparseHeader, GnuSparseHeader, Header};
 
+use super::bounds::MAX_REGIONS;
 use super::error::{ArchiveError, Refusal};
-use super::pax::{decimal, set};
+use super::record::{decimal, set};
 use super::stream::{BLOCK_BYTES, Stream};
-
-/// Most regions of one file: 16 MiB of map in memory.
-pub(super) const MAX_REGIONS: usize = 1 << 20;
 
 /// Part of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -78,7 +78,12 @@ impl Group {
             return None;
         }
         let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-        let unified = || Group::unified(&wanted, &memberships()?, &mounts);
+        // What nobody asked for is no reason to change the groups that are there.
+        let is_asked = limits.memory.is_some()
+            || limits.pids.is_some()
+            || limits.cpus.is_some()
+            || limits.cpu_time.is_some();
+        let unified = || Group::unified(&wanted, &memberships()?, &mounts, is_asked);
         let mut group = unified();
         let is_whole = |group: &Group| group.directories.len() == wanted.len();
         if !group.as_ref().is_some_and(is_whole) && may_have_scope(&mounts) {
@@ -103,7 +108,12 @@ impl Group {
         }
     }
 
-    fn unified(wanted: &[Controller], memberships: &str, mounts: &str) -> Option<Group> {
+    fn unified(
+        wanted: &[Controller],
+        memberships: &str,
+        mounts: &str,
+        may_step_aside: bool,
+    ) -> Option<Group> {
         let own = directory(mounts, "cgroup2", None, membership(memberships, "")?)?;
         let top = own.mount.clone();
         let mut best: Option<(PathBuf, Vec<Controller>)> = None;
@@ -113,14 +123,18 @@ impl Group {
             .take_while(|base| base.starts_with(&top))
         {
             // Where we stepped aside before we would do so again, deeper each time.
-            if base.ends_with(ASIDE) || !is_writable(base) || !has_room(base) {
+            if base.ends_with(ASIDE) || !is_writable(base) || !has_room(base, may_step_aside) {
                 continue;
             }
             // An administrator may have handed down some of them alone.
             let has = |controller: &Controller| is_enabled(base, *controller);
             let enabled: Vec<_> = wanted.iter().copied().filter(has).collect();
             if enabled.len() > best.as_ref().map_or(0, |(_, best)| best.len()) {
+                let is_whole = enabled.len() == wanted.len();
                 best = Some((base.to_owned(), enabled));
+                if is_whole {
+                    break;
+                }
             }
         }
         let (base, enabled) = best?;
@@ -375,12 +389,14 @@ fn is_enabled(base: &Path, controller: Controller) -> bool {
 
 /// Whether groups can be made below: the group, if it is not the root, has no processes of its own, or
 /// only us, who step aside.
-fn has_room(base: &Path) -> bool {
+fn has_room(base: &Path, may_step_aside: bool) -> bool {
     if !base.join("cgroup.type").exists() {
         return true;
     }
     let members = fs::read_to_string(base.join("cgroup.procs"));
-    members.is_ok_and(|members| members.is_empty() || step_aside(base, &members).is_ok())
+    let has_room =
+        |members: &str| members.is_empty() || may_step_aside && step_aside(base, members).is_ok();
+    members.is_ok_and(|members| has_room(&members))
 }
 
 /// Moves this process, the only one of `members`, into a group below.

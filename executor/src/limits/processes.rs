@@ -22,6 +22,9 @@ struct Process {
     parent: u32,
     /// With that of children that were waited for.
     ticks: u64,
+    own_ticks: u64,
+    /// With its number this says which process it is.
+    started: u64,
     threads: u64,
     resident_pages: u64,
 }
@@ -61,7 +64,10 @@ pub(super) fn are_more(root: u32, limit: u64) -> Option<bool> {
 pub(super) struct Census {
     pub(super) pids: Vec<u32>,
     pub(super) threads: u64,
+    /// With that of children that were waited for.
     pub(super) cpu_time: Duration,
+    /// By process.
+    own_ticks: HashMap<(u32, u64), u64>,
     /// Pages that several have count several times.
     resident_bytes: u64,
 }
@@ -109,6 +115,8 @@ impl Census {
                 }
                 pending.push(pid);
                 ticks += process.ticks;
+                let identity = (pid, process.started);
+                census.own_ticks.insert(identity, process.own_ticks);
                 if parent != root {
                     census.pids.push(pid);
                     census.threads += process.threads;
@@ -116,7 +124,7 @@ impl Census {
                 }
             }
         }
-        census.cpu_time = Duration::from_millis(ticks * 1000 / clock_ticks_per_second());
+        census.cpu_time = duration(ticks);
         Ok(census)
     }
 
@@ -175,6 +183,29 @@ impl Census {
     }
 }
 
+/// Time on processors of all processes that were ever seen, also of those that nobody waited for. What
+/// they took after they were last seen is missing.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    living: HashMap<(u32, u64), u64>,
+    gone: u64,
+}
+
+impl Seen {
+    pub(super) fn add(&mut self, census: &Census) -> Duration {
+        let before = std::mem::replace(&mut self.living, census.own_ticks.clone());
+        let gone = before
+            .iter()
+            .filter(|(process, _)| !self.living.contains_key(process));
+        self.gone += gone.map(|(_, ticks)| ticks).sum::<u64>();
+        duration(self.gone + self.living.values().sum::<u64>())
+    }
+}
+
+fn duration(ticks: u64) -> Duration {
+    Duration::from_millis(ticks * 1000 / clock_ticks_per_second())
+}
+
 /// The process, or a thread of it where its first one has ended: of that nothing can be seen any more.
 fn living(pid: u32) -> PathBuf {
     let process = PathBuf::from(format!("/proc/{pid}"));
@@ -226,6 +257,8 @@ fn parse(stat: &[u8]) -> Option<Process> {
     Some(Process {
         parent: u32::try_from(field(4)?).ok()?,
         ticks: (14..=17).filter_map(positive).sum(),
+        own_ticks: (14..=15).filter_map(positive).sum(),
+        started: positive(22)?,
         threads: positive(20)?,
         resident_pages: positive(24)?,
     })
@@ -244,8 +277,27 @@ mod tests {
             (process.ticks, process.threads, process.resident_pages),
             (100, 5, 6)
         );
+        assert_eq!((process.own_ticks, process.started), (30, 100));
         assert_eq!(parse(b"7 (a"), None);
         assert_eq!(parse(b"7 (a) R x"), None);
+    }
+
+    #[test]
+    fn those_that_are_gone_count_on() {
+        let census = |ticks: &[(u32, u64)]| Census {
+            own_ticks: ticks.iter().map(|(pid, own)| ((*pid, 1), *own)).collect(),
+            ..Census::default()
+        };
+        let mut seen = Seen::default();
+        for (ticks, wanted) in [
+            (&[(1, 10)][..], 10),
+            (&[(1, 20), (2, 5)], 25),
+            (&[(1, 20)], 25),
+            (&[(1, 30), (3, 7)], 42),
+            (&[], 42),
+        ] {
+            assert_eq!(seen.add(&census(ticks)), duration(wanted));
+        }
     }
 
     #[test]

@@ -34,13 +34,14 @@ pub(super) enum ScopeError {
 
 /// Moves this process into a scope of its own, and waits until it is there.
 pub(super) fn enter() -> Result<(), ScopeError> {
-    let asking = thread::spawn(|| {
+    let thread = thread::Builder::new().name("service-manager".into());
+    let asking = thread.spawn(|| {
         // The caller may be in a runtime of its own, which nobody may block.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
         runtime.block_on(async { tokio::time::timeout(PATIENCE, ask()).await? })
-    });
+    })?;
     asking.join().expect("asking does not panic")
 }
 

@@ -12,7 +12,7 @@ use rustix::thread::{CpuSet, sched_getaffinity};
 
 use super::cgroup::{Door, Group};
 use super::disk::{Tally, Tree};
-use super::processes::{Census, are_more, count_all};
+use super::processes::{Census, Seen, are_more, count_all};
 use super::{Directories, Held, Hit, Limit, LimitError, Limits, Mechanism, Usage};
 use crate::process::{Bounds, Haste, ProcessUsage};
 
@@ -49,7 +49,8 @@ pub(crate) struct Watch {
     next: Option<Instant>,
     interval: Duration,
     next_glance: Option<Instant>,
-    /// While there may be thousands of others.
+    seen: Seen,
+    /// While nothing but our looking keeps processes from being thousands.
     haste: Option<Haste>,
 }
 
@@ -83,6 +84,7 @@ impl Watch {
             next: None,
             interval: INTERVAL,
             next_glance: None,
+            seen: Seen::default(),
             haste: None,
         };
         watch.held = watch.mechanisms()?;
@@ -161,6 +163,8 @@ impl Watch {
         self.others = count_all().unwrap_or(0);
         self.next = self.next_look(now, INTERVAL);
         self.next_glance = self.counts_processes().then_some(now + GLANCE);
+        let is_alone = self.held.contains(&(Limit::Pids, Mechanism::Supervision));
+        self.haste = is_alone.then(Haste::take).flatten();
         self.door = None;
     }
 
@@ -206,13 +210,8 @@ impl Watch {
     pub(crate) fn look(&mut self) -> io::Result<Option<Hit>> {
         let before = Instant::now();
         if self.next_glance.is_some_and(|next| next <= before) {
-            if self.may_be_many() {
-                self.haste = self.haste.take().or_else(Haste::take);
-                if self.are_many() == Some(true) {
-                    return Ok(Some(self.hit(Limit::Pids)));
-                }
-            } else {
-                self.haste = None;
+            if self.may_be_many() && self.are_many() == Some(true) {
+                return Ok(Some(self.hit(Limit::Pids)));
             }
             self.next_glance = Some(Instant::now() + GLANCE);
         }
@@ -235,7 +234,7 @@ impl Watch {
         }
     }
 
-    fn find_hit(&self) -> io::Result<Option<Limit>> {
+    fn find_hit(&mut self) -> io::Result<Option<Limit>> {
         let Some((started, supervisor)) = self.started else {
             return Ok(None);
         };
@@ -268,9 +267,12 @@ impl Watch {
             counts.into_iter().any(is_supervised) || self.tmp.is_some() || needs_count;
         let census = needs_census.then(|| Census::take(supervisor)).transpose()?;
         let census = census.unwrap_or_default();
-        let cpu_time = group.and_then(Group::cpu_time).unwrap_or(census.cpu_time);
-        if limits.cpu_time.is_some_and(|limit| cpu_time >= limit) {
-            return Ok(Some(Limit::CpuTime));
+        if let Some(limit) = limits.cpu_time {
+            let counted = group.and_then(Group::cpu_time);
+            let cpu_time = counted.unwrap_or_else(|| self.seen.add(&census).max(census.cpu_time));
+            if cpu_time >= limit {
+                return Ok(Some(Limit::CpuTime));
+            }
         }
         let exceeds = |wanted, limit: Option<u64>, used: &dyn Fn(u64) -> u64| {
             is_supervised(wanted) && limit.is_some_and(|limit| used(limit) > limit)

@@ -12,7 +12,7 @@ use rustix::process::Pid;
 const PRIORITY: libc::c_int = 1;
 
 /// Has a process, or this thread where it is `None`, served before all usual ones; not what it starts.
-pub(crate) fn hasten(process: Option<Pid>) {
+pub(super) fn hasten(process: Option<Pid>) {
     set(
         process,
         libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK,
@@ -38,7 +38,8 @@ impl Haste {
     /// `None` where that is not allowed, or where the thread is a real-time one already.
     pub(crate) fn take() -> Option<Haste> {
         // SAFETY: takes an integer.
-        let is_usual = unsafe { libc::sched_getscheduler(0) } == libc::SCHED_OTHER;
+        let policy = unsafe { libc::sched_getscheduler(0) } & !libc::SCHED_RESET_ON_FORK;
+        let is_usual = policy == libc::SCHED_OTHER;
         let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
         (is_usual && set(None, policy, PRIORITY)).then_some(Haste(()))
     }
@@ -46,7 +47,8 @@ impl Haste {
 
 impl Drop for Haste {
     fn drop(&mut self) {
-        if !set(None, libc::SCHED_OTHER, 0) {
+        // Only root may take back that it does not hold for children, and it says nothing here.
+        if !set(None, libc::SCHED_OTHER | libc::SCHED_RESET_ON_FORK, 0) {
             let error = io::Error::last_os_error();
             tracing::debug!(%error, "a thread stays a real-time one");
         }

@@ -16,9 +16,9 @@ const TRUNCATE: u64 = 1 << 14;
 
 /// First versions of the interface that know what they are called after. Before the first of them
 /// nothing could be moved to another directory, whatever the rules said.
-const REFERS: i64 = 2;
+pub(crate) const REFERS: i64 = 2;
 const TRUNCATES: i64 = 3;
-const SCOPES: i64 = 6;
+pub(crate) const SCOPES: i64 = 6;
 
 const SCOPE_ABSTRACT_SOCKETS: u64 = 1 << 0;
 const SCOPE_SIGNALS: u64 = 1 << 1;

@@ -14,7 +14,8 @@ use rustix::process::{
 };
 use rustix::termios::{OptionalActions, tcsetattr};
 
-use super::{HostTerminal, borrow, close_all_but, exit_now, hasten};
+use super::haste::hasten;
+use super::{HostTerminal, borrow, close_all_but, exit_now};
 
 /// Exit code where the supervisor itself fails.
 const FAILED: i32 = 125;
@@ -70,11 +71,11 @@ fn watch(child: Pid, ends: &Ends<'_>) -> Result<WaitStatus> {
     let descriptor = pidfd_open(child, PidfdFlags::empty())?;
     hasten(None);
     wait_for_end(&descriptor, collar)?;
-    hasten(Some(child));
     // Nobody waited for the child yet, so its number, which is also its group's, is its own.
     // What it starts may leave the group, but by then the kernel kills that with the child.
     ignore_missing(kill_process_group(child, Signal::KILL))?;
     ignore_missing(kill_process(child, Signal::KILL))?;
+    hasten(Some(child));
     let status = reap(child)?;
     end_orphans()?;
     // What was used is good to know, and no reason to fail.
@@ -144,6 +145,9 @@ fn kill_children() -> Result<()> {
         if let Some(orphan) = Pid::from_raw(number) {
             // Not waited for, so the number is still its own.
             ignore_missing(kill_process(orphan, Signal::KILL))?;
+            // With process 1 of a sandbox all others die, of which there may be thousands. As `child`, it
+            // executes nothing any more.
+            hasten(Some(orphan));
         }
         number = 0;
     }

@@ -1,8 +1,7 @@
 //! Whether the kernel can execute a file, told by its first bytes.
 //!
-//! The kernel has the last word and is asked last. It is not asked alone, because bubblewrap hands
-//! what the kernel refuses to the image's own shell, as `execvp` does: the failure that results
-//! would be taken for the program's own.
+//! The kernel has the last word and is asked last. It is not asked alone, because it does not say what
+//! is wrong with a file.
 
 use std::fs;
 use std::io;

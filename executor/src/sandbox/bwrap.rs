@@ -12,19 +12,20 @@
 //! Nothing here waits for time to pass.
 
 use std::fs::File;
-use std::io::{self, Seek, Write};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::{Child, ExitStatus};
 use std::thread;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{MemfdFlags, OFlags, fcntl_setfl, memfd_create};
+use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::{Errno, ioctl_fionread};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::error::SandboxError;
+use super::held::hold;
 use super::masks::masked;
 use super::opener::{Failure, Opener};
 use super::plan::{self, Descriptors, Host, HostPaths, Plan};
@@ -90,7 +91,7 @@ pub fn execute(
     };
     let mut watch = Watch::new(limits, directories)?;
     let (streams, output) = streams::open(watch.log()).map_err(SandboxError::Follow)?;
-    let opener = Opener::new(paths, &streams).map_err(SandboxError::Follow)?;
+    let opener = Opener::new(paths, &streams).map_err(SandboxError::Confine)?;
     let bounds = watch.bounds();
     let (mut gate, status, running, devices) =
         start(bubblewrap, job, paths, mounts, streams, &opener, bounds)?;
@@ -229,29 +230,6 @@ fn start(
     ))
 }
 
-/// Holds bytes for whoever inherits the descriptor.
-pub(super) fn hold(bytes: &[u8]) -> io::Result<File> {
-    hold_in(memfd_create(c"ipfs-exec", MemfdFlags::CLOEXEC)?, bytes)
-}
-
-/// Holds a program that can be executed.
-pub(super) fn hold_program(bytes: &[u8]) -> io::Result<File> {
-    let flags = MemfdFlags::CLOEXEC;
-    // Before Linux 6.3 there was no need to say it.
-    let file = match memfd_create(c"ipfs-exec", flags | MemfdFlags::EXEC) {
-        Err(Errno::INVAL) => memfd_create(c"ipfs-exec", flags)?,
-        result => result?,
-    };
-    hold_in(file, bytes)
-}
-
-fn hold_in(file: OwnedFd, bytes: &[u8]) -> io::Result<File> {
-    let mut file = File::from(file);
-    file.write_all(bytes)?;
-    file.rewind()?;
-    Ok(file)
-}
-
 /// Keeps a sandbox that is complete from executing its program.
 struct Gate {
     pipe: OwnedFd,
@@ -286,7 +264,8 @@ fn failure(gate: &Gate, ended: ExitStatus) -> SandboxError {
     if ended.code().is_none() {
         SandboxError::NoStatus
     } else if complete {
-        SandboxError::NotExecuted
+        // It did not get as far as the program.
+        SandboxError::NotConfined
     } else {
         SandboxError::SetUp {
             obstacle: obstacle(),
@@ -340,7 +319,6 @@ impl Running {
         cancel: Option<BorrowedFd<'_>>,
     ) -> io::Result<Option<Stopped>> {
         let mut stopped = None;
-        let mut first = None;
         loop {
             let is_running = stopped.is_none();
             let patience = watch.patience().filter(|_| is_running);
@@ -351,10 +329,9 @@ impl Running {
             if ready.end {
                 return Ok(stopped);
             }
-            if let Some(child) = status.take_child() {
-                first = Some(child);
-                watch.hold(child)?;
-                output.set_first(child);
+            if let Some(first) = status.take_child() {
+                watch.hold(first)?;
+                output.set_first(first);
                 gate.open()?;
             }
             if ready.cancel {
@@ -362,11 +339,7 @@ impl Running {
             } else if is_running {
                 stopped = watch.look()?.map(Stopped::Limit);
             }
-            if stopped.is_some() && self.leash.is_some() {
-                // With the first process of the sandbox all others die.
-                if first.is_some() {
-                    process::hasten(first);
-                }
+            if stopped.is_some() {
                 self.leash = None;
             }
         }

@@ -32,10 +32,12 @@ pub enum SandboxError {
         /// What of this machine most likely is the reason.
         obstacle: Option<Obstacle>,
     },
-    /// The sandbox was complete, but the program could not be confined by Landlock, or be given its
-    /// terminal.
+    /// The sandbox was complete, but the program could not be confined, or be given its terminal.
     #[error("cannot confine the program in its sandbox")]
     NotConfined,
+    /// What confines the program could not be made.
+    #[error("cannot make what confines the program")]
+    Confine(#[source] io::Error),
     /// The sandbox was complete, but the kernel refused the program.
     #[error("cannot execute `{INIT}`")]
     NotExecuted,
@@ -72,6 +74,9 @@ impl SandboxError {
             SandboxError::SetUp {
                 obstacle: Some(obstacle),
             } => Some(obstacle.hint),
+            SandboxError::Confine(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                Some("`sysctl vm.memfd_noexec` must be less than 2")
+            }
             SandboxError::Watch(error) => error.hint(),
             SandboxError::Limit { hit, .. } => Some(hit.hint()),
             _ => None,

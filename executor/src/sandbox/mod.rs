@@ -7,6 +7,7 @@
 
 pub mod bwrap;
 mod error;
+mod held;
 mod masks;
 mod opener;
 pub mod plan;

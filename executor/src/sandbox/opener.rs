@@ -8,7 +8,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::bwrap::hold_program;
+use super::held::hold_program;
 use super::plan::HostPaths;
 use crate::process::{self, Parameters, Ruleset, Streams};
 

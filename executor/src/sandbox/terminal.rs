@@ -198,7 +198,8 @@ impl Fatal {
         let Some(first) = Pid::from_raw(self.first.load(Ordering::Relaxed)) else {
             return Ok(signals.next().is_some());
         };
-        if tcgetpgrp(master).ok() != Some(first) {
+        // Nobody is in front before the session has its terminal.
+        if tcgetpgrp(master).is_ok_and(|front| front != first) {
             return Ok(false);
         }
         Ok(signals.any(|(_, signal)| is_unprepared(first, signal)))

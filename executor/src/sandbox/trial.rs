@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::bwrap::hold;
+use super::held::hold;
 use super::plan;
 use super::probe::Bubblewrap;
 use super::seccomp;

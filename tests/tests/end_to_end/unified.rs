@@ -23,7 +23,7 @@ attack shared "--memory 32MiB" dd if=/dev/zero of=/dev/shm/file bs=1M
 attack pids "--pids 30" sh -c 'f() { f | f & }; f; sleep 600'
 attack cpu-time "--cpu-time 2s" sh -c 'while :; do :; done'
 attack cpus "--cpus 0.5 --cpu-time 60s --pids 100 --memory 64MiB" sh -c 'i=0; while [ $i -lt 3000 ]; do i=$((i + 1)); done'
-find /sys/fs/cgroup -name 'ipfs-exec-*' | sed "s/^/$who left /"
+find /sys/fs/cgroup -name 'ipfs-exec-*' ! -name '*.scope' | sed "s/^/$who left /"
 "#;
 
 const SCRIPT: &str = r#"
