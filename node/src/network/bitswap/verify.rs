@@ -1,4 +1,4 @@
-//! Hashing of received blocks, away from the swarm's task.
+//! Hashing of received blocks, away from the swarm's task where it takes time.
 //!
 //! Bytes that are not verified yet hold a share of a budget. It is taken before a message is read
 //! and given back when its blocks have been handed over, so slow hashing slows the reading.
@@ -16,6 +16,10 @@ use crate::limits;
 
 /// Threads that hash. SHA-256 runs at 1.7 GB/s a core, beyond what one connection decrypts.
 const VERIFY_THREADS: usize = 2;
+
+/// So much is hashed at once where it came: that takes less time than waking a thread, not to speak of
+/// starting one for the first block.
+const SMALL_BYTES: usize = 16 << 10;
 
 /// The share of the budget that one message holds, of its connection and of all together.
 #[derive(Debug)]
@@ -67,12 +71,18 @@ impl Verifier {
     /// Hashes `payloads` and hands the blocks over, all at once.
     pub(crate) fn submit(&self, peer: PeerId, payloads: Vec<Payload>, share: Arc<Share>) {
         let results = self.results.clone();
-        self.workers.run(move || {
+        let bytes: usize = payloads.iter().map(|payload| payload.data.len()).sum();
+        let hash = move || {
             let verified = hash_all(peer, payloads, share);
             if results.unbounded_send(verified).is_err() {
                 tracing::debug!(%peer, "blocks came after the end of bitswap");
             }
-        });
+        };
+        if bytes <= SMALL_BYTES {
+            hash();
+        } else {
+            self.workers.run(hash);
+        }
     }
 }
 
