@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -148,13 +148,14 @@ impl Behaviour {
             self.wants.fault(peer, Fault::UnsupportedHash { code });
         }
         let received = verified.blocks.len();
+        // Held meanwhile, so that whoever got a block finds it counted.
+        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
         let (blocks, bytes) = self.wants.blocks(peer, verified.blocks, Instant::now());
         tracing::trace!(%peer, received, wanted = blocks, bytes, "blocks came");
         if blocks > 0 {
-            count(&self.counters, peer, |counters| {
-                counters.blocks_received += blocks;
-                counters.bytes_received += bytes;
-            });
+            let counters = counters.entry(peer).or_default();
+            counters.blocks_received += blocks;
+            counters.bytes_received += bytes;
         }
     }
 
