@@ -67,10 +67,7 @@ impl Group {
             (limits.memory.is_some(), Controller::Memory),
             (is_root || limits.pids.is_some(), Controller::Pids),
             (limits.cpus.is_some(), Controller::Cpu),
-            (
-                is_root || limits.cpu_time.is_some(),
-                Controller::CpuAccounting,
-            ),
+            (limits.cpu_time.is_some(), Controller::CpuAccounting),
         ];
         let wanted = wanted.into_iter().filter(|(is_wanted, _)| *is_wanted);
         let wanted: Vec<_> = wanted.map(|(_, controller)| controller).collect();

@@ -204,8 +204,8 @@ impl fmt::Display for Hit {
 pub struct Usage {
     /// Seconds from its start to its end.
     pub wall_seconds: f64,
-    /// Seconds on processors, in the program; those of children that nobody waits for where a group was
-    /// there to count.
+    /// Seconds on processors, in the program; those of children that nobody waits for where a group counts,
+    /// as it does with a limit of that time.
     pub user_seconds: f64,
     /// Seconds on processors, in the kernel.
     pub system_seconds: f64,

@@ -364,20 +364,15 @@ int main(int count, char **arguments) {
 ";
     let image = Archive::busybox().file("bin/compute", 0o755, compile(SOURCE));
     let machine = Machine::with(&image);
-    let run = machine.environment.ipfs_exec([
-        "run",
-        "--json",
-        &machine.rootfs,
-        EMPTY,
-        "sh",
-        "-c",
-        "exec compute",
-    ]);
+    let run = machine
+        .environment
+        .ipfs_exec(["run", "--json", "--cpu-time=1h", &machine.rootfs, EMPTY])
+        .arguments(["sh", "-c", "exec compute"]);
     let said: Value = serde_json::from_slice(&run.succeeds().stdout).unwrap();
     let seconds = |name: &str| said["usage"][name].as_f64().unwrap();
     let seconds = seconds("user_seconds") + seconds("system_seconds");
     let held_by = said["limits"][0]["held_by"].as_str().unwrap();
-    assert_eq!(said["limits"][0]["limit"], "pids", "{said}");
+    assert_eq!(said["limits"][0]["limit"], "cpu-time", "{said}");
     assert_eq!(seconds > 0.3, held_by.starts_with("cgroup"), "{said}");
     // Where nothing counts but looking, what one took after it was last seen is missing.
     assert_ends(
