@@ -63,23 +63,21 @@ impl Group {
         // The kernel counts the processes of ordinary users by itself, and not those of root. For root the
         // group is there in any case.
         let is_root = geteuid().is_root();
-        let wanted = [
+        let asked = [
             (limits.memory.is_some(), Controller::Memory),
-            (is_root || limits.pids.is_some(), Controller::Pids),
+            (limits.pids.is_some(), Controller::Pids),
             (limits.cpus.is_some(), Controller::Cpu),
             (limits.cpu_time.is_some(), Controller::CpuAccounting),
         ];
-        let wanted = wanted.into_iter().filter(|(is_wanted, _)| *is_wanted);
+        let is_wanted = |(is_asked, each): &_| *is_asked || is_root && *each == Controller::Pids;
+        let wanted = asked.into_iter().filter(is_wanted);
         let wanted: Vec<_> = wanted.map(|(_, controller)| controller).collect();
         if wanted.is_empty() {
             return None;
         }
         let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
         // What nobody asked for is no reason to change the groups that are there.
-        let is_asked = limits.memory.is_some()
-            || limits.pids.is_some()
-            || limits.cpus.is_some()
-            || limits.cpu_time.is_some();
+        let is_asked = asked.iter().any(|(is_asked, _)| *is_asked);
         let unified = || Group::unified(&wanted, &memberships()?, &mounts, is_asked);
         let mut group = unified();
         let is_whole = |group: &Group| group.directories.len() == wanted.len();

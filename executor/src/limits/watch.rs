@@ -162,7 +162,7 @@ impl Watch {
         self.started = Some((now, supervisor));
         self.others = count_all().unwrap_or(0);
         self.next = self.next_look(now, INTERVAL);
-        self.next_glance = self.counts_processes().then_some(now + GLANCE);
+        self.next_glance = self.is_supervised(Limit::Pids).then_some(now + GLANCE);
         let is_alone = self.held.contains(&(Limit::Pids, Mechanism::Supervision));
         self.haste = is_alone.then(Haste::take).flatten();
         self.door = None;
@@ -249,13 +249,9 @@ impl Watch {
         if let Some(limit) = group.and_then(Group::hit) {
             return Ok(Some(limit));
         }
-        let is_supervised = |wanted| {
-            let by = |mechanism| self.held.contains(&(wanted, mechanism));
-            by(Mechanism::Supervision) || by(Mechanism::Rlimit)
-        };
         // First of all, and without looking at all of them: when there are too many, that takes too long.
         let mut needs_count =
-            self.counts_processes() && (limits.pids.is_some() || self.may_be_many());
+            self.is_supervised(Limit::Pids) && (limits.pids.is_some() || self.may_be_many());
         if needs_count && let Some(are_many) = self.are_many() {
             if are_many {
                 return Ok(Some(Limit::Pids));
@@ -263,8 +259,9 @@ impl Watch {
             needs_count = false;
         }
         let counts = [Limit::Memory, Limit::CpuTime];
-        let needs_census =
-            counts.into_iter().any(is_supervised) || self.tmp.is_some() || needs_count;
+        let needs_census = counts.into_iter().any(|limit| self.is_supervised(limit))
+            || self.tmp.is_some()
+            || needs_count;
         let census = needs_census.then(|| Census::take(supervisor)).transpose()?;
         let census = census.unwrap_or_default();
         if let Some(limit) = limits.cpu_time {
@@ -275,7 +272,7 @@ impl Watch {
             }
         }
         let exceeds = |wanted, limit: Option<u64>, used: &dyn Fn(u64) -> u64| {
-            is_supervised(wanted) && limit.is_some_and(|limit| used(limit) > limit)
+            self.is_supervised(wanted) && limit.is_some_and(|limit| used(limit) > limit)
         };
         if exceeds(Limit::Pids, Some(limits.most_pids()), &|_| census.threads) {
             return Ok(Some(Limit::Pids));
@@ -300,9 +297,9 @@ impl Watch {
         all.saturating_sub(self.others) > self.limits.most_pids()
     }
 
-    /// Whether processes are counted by us, and not by a group.
-    fn counts_processes(&self) -> bool {
-        let by = |mechanism| self.held.contains(&(Limit::Pids, mechanism));
+    /// Whether looking holds it, and not a group.
+    fn is_supervised(&self, wanted: Limit) -> bool {
+        let by = |mechanism| self.held.contains(&(wanted, mechanism));
         by(Mechanism::Supervision) || by(Mechanism::Rlimit)
     }
 

@@ -12,12 +12,10 @@ use rustix::process::Pid;
 const PRIORITY: libc::c_int = 1;
 
 /// Has a process, or this thread where it is `None`, served before all usual ones; not what it starts.
-pub(super) fn hasten(process: Option<Pid>) {
-    set(
-        process,
-        libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK,
-        PRIORITY,
-    );
+/// Gives whether that is allowed.
+pub(super) fn hasten(process: Option<Pid>) -> bool {
+    let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
+    set(process, policy, PRIORITY)
 }
 
 fn set(process: Option<Pid>, policy: libc::c_int, priority: libc::c_int) -> bool {
@@ -39,9 +37,7 @@ impl Haste {
     pub(crate) fn take() -> Option<Haste> {
         // SAFETY: takes an integer.
         let policy = unsafe { libc::sched_getscheduler(0) } & !libc::SCHED_RESET_ON_FORK;
-        let is_usual = policy == libc::SCHED_OTHER;
-        let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
-        (is_usual && set(None, policy, PRIORITY)).then_some(Haste(()))
+        (policy == libc::SCHED_OTHER && hasten(None)).then_some(Haste(()))
     }
 }
 

@@ -8,6 +8,26 @@
 use std::arch::global_asm;
 use std::os::fd::RawFd;
 
+/// Puts code, whose parameters stand at label 9, between two symbols in read-only data.
+macro_rules! code {
+    ($($line:literal),* $(,)?) => {
+        global_asm!(
+            ".pushsection .rodata.ipfs_exec_opener, \"a\", @progbits",
+            ".balign 8",
+            ".globl ipfs_exec_opener_start",
+            ".hidden ipfs_exec_opener_start",
+            "ipfs_exec_opener_start:",
+            $($line,)*
+            ".balign 8",
+            "9:",
+            ".globl ipfs_exec_opener_end",
+            ".hidden ipfs_exec_opener_end",
+            "ipfs_exec_opener_end:",
+            ".popsection",
+        );
+    };
+}
+
 // In: the arguments and the environment, as the kernel lays them out, and behind the code `Parameters`.
 // 1. Makes descriptor 0 the terminal of the session (`TIOCSCTTY`), where there is one.
 // 2. Allows by Landlock to write to `/dev`, which bubblewrap made, and confines itself.
@@ -16,11 +36,7 @@ use std::os::fd::RawFd;
 // Where one of these fails it writes a byte, `NOT_EXECUTED` at the last one, to the descriptor for
 // failures, and exits with 126.
 #[cfg(target_arch = "x86_64")]
-global_asm!(
-    ".pushsection .rodata.ipfs_exec_opener, \"a\", @progbits",
-    ".globl ipfs_exec_opener_start",
-    ".hidden ipfs_exec_opener_start",
-    "ipfs_exec_opener_start:",
+code!(
     "mov rbp, rsp",
     "lea r12, [rip + 9f]",
     // The terminal, if there is one.
@@ -89,21 +105,10 @@ global_asm!(
     "mov edi, 126",
     "mov eax, 231", // exit_group
     "syscall",
-    ".balign 8",
-    "9:",
-    ".globl ipfs_exec_opener_end",
-    ".hidden ipfs_exec_opener_end",
-    "ipfs_exec_opener_end:",
-    ".popsection",
 );
 
 #[cfg(target_arch = "aarch64")]
-global_asm!(
-    ".pushsection .rodata.ipfs_exec_opener, \"a\", @progbits",
-    ".balign 8",
-    ".globl ipfs_exec_opener_start",
-    ".hidden ipfs_exec_opener_start",
-    "ipfs_exec_opener_start:",
+code!(
     "mov x19, sp",
     "adr x20, 9f",
     // The terminal, if there is one.
@@ -168,12 +173,6 @@ global_asm!(
     "mov x0, #126",
     "mov x8, #94", // exit_group
     "svc #0",
-    ".balign 8",
-    "9:",
-    ".globl ipfs_exec_opener_end",
-    ".hidden ipfs_exec_opener_end",
-    "ipfs_exec_opener_end:",
-    ".popsection",
 );
 
 unsafe extern "C" {
