@@ -12,6 +12,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use crate::process::with_all_rights;
+
 /// What each entry takes at least: its inode and its name.
 const ENTRY_BYTES: u64 = 4096;
 
@@ -39,26 +41,70 @@ pub(super) struct Tally {
 pub(super) struct Tree {
     root: OwnedFd,
     pub(super) device: u64,
-    /// Bytes that were free at first.
-    free: u64,
+    /// What was free at first.
+    free: Free,
+}
+
+/// What is free on a file system.
+#[derive(Clone, Copy, Debug)]
+struct Free {
+    bytes: u64,
+    /// None where these are not counted.
+    entries: u64,
 }
 
 impl Tree {
     pub(super) fn open(path: &Path) -> io::Result<Tree> {
         let root = directory_at(CWD.as_fd(), path)?;
         let device = fstat(&root)?.st_dev;
-        let free = free_bytes(&root)?;
+        let free = Free::of(&root)?;
         Ok(Tree { root, device, free })
     }
 
     /// Bytes that the file system has lost since, to whomever.
     pub(super) fn lost_bytes(&self) -> io::Result<u64> {
-        Ok(self.free.saturating_sub(free_bytes(&self.root)?))
+        Ok(self.lost()?.bytes)
+    }
+
+    fn lost(&self) -> io::Result<Free> {
+        let now = Free::of(&self.root)?;
+        Ok(Free {
+            bytes: self.free.bytes.saturating_sub(now.bytes),
+            entries: self.free.entries.saturating_sub(now.entries),
+        })
     }
 
     /// Counts up to `enough`, or for as long as may be: of what is beyond no more is counted. Where there
     /// is no `deadline`, all is at rest and ours, and what was closed to us is open while we look.
     pub(super) fn measure(&self, enough: Tally, deadline: Option<Instant>) -> io::Result<Tally> {
+        let seen = self.walk(enough, deadline)?;
+        if !seen.is_partial {
+            return Ok(seen);
+        }
+        // What cannot be seen is at most what the file system has lost.
+        let lost = self.lost()?;
+        let most = Tally {
+            bytes: seen.bytes.max(lost.bytes),
+            allocated: seen.allocated.max(lost.bytes),
+            entries: seen.entries.max(lost.entries),
+            ..seen
+        };
+        if deadline.is_none() || !most.exceeds(enough) {
+            return Ok(most);
+        }
+        // It may be others who took it. To open what is closed would show in the program.
+        let all = with_all_rights(|| Ok(self.walk(enough, deadline)?.numbers()));
+        match all.map(Tally::from_numbers) {
+            Ok(all) if !all.is_partial => Ok(all),
+            Ok(_) => Ok(most),
+            Err(error) => {
+                tracing::debug!(%error, "what the program closed is not seen");
+                Ok(most)
+            }
+        }
+    }
+
+    fn walk(&self, enough: Tally, deadline: Option<Instant>) -> io::Result<Tally> {
         let mut tally = Tally::default();
         let may_open = deadline.is_none();
         let mut open = Vec::new();
@@ -112,12 +158,6 @@ impl Tree {
                     _ => tally.is_partial = true,
                 }
             }
-        }
-        if tally.is_partial {
-            // What cannot be seen is at most what the file system has lost.
-            let lost = self.lost_bytes()?;
-            tally.bytes = tally.bytes.max(lost);
-            tally.allocated = tally.allocated.max(lost);
         }
         Ok(tally)
     }
@@ -184,6 +224,20 @@ impl Tally {
         is_partial: false,
     };
 
+    fn numbers(self) -> [u64; 4] {
+        let is_partial = u64::from(self.is_partial);
+        [self.bytes, self.allocated, self.entries, is_partial]
+    }
+
+    fn from_numbers([bytes, allocated, entries, is_partial]: [u64; 4]) -> Tally {
+        Tally {
+            bytes,
+            allocated,
+            entries,
+            is_partial: is_partial != 0,
+        }
+    }
+
     fn exceeds(self, limit: Tally) -> bool {
         self.bytes > limit.bytes || self.allocated > limit.allocated || self.entries > limit.entries
     }
@@ -194,15 +248,20 @@ fn directory_at(at: BorrowedFd<'_>, path: impl rustix::path::Arg) -> io::Result<
     Ok(openat(at, path, flags, Mode::empty())?)
 }
 
-fn free_bytes(directory: &OwnedFd) -> io::Result<u64> {
-    let status = fstatvfs(directory)?;
-    Ok(status.f_bfree * status.f_frsize)
+impl Free {
+    fn of(directory: &OwnedFd) -> io::Result<Free> {
+        let status = fstatvfs(directory)?;
+        Ok(Free {
+            bytes: status.f_bfree * status.f_frsize,
+            entries: status.f_ffree,
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
+    use std::fs::{self, File};
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     #[test]
@@ -211,7 +270,7 @@ mod tests {
         let path = |name: &str| place.path().join(name);
         fs::create_dir(path("sub")).unwrap();
         fs::write(path("sub/file"), vec![1; 10_000]).unwrap();
-        fs::File::create(path("sparse"))
+        File::create(path("sparse"))
             .unwrap()
             .set_len(1 << 30)
             .unwrap();
@@ -233,5 +292,30 @@ mod tests {
             ..Tally::MAX
         };
         assert_eq!(tree.measure(few, None).unwrap().entries, 2);
+    }
+
+    /// What others write meanwhile is not the program's, also where that cannot be seen at once.
+    #[test]
+    fn what_others_take_does_not_count() {
+        let place = tempfile::tempdir().unwrap();
+        let closed = place.path().join("closed");
+        fs::create_dir(&closed).unwrap();
+        fs::write(closed.join("file"), "x").unwrap();
+        let tree = Tree::open(&closed).unwrap();
+        let set_mode = |mode| fs::set_permissions(&closed, fs::Permissions::from_mode(mode));
+        set_mode(0o000).unwrap();
+        let other = File::create(place.path().join("other")).unwrap();
+        rustix::fs::fallocate(&other, rustix::fs::FallocateFlags::empty(), 0, 64 << 20).unwrap();
+        other.sync_all().unwrap();
+        let enough = Tally {
+            bytes: 1 << 20,
+            ..Tally::MAX
+        };
+        let deadline = Some(Instant::now() + std::time::Duration::from_secs(60));
+        let tally = tree.measure(enough, deadline);
+        set_mode(0o700).unwrap();
+        let tally = tally.unwrap();
+        assert_eq!((tally.bytes, tally.entries), (1, 1), "{tally:?}");
+        assert!(tree.lost_bytes().unwrap() >= 1 << 20);
     }
 }

@@ -3,7 +3,8 @@
 //! ```text
 //! Limits ── Watch ──┬── cgroup       the kernel holds it and says so
 //!                   │     └── scope  for users whose systemd has a group for them
-//!                   ├── processes    where there is no group: all processes, looked at often
+//!                   ├── processes    where there is no group: all processes, looked at often,
+//!                   │                and what the kernel counts of their time
 //!                   ├── disk         /output and /tmp, walked often
 //!                   └── the clock
 //! ```
@@ -111,6 +112,9 @@ pub enum Mechanism {
     CgroupV1,
     /// The processors that the program may run on, which it cannot change.
     Affinity,
+    /// A counter of the kernel, which we read often, and kill. Processes that have executed a file which
+    /// they may not read are missing in it: those are looked at.
+    Perf,
     /// We look often, and kill; and the kernel lets the sandbox's user have no more than a quarter above
     /// [`Limits::DEFAULT_PIDS`], or above what was asked for if that is more.
     Rlimit,
@@ -204,8 +208,8 @@ impl fmt::Display for Hit {
 pub struct Usage {
     /// Seconds from its start to its end.
     pub wall_seconds: f64,
-    /// Seconds on processors, in the program; those of children that nobody waits for where a group counts,
-    /// as it does with a limit of that time.
+    /// Seconds on processors, in the program. With a limit of that time, those of children that nobody
+    /// waits for count too, where the kernel counts them.
     pub user_seconds: f64,
     /// Seconds on processors, in the kernel.
     pub system_seconds: f64,

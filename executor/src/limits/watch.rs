@@ -14,7 +14,7 @@ use super::cgroup::{Door, Group};
 use super::disk::{Tally, Tree};
 use super::processes::{Census, Seen, are_more, count_all};
 use super::{Directories, Held, Hit, Limit, LimitError, Limits, Mechanism, Usage};
-use crate::process::{Bounds, Haste, ProcessUsage};
+use crate::process::{Bounds, Clock, Haste, ProcessUsage};
 
 /// How often it is looked at what is used, at first. Looking may take a fifth of the time.
 const INTERVAL: Duration = Duration::from_millis(20);
@@ -50,6 +50,8 @@ pub(crate) struct Watch {
     interval: Duration,
     next_glance: Option<Instant>,
     seen: Seen,
+    /// What counts the time of all processes where no group does.
+    clock: Option<Clock>,
     /// While nothing but our looking keeps processes from being thousands.
     haste: Option<Haste>,
 }
@@ -85,6 +87,7 @@ impl Watch {
             interval: INTERVAL,
             next_glance: None,
             seen: Seen::default(),
+            clock: None,
             haste: None,
         };
         watch.held = watch.mechanisms()?;
@@ -115,6 +118,7 @@ impl Watch {
         }
         match limit {
             Limit::Cpus => {}
+            Limit::CpuTime if Clock::start().is_ok() => return Ok(Mechanism::Perf),
             // The kernel does not count those of root.
             Limit::Pids if !geteuid().is_root() => return Ok(Mechanism::Rlimit),
             _ => return Ok(Mechanism::Supervision),
@@ -141,6 +145,7 @@ impl Watch {
         let both = sizes.into_iter().collect::<Option<Vec<_>>>();
         Bounds {
             group: self.door.as_ref().map(Door::entry).unwrap_or_default(),
+            counts_time: self.held.contains(&(Limit::CpuTime, Mechanism::Perf)),
             cpus: self.cpus,
             // One byte more, so that it can be seen that it was too much. Files in memory are limited by
             // what they take there.
@@ -156,9 +161,11 @@ impl Watch {
         Some((Arc::clone(&self.printed), limit))
     }
 
-    /// The program is about to start, below process `supervisor`.
-    pub(crate) fn start(&mut self, supervisor: u32) {
+    /// The program is about to start, below process `supervisor`; `clock` counts as [`bounds`](Self::bounds)
+    /// asked for.
+    pub(crate) fn start(&mut self, supervisor: u32, clock: Option<Clock>) {
         let now = Instant::now();
+        self.clock = clock;
         self.started = Some((now, supervisor));
         self.others = count_all().unwrap_or(0);
         self.next = self.next_look(now, INTERVAL);
@@ -265,9 +272,15 @@ impl Watch {
         let census = needs_census.then(|| Census::take(supervisor)).transpose()?;
         let census = census.unwrap_or_default();
         if let Some(limit) = limits.cpu_time {
-            let counted = group.and_then(Group::cpu_time);
-            let cpu_time = counted.unwrap_or_else(|| self.seen.add(&census).max(census.cpu_time));
-            if cpu_time >= limit {
+            let used = match group.and_then(Group::cpu_time) {
+                Some(used) => used,
+                None => {
+                    let counted = self.clock.as_ref().map(Clock::read).transpose()?;
+                    let seen = self.seen.add(&census).max(census.cpu_time);
+                    seen.max(counted.unwrap_or_default())
+                }
+            };
+            if used >= limit {
                 return Ok(Some(Limit::CpuTime));
             }
         }
@@ -300,7 +313,7 @@ impl Watch {
     /// Whether looking holds it, and not a group.
     fn is_supervised(&self, wanted: Limit) -> bool {
         let by = |mechanism| self.held.contains(&(wanted, mechanism));
-        by(Mechanism::Supervision) || by(Mechanism::Rlimit)
+        by(Mechanism::Supervision) || by(Mechanism::Rlimit) || by(Mechanism::Perf)
     }
 
     /// Whether there are more than there may be; `None` where that takes looking at all of them.
@@ -370,7 +383,12 @@ impl Watch {
         let wall = self
             .started
             .map_or(Duration::ZERO, |(started, _)| started.elapsed());
-        let waited_for = (process.user, process.system);
+        let counted = self.clock.as_ref().and_then(|clock| clock.read().ok());
+        let others = counted.map(|all| all.saturating_sub(process.system));
+        let waited_for = (
+            others.max(Some(process.user)).unwrap_or_default(),
+            process.system,
+        );
         let (user, system) = group.and_then(Group::cpu_times).unwrap_or(waited_for);
         Usage {
             wall_seconds: wall.as_secs_f64(),

@@ -13,6 +13,8 @@ use super::borrow;
 pub(crate) struct Bounds {
     /// The control group that it enters.
     pub(crate) group: GroupEntry,
+    /// Whether a [`Clock`](super::Clock) counts its time.
+    pub(crate) counts_time: bool,
     /// Processors that it may run on.
     pub(crate) cpus: Option<CpuSet>,
     /// Largest file that it can make, in bytes.

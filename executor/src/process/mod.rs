@@ -22,17 +22,19 @@
 )]
 
 mod bounds;
+mod clock;
 mod courier;
 mod haste;
 mod landlock;
 mod opener;
+mod rights;
 mod supervisor;
 mod usage;
 
 use std::ffi::{CStr, CString, OsString};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -44,9 +46,11 @@ use rustix::process::{Pid, Signal};
 use rustix::termios::Termios;
 
 pub(crate) use bounds::{Bounds, GroupEntry};
+pub(crate) use clock::Clock;
 pub(crate) use haste::Haste;
 pub(crate) use landlock::{REFERS, Ruleset, SCOPES, landlock_version};
 pub(crate) use opener::{NOT_EXECUTED, Parameters, opener};
+pub(crate) use rights::with_all_rights;
 pub(crate) use usage::{ProcessUsage, wait};
 
 /// Files that the child creates are writable by their owner only, whatever the caller's umask.
@@ -132,6 +136,8 @@ pub(crate) struct Supervised {
     pub(crate) leash: OwnedFd,
     /// The devices of what was mounted, in order.
     pub(crate) devices: Vec<OwnedFd>,
+    /// Where it was to be counted: the time of all of them, from before the child's start.
+    pub(crate) clock: Option<Clock>,
     /// What the supervisor tells at its end.
     pub(crate) report: OwnedFd,
 }
@@ -153,7 +159,7 @@ pub(crate) fn spawn(
 ) -> io::Result<Supervised> {
     let (collar, leash) = pipe_with(PipeFlags::CLOEXEC)?;
     let (sender, receiver) = courier::open()?;
-    let count = mounts.len();
+    let (count, is_counted) = (mounts.len(), bounds.counts_time);
     let preparation = Preparation {
         owns_devices: stat(DEVICES[0])?.st_uid == rustix::process::geteuid().as_raw(),
         inherited: inherited.iter().map(AsRawFd::as_raw_fd).collect(),
@@ -178,12 +184,15 @@ pub(crate) fn spawn(
     // The closure holds the other end, without which receiving would not end.
     drop(command);
     // They were sent before `exec`, which has succeeded.
-    let devices = (0..count).map(|_| courier::receive(&receiver));
-    match devices.collect() {
-        Ok(devices) => Ok(Supervised {
+    let receive = || courier::receive(&receiver);
+    let clock = is_counted.then(receive).transpose();
+    let devices: io::Result<_> = (0..count).map(|_| receive()).collect();
+    match clock.and_then(|clock| Ok((clock, devices?))) {
+        Ok((clock, devices)) => Ok(Supervised {
             supervisor,
             leash,
             devices,
+            clock: clock.map(Clock::from),
             report: receiver,
         }),
         Err(error) => {
@@ -202,7 +211,7 @@ struct Preparation {
     identity: Identity,
     bounds: Bounds,
     mounts: Vec<MountRequest>,
-    /// By which the devices of the mounts get to us, and at the end what was read and written.
+    /// By which the clock and the devices of the mounts get to us, and at the end what was read and written.
     sender: OwnedFd,
     /// Our end of the leash.
     collar: RawFd,
@@ -215,6 +224,9 @@ impl Preparation {
         reset_signals()?;
         rustix::process::setsid()?;
         rustix::process::umask(Mode::from_raw_mode(UMASK));
+        if self.bounds.counts_time {
+            courier::send(&self.sender, Clock::start()?.as_fd())?;
+        }
         if self.owns_devices || !self.mounts.is_empty() {
             enter_mount_namespace(&self.identity)?;
         }
@@ -253,8 +265,8 @@ impl Preparation {
 
 /// Gives the child in the parent, nothing in the child.
 fn fork() -> io::Result<Option<Pid>> {
-    // SAFETY: this process has one thread and goes on, on both sides, as code does that runs
-    // between `fork` and `exec`.
+    // SAFETY: whoever calls it goes on, in the child, as code does that runs between `fork` and `exec`,
+    // or with no more than `with_all_rights` allows.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         number => Ok(Pid::from_raw(number)),
@@ -344,6 +356,13 @@ impl Identity {
             gids: map(rustix::process::getegid().as_raw()),
         }
     }
+
+    /// In the user namespace that this process has just made.
+    fn put_on(&self) -> io::Result<()> {
+        write_setting(c"/proc/self/setgroups", c"deny")?;
+        write_setting(c"/proc/self/uid_map", &self.uids)?;
+        write_setting(c"/proc/self/gid_map", &self.gids)
+    }
 }
 
 /// Puts the process into a mount namespace of its own, in which nothing reaches the host. Who may
@@ -358,9 +377,7 @@ fn enter_mount_namespace(identity: &Identity) -> io::Result<()> {
         let flags = libc::CLONE_NEWUSER | libc::CLONE_NEWNS;
         // SAFETY: as above.
         check(unsafe { libc::unshare(flags) }.into())?;
-        write_setting(c"/proc/self/setgroups", c"deny")?;
-        write_setting(c"/proc/self/uid_map", &identity.uids)?;
-        write_setting(c"/proc/self/gid_map", &identity.gids)?;
+        identity.put_on()?;
     }
     let none = ptr::null();
     let private = libc::MS_REC | libc::MS_SLAVE;
@@ -497,7 +514,6 @@ fn inherit(descriptor: RawFd) -> io::Result<()> {
 mod tests {
     use super::*;
     use std::fs::File;
-    use std::os::fd::AsFd;
     use std::time::{Duration, Instant};
 
     fn streams(output: OwnedFd) -> Streams {

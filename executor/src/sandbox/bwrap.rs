@@ -36,7 +36,7 @@ use super::streams::{self, OutputRelay};
 use crate::job::Job;
 use crate::limits::{Directories, Held, Hit, LimitError, Limits, Usage, Watch};
 use crate::mount::SandboxMount;
-use crate::process::{self, Bounds, ProcessUsage, Streams, Supervised};
+use crate::process::{self, Bounds, Clock, ProcessUsage, Streams, Supervised};
 
 /// How a program ended.
 ///
@@ -93,9 +93,14 @@ pub fn execute(
     let (streams, output) = streams::open(watch.log()).map_err(SandboxError::Follow)?;
     let opener = Opener::new(paths, &streams).map_err(SandboxError::Confine)?;
     let bounds = watch.bounds();
-    let (mut gate, status, running, devices) =
-        start(bubblewrap, job, paths, mounts, streams, &opener, bounds)?;
-    watch.start(running.supervisor.id());
+    let Started {
+        mut gate,
+        status,
+        running,
+        devices,
+        clock,
+    } = start(bubblewrap, job, paths, mounts, streams, &opener, bounds)?;
+    watch.start(running.supervisor.id(), clock);
     let mut status = Status::new(status);
     let (stopped, ended, used) = thread::scope(|scope| {
         let serving: Vec<_> = mounts
@@ -176,8 +181,18 @@ fn follow_to_end(
     Ok((stopped, ended, used))
 }
 
-/// Starts bubblewrap. Gives the reading ends of the gate and of the status pipe, and the devices of
-/// what is mounted.
+/// Bubblewrap, and what it was started with.
+struct Started {
+    gate: Gate,
+    /// By which it reports.
+    status: File,
+    running: Running,
+    /// Of what is mounted.
+    devices: Vec<OwnedFd>,
+    clock: Option<Clock>,
+}
+
+/// Starts bubblewrap.
 fn start(
     bubblewrap: &Bubblewrap,
     job: &Job,
@@ -186,7 +201,7 @@ fn start(
     streams: Streams,
     opener: &Opener,
     bounds: Bounds,
-) -> Result<(Gate, File, Running, Vec<OwnedFd>), SandboxError> {
+) -> Result<Started, SandboxError> {
     let follow = |error: Errno| SandboxError::Follow(error.into());
     let gate = Gate::new().map_err(SandboxError::Follow)?;
     let (status, report) = pipe_with(PipeFlags::CLOEXEC).map_err(follow)?;
@@ -222,12 +237,14 @@ fn start(
         source,
     })?;
     let devices = std::mem::take(&mut child.devices);
-    Ok((
+    let clock = child.clock.take();
+    Ok(Started {
         gate,
-        File::from(status),
-        Running::new(child).map_err(SandboxError::Follow)?,
+        status: File::from(status),
+        running: Running::new(child).map_err(SandboxError::Follow)?,
         devices,
-    ))
+        clock,
+    })
 }
 
 /// Keeps a sandbox that is complete from executing its program.

@@ -341,7 +341,7 @@ fn a_limit_is_held_or_refused() {
     }
 }
 
-/// Where a control group counts, also what computed and went without anybody waiting for it.
+/// Also what computed and went, faster than anybody could look, without anybody waiting for it.
 #[test]
 fn computing_that_nobody_waits_for_is_counted() {
     const SOURCE: &str = r"
@@ -352,13 +352,13 @@ fn computing_that_nobody_waits_for_is_counted() {
 
 int main(int count, char **arguments) {
     signal(SIGCHLD, SIG_IGN);
-    do {
+    for (int i = 0; i < 50 || count > 1; i++) {
         if (fork() == 0) {
-            while (clock() < CLOCKS_PER_SEC / 2) {}
+            while (clock() < CLOCKS_PER_SEC / 100) {}
             return 0;
         }
         wait(NULL);
-    } while (count > 1);
+    }
     return 0;
 }
 ";
@@ -373,14 +373,22 @@ int main(int count, char **arguments) {
     let seconds = seconds("user_seconds") + seconds("system_seconds");
     let held_by = said["limits"][0]["held_by"].as_str().unwrap();
     assert_eq!(said["limits"][0]["limit"], "cpu-time", "{said}");
-    assert_eq!(seconds > 0.3, held_by.starts_with("cgroup"), "{said}");
-    // Where nothing counts but looking, what one took after it was last seen is missing.
+    let paranoid = fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").unwrap();
+    if held_by == "supervision" && paranoid.trim().parse::<i32>().unwrap() > 2 {
+        eprintln!("nothing counts here what nobody waits for");
+        return;
+    }
+    assert!(
+        ["cgroup-v1", "cgroup-v2", "perf"].contains(&held_by),
+        "{said}"
+    );
+    assert!(seconds > 0.3, "{said}");
     assert_ends(
         &machine,
-        &["--cpu-time", "2s", "--timeout", "60s"],
+        &["--cpu-time", "1s", "--timeout", "60s"],
         "exec compute again and again",
         "cpu-time",
-        8.0,
+        1.0,
     );
 }
 
