@@ -94,9 +94,9 @@ impl CommandError {
         self
     }
 
-    /// The same with another exit code, except where the user broke it off.
+    /// The same with another exit code, except where the user broke it off, or the reader of its output.
     pub(crate) fn with_code(mut self, code: u8) -> CommandError {
-        if !self.interrupted {
+        if !self.interrupted && !self.silent {
             self.code = code;
         }
         self

@@ -51,6 +51,10 @@ pub(crate) struct LimitArgs {
     #[arg(long, value_name = "SIZE")]
     log_size: Option<Size>,
 
+    /// Disk that it leaves free [default: 1GiB, less where the disk is small]
+    #[arg(long, value_name = "SIZE")]
+    keep_free: Option<Size>,
+
     /// Run the program also where a limit cannot be held here
     #[arg(long)]
     best_effort_limits: bool,
@@ -132,6 +136,7 @@ impl LimitArgs {
         limits.output_files = self.output_files.or(defaults.output_files);
         limits.tmp_size = size(self.tmp_size, defaults.tmp_size);
         limits.log_size = size(self.log_size, defaults.log_size);
+        limits.keep_free = size(self.keep_free, defaults.keep_free);
         limits.best_effort = self.best_effort_limits || defaults.best_effort_limits;
         limits
     }

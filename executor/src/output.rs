@@ -1,8 +1,8 @@
 //! What the program leaves at `/output`.
 //!
 //! The directory is made before the run and imported after every process of the sandbox is dead,
-//! by descriptor, without following a link. Devices, sockets and FIFOs are an error that names
-//! them.
+//! by descriptor, without following a link. Sockets, FIFOs and all else that UnixFS cannot hold are an
+//! error that names them, and the fault of the program.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -41,9 +41,25 @@ pub enum OutputError {
         #[source]
         source: io::Error,
     },
-    /// What the program left could not be imported.
+    /// The program left what UnixFS cannot hold.
+    #[error("the program left in `/output` what cannot be its output")]
+    Refused(#[source] UnixfsError),
+    /// What the program left could not be imported, for another reason.
     #[error("cannot import the output of the program")]
     Import(#[source] UnixfsError),
+}
+
+impl OutputError {
+    fn of_import(error: UnixfsError) -> OutputError {
+        match error {
+            UnixfsError::SpecialFile { .. }
+            | UnixfsError::LocalName { .. }
+            | UnixfsError::LocalTooDeep { .. }
+            | UnixfsError::HashCollision { .. }
+            | UnixfsError::DirectoryTooLarge { .. } => OutputError::Refused(error),
+            error => OutputError::Import(error),
+        }
+    }
 }
 
 /// The directories that a program may write to.
@@ -90,7 +106,7 @@ impl WritableDirectories {
     /// more.
     ///
     /// # Errors
-    /// [`OutputError::Import`].
+    /// [`OutputError::Refused`] and [`OutputError::Import`].
     pub fn import(
         &self,
         blocks: &dyn Blocks,
@@ -110,7 +126,7 @@ impl WritableDirectories {
         // `/output` itself is none of its files.
         imported
             .map(|imported| (imported, nodes - 1))
-            .map_err(OutputError::Import)
+            .map_err(OutputError::of_import)
     }
 }
 

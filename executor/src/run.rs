@@ -36,6 +36,8 @@ use ipfs_exec_node::tree::{self, TreeError};
 
 /// Exit code of a run that failed by itself.
 pub const EXIT_FAILED: u8 = 125;
+/// Exit code of a program that left what cannot be its output.
+pub const EXIT_REFUSED: u8 = 123;
 /// Exit code of a program that took longer than it may.
 pub const EXIT_TIME: u8 = 124;
 /// Exit code of a program that was killed because of any other limit, as by SIGKILL.
@@ -158,7 +160,8 @@ impl fmt::Display for FirstError {
 
 impl RunError {
     /// The conventional exit code: 127 where there is no program, 126 where it cannot be executed, 124
-    /// where it took too long, 137 where it hit another limit, 125 for all else.
+    /// where it took too long, 137 where it hit another limit, 123 where it left what cannot be an output,
+    /// 125 for all else.
     pub fn exit_code(&self) -> u8 {
         match self {
             RunError::Init(InitError::NotFound { .. }) => EXIT_NOT_FOUND,
@@ -166,6 +169,7 @@ impl RunError {
             | RunError::Sandbox(SandboxError::NotExecuted) => EXIT_NOT_EXECUTABLE,
             RunError::Sandbox(SandboxError::Limit { hit, .. }) if hit.limit.is_time() => EXIT_TIME,
             RunError::Sandbox(SandboxError::Limit { .. }) => EXIT_KILLED,
+            RunError::Output(OutputError::Refused(_)) => EXIT_REFUSED,
             RunError::CleanUp { first, .. } => {
                 first.error().map_or(EXIT_FAILED, RunError::exit_code)
             }

@@ -29,7 +29,8 @@
 //! 4. Where the device files of the host belong to the caller they are mounted read-only over
 //!    themselves in a mount namespace of the child's: the owner could change their modes from inside
 //!    otherwise. FUSE file systems are mounted in the same namespace, and are nowhere on the host.
-//! 5. The child switches off the randomisation of addresses.
+//! 5. The child switches off the randomisation of addresses, and offers itself to the kernel as the first
+//!    to be killed where memory runs out.
 //! 6. Bubblewrap makes the namespaces and mounts of the [plan](crate::sandbox::plan), drops all
 //!    capabilities, sets `no_new_privs`, loads the filters of system calls, and executes the opener: a
 //!    program of a few hundred bytes that is in no file system.
@@ -39,7 +40,7 @@
 //!    reached (Linux 6.12). It closes every descriptor but three, and executes `/sbin/init`.
 //! 8. When process 1 has ended, the kernel has killed all others of its namespace, and the supervisor
 //!    what was left of bubblewrap. Only then is `/output` imported, by descriptor and without following
-//!    a link. Devices, sockets and pipes in it are errors.
+//!    a link. Sockets and pipes in it are errors of the program.
 //!
 //! # What bubblewrap is told
 //! | argument | without it |
@@ -101,9 +102,17 @@
 //! | `mbind`, `set_mempolicy`, `move_pages`, `migrate_pages` | say where memory lies on this machine |
 //!
 //! `getgroups` gives no groups: those of the caller cannot be given up without privileges, and their
-//! number would be part of the result. The others fail with `EPERM`. What is unknown, also because it is newer than this list, fails with
-//! `ENOSYS`: programs then fall back to what they used before it came. Calls of a 32-bit program on a
-//! 64-bit machine end it with `SIGSYS`.
+//! number would be part of the result. The others fail with `EPERM`. What is unknown, also because it is
+//! newer than this list, fails with `ENOSYS`: programs then fall back to what they used before it came.
+//! Calls of a 32-bit program on a 64-bit machine end it with `SIGSYS`.
+//!
+//! # Limits
+//! [`limits`](crate::limits) holds them by control groups of the kernel where it can. Elsewhere it looks
+//! often at all processes, and what one does between two looks, 20 to 400 ms apart, is not seen: memory
+//! that is taken and given back within that time is not counted. Time on processors is counted by the
+//! kernel there as well, but for processes that executed a file which they may not read, and all where
+//! `perf_event_paranoid` is above 2: of those, who lives shorter than that and is waited for by nobody
+//! is not seen. `--json` says what held which limit.
 //!
 //! # Bubblewrap
 //! - Before 0.3.3, and 0.4.0 where it is set-uid root: CVE-2019-12439, CVE-2020-5291. Refused: below 0.6.0.

@@ -134,8 +134,8 @@ A program that hits a limit is killed with all that it started, and has no outpu
 control groups where this process may make one, else by looking often; `--json` tells which.
 
 Exit codes: that of the program, 128+N when signal N killed it; 124 when it hit a limit of time, 137
-when it hit another one; 125 when ipfs-exec itself failed, 126 when /sbin/init cannot be executed, 127
-when there is none.";
+when it hit another one; 123 when it left in /output what UnixFS cannot hold, such as a socket; 125 when
+ipfs-exec itself failed, 126 when /sbin/init cannot be executed, 127 when there is none.";
 
 fn parse_variable(text: &str) -> Result<(OsString, OsString), String> {
     let (name, value) = text.split_once('=').ok_or("it has no `=`")?;
@@ -162,11 +162,11 @@ pub(crate) fn run(context: &Context, arguments: &RunArgs) -> Result<ExitCode, Co
     let outcome = match outcome {
         Ok(outcome) => outcome,
         Err(error) => {
-            report_limit(arguments, &error, fetched)?;
+            report_limit(arguments, &error, fetched).map_err(failed)?;
             return Err(explain(error));
         }
     };
-    let code = report(arguments, &outcome, fetched)?;
+    let code = report(arguments, &outcome, fetched).map_err(failed)?;
     if let Some(until) = arguments.serve {
         let root = &outcome.output.cid;
         serving::serve_until(context, &repository, &arguments.serving, root, until)

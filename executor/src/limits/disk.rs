@@ -7,10 +7,11 @@ use std::path::Path;
 use std::time::Instant;
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, chmodat, fchmod, fstat, fstatvfs, openat,
-    statat,
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, StatVfs, chmodat, fchmod, fstat, fstatvfs,
+    openat, statat,
 };
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
 use crate::process::with_all_rights;
 
@@ -59,6 +60,18 @@ impl Tree {
         let device = fstat(&root)?.st_dev;
         let free = Free::of(&root)?;
         Ok(Tree { root, device, free })
+    }
+
+    /// Bytes that should stay free on this file system, unless the user says otherwise: up to `most`.
+    pub(super) fn reserve(&self, most: u64) -> io::Result<u64> {
+        let status = fstatvfs(&self.root)?;
+        let twentieth = status.f_blocks / 20 * status.f_frsize;
+        Ok(most.min(twentieth).min(available_bytes(&status) / 2))
+    }
+
+    /// Bytes that this user may still write there.
+    pub(super) fn available_bytes(&self) -> io::Result<u64> {
+        Ok(available_bytes(&fstatvfs(&self.root)?))
     }
 
     /// Bytes that the file system has lost since, to whomever.
@@ -246,6 +259,15 @@ impl Tally {
 fn directory_at(at: BorrowedFd<'_>, path: impl rustix::path::Arg) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(openat(at, path, flags, Mode::empty())?)
+}
+
+fn available_bytes(status: &StatVfs) -> u64 {
+    // Some of it may be kept for root.
+    let blocks = match geteuid().is_root() {
+        true => status.f_bfree,
+        false => status.f_bavail,
+    };
+    blocks * status.f_frsize
 }
 
 impl Free {

@@ -50,6 +50,10 @@ pub struct Limits {
     pub tmp_size: Option<u64>,
     /// Bytes that the program prints.
     pub log_size: Option<u64>,
+    /// Bytes that stay free on the disk of `/output` and `/tmp`. Where this is `None` it is
+    /// [`Limits::DEFAULT_KEEP_FREE`], a twentieth of the disk or half of what is free at first, whichever is
+    /// the least. A program whose end would not make that room is spared: others have taken it.
+    pub keep_free: Option<u64>,
     /// Whether what cannot be held is left out. Otherwise it is an error.
     pub best_effort: bool,
 }
@@ -57,6 +61,9 @@ pub struct Limits {
 impl Limits {
     /// More than sensible programs have.
     pub const DEFAULT_PIDS: u64 = 4096;
+
+    /// Enough for its host to go on.
+    pub const DEFAULT_KEEP_FREE: u64 = 1 << 30;
 
     fn most_pids(&self) -> u64 {
         self.pids.unwrap_or(Limits::DEFAULT_PIDS)
@@ -77,6 +84,7 @@ pub enum Limit {
     OutputFiles,
     TmpSize,
     LogSize,
+    KeepFree,
 }
 
 impl Limit {
@@ -92,6 +100,7 @@ impl Limit {
             Limit::OutputFiles => "--output-files",
             Limit::TmpSize => "--tmp-size",
             Limit::LogSize => "--log-size",
+            Limit::KeepFree => "--keep-free",
         }
     }
 
@@ -145,6 +154,7 @@ impl Hit {
             Limit::OutputFiles => "allow more with `--output-files`",
             Limit::TmpSize => "allow more with `--tmp-size`",
             Limit::LogSize => "allow more with `--log-size`",
+            Limit::KeepFree => "make room there, or allow more with a lower `--keep-free`",
         }
     }
 }
@@ -198,6 +208,7 @@ impl fmt::Display for Hit {
                 "it printed more than {} bytes",
                 count(limits.log_size)
             ),
+            Limit::KeepFree => formatter.write_str("it filled the disk that its output is on"),
         }
     }
 }

@@ -37,8 +37,10 @@ pub(crate) struct Watch {
     door: Option<Door>,
     cpus: Option<CpuSet>,
     held: Held,
-    output: Option<Tree>,
-    tmp: Option<Tree>,
+    output: Tree,
+    tmp: Tree,
+    /// Bytes that stay free on their file system.
+    kept_free: u64,
     printed: Arc<AtomicU64>,
     /// When the program was started, and by whom.
     started: Option<(Instant, u32)>,
@@ -64,9 +66,10 @@ impl Watch {
     pub(crate) fn new(limits: &Limits, directories: Directories<'_>) -> Result<Watch, LimitError> {
         let group = Group::create(limits);
         let door = group.as_ref().map(Group::door).transpose();
-        let limits_disk = |limit: Option<u64>| limit.is_some();
-        let is_output = limits_disk(limits.output_size) || limits_disk(limits.output_files);
-        let open = |is_limited: bool, path| is_limited.then(|| Tree::open(path)).transpose();
+        let open = |path| Tree::open(path).map_err(LimitError::Watch);
+        let output = open(directories.output)?;
+        let reserve = || output.reserve(Limits::DEFAULT_KEEP_FREE);
+        let kept_free = limits.keep_free.map_or_else(reserve, Ok);
         let mut watch = Watch {
             limits: *limits,
             group,
@@ -77,8 +80,9 @@ impl Watch {
                 .transpose()
                 .map_err(LimitError::Watch)?,
             held: Held::new(),
-            output: open(is_output, directories.output).map_err(LimitError::Watch)?,
-            tmp: open(limits.tmp_size.is_some(), directories.tmp).map_err(LimitError::Watch)?,
+            kept_free: kept_free.map_err(LimitError::Watch)?,
+            output,
+            tmp: open(directories.tmp)?,
             printed: Arc::default(),
             started: None,
             others: 0,
@@ -106,6 +110,7 @@ impl Watch {
             (Limit::OutputFiles, limits.output_files.is_some()),
             (Limit::TmpSize, limits.tmp_size.is_some()),
             (Limit::LogSize, limits.log_size.is_some()),
+            (Limit::KeepFree, self.kept_free > 0),
         ];
         let set = set.into_iter().filter(|(_, is_set)| *is_set);
         set.map(|(limit, _)| Ok((limit, self.mechanism(limit)?)))
@@ -267,7 +272,7 @@ impl Watch {
         }
         let counts = [Limit::Memory, Limit::CpuTime];
         let needs_census = counts.into_iter().any(|limit| self.is_supervised(limit))
-            || self.tmp.is_some()
+            || limits.tmp_size.is_some()
             || needs_count;
         let census = needs_census.then(|| Census::take(supervisor)).transpose()?;
         let census = census.unwrap_or_default();
@@ -300,7 +305,36 @@ impl Watch {
         {
             return Ok(Some(Limit::LogSize));
         }
-        self.find_disk_hit(&census, Some(Instant::now() + LOOK))
+        let deadline = Some(Instant::now() + LOOK);
+        if let Some(limit) = self.find_disk_hit(&census, deadline)? {
+            return Ok(Some(limit));
+        }
+        let lacking = self
+            .kept_free
+            .saturating_sub(self.output.available_bytes()?);
+        let is_hit = lacking > 0 && self.has_taken(lacking, supervisor, deadline)?;
+        Ok(is_hit.then_some(Limit::KeepFree))
+    }
+
+    /// Whether the program itself has so much of the disk, so that its end makes that room.
+    fn has_taken(
+        &self,
+        bytes: u64,
+        supervisor: u32,
+        deadline: Option<Instant>,
+    ) -> io::Result<bool> {
+        let enough = Tally {
+            allocated: bytes,
+            ..Tally::MAX
+        };
+        let trees = [&self.output, &self.tmp].map(|tree| tree.measure(enough, deadline));
+        let [output, tmp] = trees.map(|tally| tally.map(|tally| tally.allocated));
+        let named = output?.saturating_add(tmp?);
+        if named >= bytes {
+            return Ok(true);
+        }
+        let nameless = Census::take(supervisor)?.nameless_bytes(self.tmp.device);
+        Ok(nameless.is_none_or(|nameless| named.saturating_add(nameless) >= bytes))
     }
 
     /// Whether so many processes have come that those of the program may be too many. Who did not ask for
@@ -330,13 +364,13 @@ impl Watch {
     ) -> io::Result<Option<Limit>> {
         let limits = &self.limits;
         let exceeds = |used: u64, limit: Option<u64>| limit.is_some_and(|limit| used > limit);
-        if let Some(tree) = &self.output {
+        if limits.output_size.is_some() || limits.output_files.is_some() {
             let enough = Tally {
                 bytes: limits.output_size.unwrap_or(u64::MAX),
                 entries: limits.output_files.unwrap_or(u64::MAX),
                 ..Tally::MAX
             };
-            let tally = tree.measure(enough, deadline)?;
+            let tally = self.output.measure(enough, deadline)?;
             if exceeds(tally.entries, limits.output_files) {
                 return Ok(Some(Limit::OutputFiles));
             }
@@ -344,11 +378,12 @@ impl Watch {
                 return Ok(Some(Limit::OutputSize));
             }
         }
-        let Some(tree) = &self.tmp else {
+        let Some(most) = limits.tmp_size else {
             return Ok(None);
         };
+        let tree = &self.tmp;
         let enough = Tally {
-            allocated: limits.tmp_size.unwrap_or(u64::MAX),
+            allocated: most,
             ..Tally::MAX
         };
         // Files without a name are on the same disk, wherever they were made.
@@ -358,7 +393,7 @@ impl Watch {
         };
         let allocated = tree.measure(enough, deadline)?.allocated;
         let allocated = allocated.saturating_add(nameless);
-        Ok(exceeds(allocated, limits.tmp_size).then_some(Limit::TmpSize))
+        Ok((allocated > most).then_some(Limit::TmpSize))
     }
 
     /// What the program hit that nobody saw before it ended.

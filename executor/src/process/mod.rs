@@ -256,6 +256,7 @@ impl Preparation {
                 // A group of its own, by which the supervisor finds what it starts.
                 rustix::process::setsid()?;
                 self.bounds.apply()?;
+                go_first()?;
                 fix_addresses()?;
                 keep_only(&self.inherited)
             }
@@ -435,6 +436,15 @@ fn seal_device(path: &CStr) -> io::Result<()> {
             size_of::<libc::mount_attr>(),
         )
     })
+}
+
+/// Has the kernel end this process and what it starts before all others where it runs out of memory.
+fn go_first() -> io::Result<()> {
+    match write_setting(c"/proc/self/oom_score_adj", c"1000") {
+        // Some containers show it without letting it be changed.
+        Err(error) if error.raw_os_error() == Some(libc::EROFS) => Ok(()),
+        result => result,
+    }
 }
 
 /// Has the kernel lay out the memory of programs the same way each time: an address that a program

@@ -237,6 +237,54 @@ fn disk_is_limited_while_the_program_runs() {
     );
 }
 
+/// A program that nobody gave a limit does not fill the disk; one that leaves it alone is not to blame.
+#[test]
+fn some_of_the_disk_stays_free() {
+    let machine = Machine::new();
+    let disk = rustix::fs::statvfs(machine.environment.file("")).unwrap();
+    let blocks = match rustix::process::geteuid().is_root() {
+        true => disk.f_bfree,
+        false => disk.f_bavail,
+    };
+    let available = blocks * disk.f_frsize;
+    let keep_free = (available - (64 << 20)).to_string();
+    let options = ["--keep-free", &keep_free, "--timeout", "60s"];
+    let hidden = "mkdir /tmp/closed; chmod 300 /tmp/closed; \
+                  dd if=/dev/zero of=/tmp/closed/file bs=1M count=1000; sleep 60";
+    assert_ends(&machine, &options, hidden, "keep-free", 5.0);
+    let nameless =
+        "exec 5> /output/file; rm /output/file; dd if=/dev/zero bs=1M count=1000 >&5; sleep 60";
+    assert_ends(&machine, &options, nameless, "keep-free", 5.0);
+    let keep_free = (available * 2).to_string();
+    let innocent = machine
+        .environment
+        .ipfs_exec(["run", "--keep-free", &keep_free]);
+    innocent
+        .arguments([
+            &machine.rootfs,
+            EMPTY,
+            "sh",
+            "-c",
+            "echo x > /output/x; sleep 0.2",
+        ])
+        .succeeds();
+}
+
+/// Where memory ends, the program does, and not its host.
+#[test]
+fn programs_go_first_where_memory_ends() {
+    let machine = Machine::new();
+    let script = "cat /proc/self/oom_score_adj; echo 0 > /proc/self/oom_score_adj; \
+                  cat /proc/self/oom_score_adj";
+    let outcome = machine.run(["sh", "-c", script]).run();
+    let kept = outcome
+        .stderr
+        .lines()
+        .filter(|line| *line == "1000")
+        .count();
+    assert_eq!(kept, 2, "{outcome:?}");
+}
+
 /// What is too much in the end is too much, though nobody saw it while the program ran.
 #[test]
 fn an_output_that_is_too_large_is_none() {

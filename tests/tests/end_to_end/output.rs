@@ -49,15 +49,20 @@ fn hard_links_are_two_files() {
 }
 
 #[test]
-fn special_files_are_refused_by_name() {
+fn what_no_dag_can_hold_is_refused_by_name() {
     let machine = Machine::new();
     let attempt = machine.run(["sh", "-c", "mkdir /output/sub; mkfifo /output/sub/the-fifo"]);
-    attempt.fails(125, &["the-fifo"]);
+    attempt.fails(123, &["the-fifo"]);
+    machine.environment.assert_clean();
+    let deep = "cd /output; i=0; while [ $i -lt 600 ]; do mkdir d; cd d; i=$((i + 1)); done";
+    machine
+        .run(["sh", "-c", deep])
+        .fails(123, &["d/d/d", "deep"]);
     machine.environment.assert_clean();
 
     let machine = Machine::with(&Archive::busybox().file("bin/make-socket", 0o755, make_socket()));
     let attempt = machine.run(["sh", "-c", "/bin/make-socket /output/the-socket"]);
-    attempt.fails(125, &["the-socket"]);
+    attempt.fails(123, &["the-socket"]);
     machine.environment.assert_clean();
 }
 
