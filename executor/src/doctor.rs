@@ -16,6 +16,7 @@ use crate::process;
 use crate::sandbox::Bubblewrap;
 use crate::sandbox::plan::DISABLES_USER_NAMESPACES;
 use crate::sandbox::probe::{find_program, obstacle};
+use crate::sandbox::trial::TrialError;
 
 /// What a sandbox needs of the kernel: `close_range` and `mount_setattr`.
 const LEAST_KERNEL: (u32, u32) = (5, 12);
@@ -116,8 +117,19 @@ fn bubblewrap() -> Vec<Finding> {
     };
     let mut findings = vec![version(&found)];
     findings.push(match found.try_out() {
-        Ok(()) => Finding::green("namespaces", "a sandbox can be made"),
-        Err(said) => {
+        Ok(()) => Finding::green(
+            "namespaces",
+            "a sandbox can be made, and a program confined in it",
+        ),
+        Err(TrialError::Confinement(error)) => {
+            let cause = std::error::Error::source(&error);
+            let cause = cause.map_or(String::new(), |cause| format!(": {cause}"));
+            let hint = error
+                .hint()
+                .unwrap_or("look at the log of the kernel (`dmesg`)");
+            Finding::red("confinement", format!("{error}{cause}"), hint)
+        }
+        Err(TrialError::Sandbox(said)) => {
             let obstacle = obstacle();
             let hint = obstacle.map_or(
                 "look at what bubblewrap says, and at the log of the kernel (`dmesg`)",

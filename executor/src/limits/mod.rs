@@ -27,6 +27,8 @@ use serde::Serialize;
 
 pub(crate) use watch::Watch;
 
+use crate::process::Clock;
+
 /// What a program may use. What is `None` is not limited.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
@@ -247,22 +249,24 @@ pub fn check(limits: &Limits) -> Result<Held, LimitError> {
     Watch::new(limits, anywhere).map(|watch| watch.held().clone())
 }
 
-/// By what memory, processors and processes would be held for us here.
+/// By what memory, processors, time on them and processes would be held for us here.
 pub(crate) fn probe() -> Vec<(Limit, Mechanism)> {
     let limits = Limits {
         memory: Some(1 << 40),
         cpus: Some(0.5),
+        cpu_time: Some(Duration::MAX),
         pids: Some(1 << 20),
         best_effort: true,
         ..Limits::default()
     };
     let group = cgroup::Group::create(&limits);
-    [Limit::Memory, Limit::Cpus, Limit::Pids]
+    [Limit::Memory, Limit::Cpus, Limit::CpuTime, Limit::Pids]
         .into_iter()
         .map(|limit| {
             let held = group.as_ref().and_then(|group| group.mechanism(limit));
             let otherwise = match limit {
                 Limit::Cpus => Mechanism::Affinity,
+                Limit::CpuTime if Clock::start().is_ok() => Mechanism::Perf,
                 _ => Mechanism::Supervision,
             };
             (limit, held.unwrap_or(otherwise))

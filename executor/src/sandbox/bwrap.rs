@@ -91,7 +91,8 @@ pub fn execute(
     };
     let mut watch = Watch::new(limits, directories)?;
     let (streams, output) = streams::open(watch.log()).map_err(SandboxError::Follow)?;
-    let opener = Opener::new(paths, &streams).map_err(SandboxError::Confine)?;
+    let writable = [paths.output, paths.tmp];
+    let opener = Opener::new(&writable, &streams).map_err(SandboxError::Confine)?;
     let bounds = watch.bounds();
     let Started {
         mut gate,

@@ -18,7 +18,7 @@ mod streams;
 mod terminal;
 #[cfg(test)]
 mod tests;
-mod trial;
+pub(crate) mod trial;
 
 pub use bwrap::{Ended, Exit, execute};
 pub use error::SandboxError;

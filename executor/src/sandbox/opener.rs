@@ -3,13 +3,13 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::held::hold_program;
-use super::plan::HostPaths;
 use crate::process::{self, Parameters, Ruleset, Streams};
 
 /// A program that is executed first, and executes what it is told.
@@ -28,16 +28,16 @@ pub(super) enum Failure {
 }
 
 impl Opener {
-    /// One for a program with these streams, which may write to nothing of the host but its output and
-    /// temporary files.
-    pub(super) fn new(paths: &HostPaths<'_>, streams: &Streams) -> io::Result<Opener> {
+    /// One for a program with these streams, which may write to nothing of the host but these directories.
+    pub(super) fn new(directories: &[&Path], streams: &Streams) -> io::Result<Opener> {
         let (failures, failure) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-        let open = |path| {
+        let open = |path: &&Path| {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            rustix::fs::open(path, flags, Mode::empty())
+            rustix::fs::open(*path, flags, Mode::empty())
         };
-        let (output, tmp) = (open(paths.output)?, open(paths.tmp)?);
-        let mut writable = vec![output.as_fd(), tmp.as_fd()];
+        let directories = directories.iter().map(open);
+        let directories = directories.collect::<Result<Vec<_>, _>>()?;
+        let mut writable: Vec<_> = directories.iter().map(AsFd::as_fd).collect();
         let has_terminal = streams.terminal.is_some();
         if has_terminal {
             writable.push(streams.output.as_fd());
@@ -90,7 +90,6 @@ mod tests {
     use crate::process::{Bounds, landlock_version, spawn};
     use std::ffi::OsString;
     use std::fs;
-    use std::path::Path;
 
     /// Has an opener without a sandbox execute something.
     fn execute(opener: &Opener, streams: Streams, arguments: &[&str]) -> Option<Failure> {
@@ -117,18 +116,12 @@ mod tests {
             fs::create_dir(path(name)).unwrap();
         }
         fs::write(path("elsewhere/file"), "kept").unwrap();
-        let (output, tmp) = (path("output"), path("tmp"));
-        let paths = HostPaths {
-            root: super::super::plan::RootLayout::Whole(place.path()),
-            input: place.path(),
-            output: &output,
-            tmp: &tmp,
-        };
         let script = "cd $0; echo > output/new; mkdir tmp/a tmp/b; echo > tmp/a/x; mv tmp/a/x tmp/b; \\
                       echo > /dev/null && echo > output/device; \\
                       echo > elsewhere/new; echo >> elsewhere/file; rm elsewhere/file; mkdir elsewhere/d; \\
                       mv elsewhere/file output; :";
-        let opener = Opener::new(&paths, &streams()).unwrap();
+        let directories = [&*path("output"), &path("tmp")];
+        let opener = Opener::new(&directories, &streams()).unwrap();
         let directory = place.path().to_str().unwrap();
         let failure = execute(&opener, streams(), &["/bin/sh", "-c", script, directory]);
         assert_eq!(failure, None);
@@ -146,14 +139,7 @@ mod tests {
 
     #[test]
     fn what_fails_is_told() {
-        let place = tempfile::tempdir().unwrap();
-        let paths = HostPaths {
-            root: super::super::plan::RootLayout::Whole(place.path()),
-            input: place.path(),
-            output: place.path(),
-            tmp: place.path(),
-        };
-        let opener = Opener::new(&paths, &streams()).unwrap();
+        let opener = Opener::new(&[], &streams()).unwrap();
         let failure = execute(&opener, streams(), &["/missing"]);
         assert_eq!(failure, Some(Failure::Execute));
         // No terminal can be taken where there is none.

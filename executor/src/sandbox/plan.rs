@@ -119,15 +119,15 @@ pub struct Descriptors {
 pub struct Plan(Vec<OsString>);
 
 /// The arguments for a sandbox on the host's own files, up to its program: to find out whether one can
-/// be made.
-pub(super) fn trial(version: Version, filters: [RawFd; FILTERS]) -> Vec<OsString> {
+/// be made and the program confined.
+pub(super) fn trial(version: Version, filters: [RawFd; FILTERS], opener: RawFd) -> Vec<OsString> {
     let mut plan = Plan(Vec::new());
     plan.isolation(version);
     plan.option("--ro-bind", ["/", "/"]);
     plan.option("--proc", ["/proc"]);
     plan.option("--dev", ["/dev"]);
     plan.filters(filters);
-    plan.flag("--");
+    plan.opener(opener);
     plan.0
 }
 
@@ -292,12 +292,16 @@ impl Plan {
     }
 
     fn program(&mut self, job: &Job, opener: RawFd) {
+        self.opener(opener);
+        self.flag(INIT);
+        self.0.extend_from_slice(job.arguments());
+    }
+
+    fn opener(&mut self, descriptor: RawFd) {
         // What follows is never taken for an option.
         self.flag("--");
         // Does what only a process of the finished sandbox can, and becomes what follows.
-        self.0.push(format!("/proc/self/fd/{opener}").into());
-        self.flag(INIT);
-        self.0.extend_from_slice(job.arguments());
+        self.0.push(format!("/proc/self/fd/{descriptor}").into());
     }
 
     fn flag(&mut self, name: &str) {

@@ -118,6 +118,37 @@ fn a_sandbox_that_cannot_be_made() {
     assert!(!finding["remedy"].as_str().unwrap().is_empty());
 }
 
+/// Where files in memory cannot be executed, which the kernel can be told for each process namespace.
+#[test]
+fn a_program_that_cannot_be_confined() {
+    let has_setting = std::path::Path::new("/proc/sys/vm/memfd_noexec").exists();
+    if !has_setting || !rustix::process::geteuid().is_root() {
+        eprintln!("only root can forbid it, and since Linux 6.3");
+        return;
+    }
+    let machine = Machine::new();
+    let forbid = "echo 2 > /proc/sys/vm/memfd_noexec && exec \"$0\" \"$@\"";
+    let in_namespace = |arguments: &[&str]| {
+        machine
+            .environment
+            .program("/usr/bin/unshare")
+            .arguments(["--pid", "--fork", "--mount-proc", "/bin/sh", "-c", forbid])
+            .argument(ipfs_exec_tests::environment::binary())
+            .arguments(arguments)
+            .run()
+    };
+    let doctor = in_namespace(&["doctor", "--json"]);
+    assert_eq!(doctor.code, Some(1), "{doctor:?}");
+    let found = findings(&doctor);
+    let finding = find(&found, "confinement");
+    assert_eq!(finding["status"], "red");
+    let remedy = finding["remedy"].as_str().unwrap();
+    assert!(remedy.contains("vm.memfd_noexec"), "{finding}");
+    let run = in_namespace(&["run", &machine.rootfs, EMPTY, "true"]);
+    assert_eq!(run.code, Some(125), "{run:?}");
+    assert!(run.stderr.contains(remedy), "{run:?}");
+}
+
 #[test]
 fn repositories_that_are_not_there_or_not_usable() {
     let environment = Environment::new();
