@@ -25,6 +25,7 @@ use crate::signals::Interrupt;
 
 /// Options of every command.
 #[derive(Args, Debug)]
+#[command(next_help_heading = "Repository and network")]
 pub(crate) struct GlobalArgs {
     /// Repository directory [default: $XDG_DATA_HOME/ipfs-exec or ~/.local/share/ipfs-exec]
     #[arg(long, value_name = "DIR", env = "IPFS_EXEC_PATH", global = true)]

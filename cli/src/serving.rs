@@ -25,6 +25,7 @@ const LINGER: Duration = Duration::from_secs(2);
 
 /// Where and how to serve.
 #[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Serving")]
 pub(crate) struct ServingArgs {
     /// Listen at this address; may be repeated. `RELAY/p2p-circuit` listens at a relay
     #[arg(long, value_name = "MULTIADDR")]

@@ -181,6 +181,10 @@ impl RunError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             RunError::Sandbox(error) => error.hint(),
+            RunError::Init(InitError::NotFound { .. }) => Some(
+                "put a program at `/sbin/init` of the root file system: it gets the arguments that follow \
+                 INPUT",
+            ),
             RunError::Input(InputError::Mount(error))
             | RunError::Rootfs(RootfsError::Mount(error)) => error.hint(),
             RunError::CleanUp { first, .. } => first.error().and_then(RunError::hint),

@@ -42,6 +42,12 @@ use crate::{duration, output, size};
 #[derive(Args, Debug)]
 #[command(after_long_help = HELP, override_usage = "ipfs-exec run [OPTIONS] ROOTFS INPUT [ARG]...")]
 pub(crate) struct RunArgs {
+    /// Root file system archive and input, each a content path or a local file or directory; then
+    /// the arguments of /sbin/init, given to it exactly as they are
+    #[arg(required = true, num_args = 2.., trailing_var_arg = true, allow_hyphen_values = true,
+          value_names = ["ROOTFS", "INPUT", "ARG"])]
+    command: Vec<OsString>,
+
     /// Set a variable in the program's environment
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_variable)]
     env: Vec<(OsString, OsString)>,
@@ -83,23 +89,17 @@ pub(crate) struct RunArgs {
     /// Afterwards serve the output, until a signal, for a time (`--serve=10m`), or until this many
     /// peers have taken all of it (`--serve=until=3`)
     #[arg(long, value_name = "DURATION|until=N", num_args = 0..=1, require_equals = true,
-          default_missing_value = "", value_parser = parse_until)]
+          default_missing_value = "", value_parser = parse_until, help_heading = "Serving")]
     serve: Option<Until>,
 
     #[command(flatten)]
-    serving: ServingArgs,
+    limits: LimitArgs,
 
     #[command(flatten)]
     profile: ProfileArgs,
 
     #[command(flatten)]
-    limits: LimitArgs,
-
-    /// Root file system archive and input, each a content path or a local file or directory; then
-    /// the arguments of /sbin/init, given to it exactly as they are
-    #[arg(required = true, num_args = 2.., trailing_var_arg = true, allow_hyphen_values = true,
-          value_names = ["ROOTFS", "INPUT", "ARG"])]
-    command: Vec<OsString>,
+    serving: ServingArgs,
 }
 
 /// How the program gets to its input.

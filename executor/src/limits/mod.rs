@@ -147,15 +147,15 @@ impl Hit {
     /// What the user can do about it.
     pub fn hint(&self) -> &'static str {
         match self.limit {
-            Limit::Memory => "allow more with `--memory`",
+            Limit::Memory => "allow more with `--memory`, such as `--memory 2GiB`",
             Limit::Cpus => "allow more with `--cpus`",
-            Limit::CpuTime => "allow more with `--cpu-time`",
-            Limit::Timeout => "allow more with `--timeout`",
+            Limit::CpuTime => "allow more with `--cpu-time`, such as `--cpu-time 1h`",
+            Limit::Timeout => "allow more with `--timeout`, such as `--timeout 1h`",
             Limit::Pids => "allow more with `--pids`",
-            Limit::OutputSize => "allow more with `--output-size`",
+            Limit::OutputSize => "allow more with `--output-size`, such as `--output-size 20GiB`",
             Limit::OutputFiles => "allow more with `--output-files`",
-            Limit::TmpSize => "allow more with `--tmp-size`",
-            Limit::LogSize => "allow more with `--log-size`",
+            Limit::TmpSize => "allow more with `--tmp-size`, such as `--tmp-size 20GiB`",
+            Limit::LogSize => "allow more with `--log-size`, such as `--log-size 100MiB`",
             Limit::KeepFree => "make room there, or allow more with a lower `--keep-free`",
         }
     }
