@@ -124,9 +124,7 @@ fn bubblewrap() -> Vec<Finding> {
         Err(TrialError::Confinement(error)) => {
             let cause = std::error::Error::source(&error);
             let cause = cause.map_or(String::new(), |cause| format!(": {cause}"));
-            let hint = error
-                .hint()
-                .unwrap_or("look at the log of the kernel (`dmesg`)");
+            let hint = error.hint().unwrap_or_default();
             Finding::red("confinement", format!("{error}{cause}"), hint)
         }
         Err(TrialError::Sandbox(said)) => {
@@ -241,17 +239,38 @@ fn groups() -> Finding {
     if by(Mechanism::CgroupV1) {
         return Finding::green("cgroups", "limits are held by control groups, version 1");
     }
-    let lacks = |mechanism| mechanism == Mechanism::Supervision || mechanism == Mechanism::Affinity;
-    let lacking = held.iter().filter(|(_, held)| lacks(*held));
-    let lacking: Vec<_> = lacking
-        .map(|(limit, _)| format!("`{}`", limit.option()))
+    let with = |wanted: fn(Mechanism) -> bool| {
+        let limits = held.iter().filter(|(_, held)| wanted(*held));
+        let limits: Vec<_> = limits
+            .map(|(limit, _)| format!("`{}`", limit.option()))
+            .collect();
+        limits.join(", ")
+    };
+    let lacking = with(|held| !matches!(held, Mechanism::CgroupV1 | Mechanism::CgroupV2));
+    if lacking.is_empty() {
+        let message = "limits are held by control groups of both versions";
+        return Finding::green("cgroups", message);
+    }
+    let means = [
+        (with(|held| held == Mechanism::Supervision), "looking often"),
+        (
+            with(|held| held == Mechanism::Perf),
+            "a counter of the kernel",
+        ),
+        (
+            with(|held| held == Mechanism::Affinity),
+            "whole processors alone",
+        ),
+    ];
+    let means = means.iter().filter(|(limits, _)| !limits.is_empty());
+    let means: Vec<_> = means
+        .map(|(limits, means)| format!("{limits} by {means}"))
         .collect();
     Finding::yellow(
         "cgroups",
         format!(
-            "no control group can be made for {}: these limits are held by looking often, and a part \
-             of a processor not at all",
-            lacking.join(", ")
+            "no control group can be made for {lacking}: held are {}",
+            means.join(", ")
         ),
         limits::GROUP_HINT,
     )

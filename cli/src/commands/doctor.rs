@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 use ipfs_exec_executor::doctor::{Finding, Status, examine};
 use ipfs_exec_executor::limits::check;
+use ipfs_exec_executor::sandbox::Bubblewrap;
 use ipfs_exec_node::repo::Repository;
 use rustix::fs::{Access, access, statvfs};
 use serde_json::json;
@@ -95,8 +96,17 @@ fn print(finding: &Finding, is_json: bool) -> Result<(), CommandError> {
 /// Those of the configuration, which every run has.
 fn limits(context: &Context) -> Finding {
     let limits = context.config.limits.limits(&LimitArgs::default());
-    match check(&limits) {
-        Ok(held) => Finding::green("limits", format!("{} can be held", held.len())),
+    let place = context.repository_path().and_then(existing);
+    let place = place.and_then(|path| path.canonicalize().ok());
+    let place = place.filter(|path| path.is_dir());
+    let place = place.unwrap_or_else(|| PathBuf::from("/"));
+    // Where there is none that is told elsewhere.
+    let bubblewrap = Bubblewrap::find().map_or_else(|_| PathBuf::new(), |found| found.path);
+    match check(&limits, &place, &bubblewrap) {
+        Ok(held) => {
+            let names: Vec<_> = held.iter().map(|(limit, _)| limit.option()).collect();
+            Finding::green("limits", format!("can be held: {}", names.join(", ")))
+        }
         Err(error) => {
             let failed = CommandError::from_chain(&error);
             let remedy = error

@@ -228,14 +228,32 @@ impl Group {
 
     /// What the kernel had to stop the program from.
     pub(super) fn hit(&self) -> Option<Limit> {
-        let memory = self
-            .of(Controller::Memory)
-            .map(|path| match self.is_unified {
-                true => field(&path.join("memory.events"), "oom_kill"),
-                false => field(&path.join("memory.oom_control"), "oom_kill"),
-            });
-        if memory.flatten().is_some_and(|count| count > 0) {
-            return Some(Limit::Memory);
+        if let Some(path) = self.of(Controller::Memory) {
+            let (killed, reached) = match self.is_unified {
+                true => {
+                    let events = path.join("memory.events");
+                    (field(&events, "oom_kill"), field(&events, "oom"))
+                }
+                false => {
+                    let killed = field(&path.join("memory.oom_control"), "oom_kill");
+                    let of = |name| number(&path.join(name));
+                    let limit = of("memory.limit_in_bytes");
+                    let peak = of("memory.max_usage_in_bytes");
+                    // Each processor keeps some pages in stock.
+                    let is_near = |(limit, peak): (u64, u64)| peak >= limit - limit / 16;
+                    (killed, limit.zip(peak).map(|both| u64::from(is_near(both))))
+                }
+            };
+            let happened = |count: Option<u64>| count.is_some_and(|count| count > 0);
+            if happened(killed) {
+                // Others may have used up the memory of the machine.
+                let is_its_own = happened(reached);
+                return Some(if is_its_own {
+                    Limit::Memory
+                } else {
+                    Limit::MachineMemory
+                });
+            }
         }
         let pids = self.of(Controller::Pids)?;
         let refused = field(&pids.join("pids.events"), "max");

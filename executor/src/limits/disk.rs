@@ -4,7 +4,7 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, StatVfs, chmodat, fchmod, fstat, fstatvfs,
@@ -25,6 +25,9 @@ const MAX_OPEN: usize = 520;
 /// Entries between two looks at the clock.
 const ENTRIES_A_LOOK: u64 = 256;
 
+/// How long a look may take that decides. Other limits wait for it.
+const LONG_LOOK: Duration = Duration::from_secs(5);
+
 /// What a tree takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Tally {
@@ -34,7 +37,9 @@ pub(super) struct Tally {
     pub(super) allocated: u64,
     pub(super) entries: u64,
     /// Whether part of it could not be read.
-    pub(super) is_partial: bool,
+    pub(super) is_closed: bool,
+    /// Whether time ran out before all of it was seen.
+    pub(super) is_late: bool,
 }
 
 /// A tree, and the file system that it is on.
@@ -42,73 +47,68 @@ pub(super) struct Tally {
 pub(super) struct Tree {
     root: OwnedFd,
     pub(super) device: u64,
-    /// What was free at first.
-    free: Free,
-}
-
-/// What is free on a file system.
-#[derive(Clone, Copy, Debug)]
-struct Free {
-    bytes: u64,
-    /// None where these are not counted.
-    entries: u64,
+    /// Bytes that were free at first.
+    free: u64,
 }
 
 impl Tree {
     pub(super) fn open(path: &Path) -> io::Result<Tree> {
         let root = directory_at(CWD.as_fd(), path)?;
         let device = fstat(&root)?.st_dev;
-        let free = Free::of(&root)?;
+        let free = free_bytes(&fstatvfs(&root)?);
         Ok(Tree { root, device, free })
     }
 
-    /// Bytes that should stay free on this file system, unless the user says otherwise: up to `most`.
-    pub(super) fn reserve(&self, most: u64) -> io::Result<u64> {
+    /// Bytes of this file system that this user may still take.
+    pub(super) fn available_bytes(&self) -> io::Result<u64> {
         let status = fstatvfs(&self.root)?;
-        let twentieth = status.f_blocks / 20 * status.f_frsize;
-        Ok(most.min(twentieth).min(available_bytes(&status) / 2))
+        Ok(match geteuid().is_root() {
+            true => free_bytes(&status),
+            // Some of it may be kept for root.
+            false => status.f_bavail * status.f_frsize,
+        })
     }
 
-    /// Bytes that this user may still write there.
-    pub(super) fn available_bytes(&self) -> io::Result<u64> {
-        Ok(available_bytes(&fstatvfs(&self.root)?))
+    /// Bytes that the whole file system can hold.
+    pub(super) fn capacity(&self) -> io::Result<u64> {
+        let status = fstatvfs(&self.root)?;
+        Ok(status.f_blocks * status.f_frsize)
     }
 
     /// Bytes that the file system has lost since, to whomever.
     pub(super) fn lost_bytes(&self) -> io::Result<u64> {
-        Ok(self.lost()?.bytes)
-    }
-
-    fn lost(&self) -> io::Result<Free> {
-        let now = Free::of(&self.root)?;
-        Ok(Free {
-            bytes: self.free.bytes.saturating_sub(now.bytes),
-            entries: self.free.entries.saturating_sub(now.entries),
-        })
+        let now = free_bytes(&fstatvfs(&self.root)?);
+        Ok(self.free.saturating_sub(now))
     }
 
     /// Counts up to `enough`, or for as long as may be: of what is beyond no more is counted. Where there
     /// is no `deadline`, all is at rest and ours, and what was closed to us is open while we look.
     pub(super) fn measure(&self, enough: Tally, deadline: Option<Instant>) -> io::Result<Tally> {
         let seen = self.walk(enough, deadline)?;
-        if !seen.is_partial {
+        if seen.is_whole() {
             return Ok(seen);
         }
-        // What cannot be seen is at most what the file system has lost.
-        let lost = self.lost()?;
+        // What was not seen is at most what the file system has lost.
+        let lost = self.lost_bytes()?;
         let most = Tally {
-            bytes: seen.bytes.max(lost.bytes),
-            allocated: seen.allocated.max(lost.bytes),
-            entries: seen.entries.max(lost.entries),
+            bytes: seen.bytes.max(lost),
+            allocated: seen.allocated.max(lost),
             ..seen
         };
-        if deadline.is_none() || !most.exceeds(enough) {
+        if deadline.is_none() {
             return Ok(most);
         }
+        if !most.exceeds(enough) && !seen.is_closed {
+            return Ok(seen);
+        }
         // It may be others who took it. To open what is closed would show in the program.
-        let all = with_all_rights(|| Ok(self.walk(enough, deadline)?.numbers()));
-        match all.map(Tally::from_numbers) {
-            Ok(all) if !all.is_partial => Ok(all),
+        let look_again = || self.walk(enough, Some(Instant::now() + LONG_LOOK));
+        let again = match geteuid().is_root() {
+            true => look_again(),
+            false => with_all_rights(look_again),
+        };
+        match again {
+            Ok(all) if all.is_whole() => Ok(all),
             Ok(_) => Ok(most),
             Err(error) => {
                 tracing::debug!(%error, "what the program closed is not seen");
@@ -124,7 +124,7 @@ impl Tree {
         match Open::root(&self.root, may_open) {
             Ok(first) => open.push(first),
             // The program may have taken away our right to look.
-            Err(_) => tally.is_partial = true,
+            Err(_) => tally.is_closed = true,
         }
         while let Some(Open { directory, .. }) = open.last_mut() {
             let Some(entry) = directory.next() else {
@@ -135,7 +135,7 @@ impl Tree {
                 Ok(entry) => entry,
                 // It was removed meanwhile, or taken from us.
                 Err(errno) => {
-                    tally.is_partial |= errno != Errno::NOENT;
+                    tally.is_closed |= errno != Errno::NOENT;
                     open.pop();
                     continue;
                 }
@@ -149,7 +149,7 @@ impl Tree {
                 Ok(status) => status,
                 Err(Errno::NOENT) => continue,
                 Err(_) => {
-                    tally.is_partial = true;
+                    tally.is_closed = true;
                     continue;
                 }
             };
@@ -159,16 +159,19 @@ impl Tree {
             if kind == FileType::RegularFile {
                 tally.bytes += status.st_size as u64;
             }
-            let is_late = tally.entries % ENTRIES_A_LOOK == 0
+            if tally.exceeds(enough) {
+                return Ok(tally);
+            }
+            tally.is_late = tally.entries % ENTRIES_A_LOOK == 0
                 && deadline.is_some_and(|deadline| Instant::now() >= deadline);
-            if tally.exceeds(enough) || is_late {
+            if tally.is_late {
                 return Ok(tally);
             }
             if kind == FileType::Directory {
                 match Open::at(at, name, may_open) {
                     Ok(below) if open.len() < MAX_OPEN => open.push(below),
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                    _ => tally.is_partial = true,
+                    _ => tally.is_closed = true,
                 }
             }
         }
@@ -234,21 +237,12 @@ impl Tally {
         bytes: u64::MAX,
         allocated: u64::MAX,
         entries: u64::MAX,
-        is_partial: false,
+        is_closed: false,
+        is_late: false,
     };
 
-    fn numbers(self) -> [u64; 4] {
-        let is_partial = u64::from(self.is_partial);
-        [self.bytes, self.allocated, self.entries, is_partial]
-    }
-
-    fn from_numbers([bytes, allocated, entries, is_partial]: [u64; 4]) -> Tally {
-        Tally {
-            bytes,
-            allocated,
-            entries,
-            is_partial: is_partial != 0,
-        }
+    fn is_whole(self) -> bool {
+        !self.is_closed && !self.is_late
     }
 
     fn exceeds(self, limit: Tally) -> bool {
@@ -261,23 +255,8 @@ fn directory_at(at: BorrowedFd<'_>, path: impl rustix::path::Arg) -> io::Result<
     Ok(openat(at, path, flags, Mode::empty())?)
 }
 
-fn available_bytes(status: &StatVfs) -> u64 {
-    // Some of it may be kept for root.
-    let blocks = match geteuid().is_root() {
-        true => status.f_bfree,
-        false => status.f_bavail,
-    };
-    blocks * status.f_frsize
-}
-
-impl Free {
-    fn of(directory: &OwnedFd) -> io::Result<Free> {
-        let status = fstatvfs(directory)?;
-        Ok(Free {
-            bytes: status.f_bfree * status.f_frsize,
-            entries: status.f_ffree,
-        })
-    }
+fn free_bytes(status: &StatVfs) -> u64 {
+    status.f_bfree * status.f_frsize
 }
 
 #[cfg(test)]
@@ -316,28 +295,35 @@ mod tests {
         assert_eq!(tree.measure(few, None).unwrap().entries, 2);
     }
 
-    /// What others write meanwhile is not the program's, also where that cannot be seen at once.
+    /// Seen at once or not, what is there counts and nothing else.
     #[test]
-    fn what_others_take_does_not_count() {
+    fn what_was_not_seen_in_time_is_looked_at_again() {
         let place = tempfile::tempdir().unwrap();
-        let closed = place.path().join("closed");
-        fs::create_dir(&closed).unwrap();
-        fs::write(closed.join("file"), "x").unwrap();
-        let tree = Tree::open(&closed).unwrap();
-        let set_mode = |mode| fs::set_permissions(&closed, fs::Permissions::from_mode(mode));
-        set_mode(0o000).unwrap();
-        let other = File::create(place.path().join("other")).unwrap();
-        rustix::fs::fallocate(&other, rustix::fs::FallocateFlags::empty(), 0, 64 << 20).unwrap();
-        other.sync_all().unwrap();
+        for number in 0..2 * ENTRIES_A_LOOK {
+            File::create(place.path().join(number.to_string())).unwrap();
+        }
+        let tree = Tree::open(place.path()).unwrap();
+        // As if others had taken the rest of the file system.
+        let tree = Tree {
+            free: u64::MAX,
+            ..tree
+        };
         let enough = Tally {
             bytes: 1 << 20,
             ..Tally::MAX
         };
-        let deadline = Some(Instant::now() + std::time::Duration::from_secs(60));
-        let tally = tree.measure(enough, deadline);
-        set_mode(0o700).unwrap();
+        let passed = Some(Instant::now());
+        let tally = tree.measure(enough, passed).unwrap();
+        assert_eq!((tally.bytes, tally.entries), (0, 2 * ENTRIES_A_LOOK));
+        // Where nothing would come of it, nobody looks twice.
+        let tally = tree.measure(Tally::MAX, passed).unwrap();
+        assert_eq!(tally.entries, ENTRIES_A_LOOK);
+        let closed = fs::Permissions::from_mode(0o000);
+        fs::set_permissions(place.path(), closed).unwrap();
+        let tally = tree.measure(enough, passed);
+        let open = fs::Permissions::from_mode(0o700);
+        fs::set_permissions(place.path(), open).unwrap();
         let tally = tally.unwrap();
-        assert_eq!((tally.bytes, tally.entries), (1, 1), "{tally:?}");
-        assert!(tree.lost_bytes().unwrap() >= 1 << 20);
+        assert_eq!((tally.bytes, tally.entries), (0, 2 * ENTRIES_A_LOOK));
     }
 }

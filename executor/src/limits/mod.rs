@@ -54,7 +54,7 @@ pub struct Limits {
     pub log_size: Option<u64>,
     /// Bytes that stay free on the disk of `/output` and `/tmp`. Where this is `None` it is
     /// [`Limits::DEFAULT_KEEP_FREE`], a twentieth of the disk or half of what is free at first, whichever is
-    /// the least. A program whose end would not make that room is spared: others have taken it.
+    /// the least. Programs are spared that have little of the disk: others have taken it.
     pub keep_free: Option<u64>,
     /// Whether what cannot be held is left out. Otherwise it is an error.
     pub best_effort: bool,
@@ -87,13 +87,15 @@ pub enum Limit {
     TmpSize,
     LogSize,
     KeepFree,
+    /// What the machine has, where the kernel ended a process of the program because that was used up.
+    MachineMemory,
 }
 
 impl Limit {
     /// The option of the command line.
     pub fn option(self) -> &'static str {
         match self {
-            Limit::Memory => "--memory",
+            Limit::Memory | Limit::MachineMemory => "--memory",
             Limit::Cpus => "--cpus",
             Limit::CpuTime => "--cpu-time",
             Limit::Timeout => "--timeout",
@@ -156,6 +158,9 @@ impl Hit {
             Limit::OutputFiles => "allow more with `--output-files`",
             Limit::TmpSize => "allow more with `--tmp-size`, such as `--tmp-size 20GiB`",
             Limit::LogSize => "allow more with `--log-size`, such as `--log-size 100MiB`",
+            Limit::MachineMemory => {
+                "run it where there is more memory, or fewer programs at a time"
+            }
             Limit::KeepFree => "make room there, or allow more with a lower `--keep-free`",
         }
     }
@@ -211,6 +216,7 @@ impl fmt::Display for Hit {
                 count(limits.log_size)
             ),
             Limit::KeepFree => formatter.write_str("it filled the disk that its output is on"),
+            Limit::MachineMemory => formatter.write_str("the machine ran out of memory"),
         }
     }
 }
@@ -237,16 +243,18 @@ pub struct Usage {
     pub written_bytes: u64,
 }
 
-/// By what each of these limits would be held here.
+/// By what each of these limits would be held here, for a program that `bubblewrap` starts and that writes
+/// to the disk that `directory` is on.
 ///
 /// # Errors
-/// [`LimitError::Unenforceable`] where one of them cannot be held: a run would fail.
-pub fn check(limits: &Limits) -> Result<Held, LimitError> {
-    let anywhere = Directories {
-        output: Path::new("/"),
-        tmp: Path::new("/"),
+/// [`LimitError::Unenforceable`] or [`LimitError::Full`] where one of them cannot be held: a run would
+/// fail.
+pub fn check(limits: &Limits, directory: &Path, bubblewrap: &Path) -> Result<Held, LimitError> {
+    let directories = Directories {
+        output: directory,
+        tmp: directory,
     };
-    Watch::new(limits, anywhere).map(|watch| watch.held().clone())
+    Watch::new(limits, directories, bubblewrap).map(|watch| watch.held().clone())
 }
 
 /// By what memory, processors, time on them and processes would be held for us here.
@@ -294,6 +302,14 @@ pub enum LimitError {
         /// What is missing.
         reason: &'static str,
     },
+    /// Not even now is so much of the disk free as should stay.
+    #[error("cannot keep {bytes} bytes of the disk free: {available} bytes are free now")]
+    Full {
+        /// What should stay free.
+        bytes: u64,
+        /// What is.
+        available: u64,
+    },
     /// Looking at what is used failed.
     #[error("cannot watch what the program uses")]
     Watch(#[source] std::io::Error),
@@ -304,6 +320,9 @@ impl LimitError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             LimitError::Unenforceable { .. } => Some(GROUP_HINT),
+            LimitError::Full { .. } => Some(
+                "make room (`ipfs-exec gc` removes what is not pinned), or give a lower `--keep-free`",
+            ),
             LimitError::Watch(_) => None,
         }
     }

@@ -1,13 +1,14 @@
 //! All processes below one, and what they use, as `/proc` tells. Files and units are those of proc(5).
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::statvfs;
+use rustix::fs::{major, minor, statvfs};
 use rustix::param::{clock_ticks_per_second, page_size};
 
 /// Open files that are looked at in one go: what takes less than a tenth of a second.
@@ -34,6 +35,13 @@ pub(super) fn count_all() -> Option<u64> {
     let text = fs::read_to_string("/proc/loadavg").ok()?;
     let (_, all) = text.split(' ').nth(3)?.split_once('/')?;
     all.parse().ok()
+}
+
+/// Processes of the whole machine that the kernel has ended because memory ran out. Linux 4.13.
+pub(super) fn count_kills() -> u64 {
+    let text = fs::read_to_string("/proc/vmstat").unwrap_or_default();
+    let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+    count.and_then(|count| count.parse().ok()).unwrap_or(0)
 }
 
 /// Whether there are more than `limit` processes and threads below `root`, without bubblewrap, which is
@@ -140,7 +148,7 @@ impl Census {
         let parts: Vec<_> = self
             .pids
             .iter()
-            .filter_map(|pid| proportional(*pid))
+            .filter_map(|pid| proportional(*pid).or_else(|| Some((resident_bytes(*pid)?, 0))))
             .collect();
         let private: u64 = parts.iter().map(|part| part.0).sum();
         let mapped: u64 = parts.iter().map(|part| part.1).sum();
@@ -160,27 +168,66 @@ impl Census {
     }
 
     /// Bytes on the file system `device` of files that have no name any more, but are open; none where
-    /// there are too many open files to look at.
+    /// that cannot be told.
     pub(super) fn nameless_bytes(&self, device: u64) -> Option<u64> {
         let mut files = HashMap::new();
         let mut looked_at = 0;
         for pid in &self.pids {
-            let descriptors = fs::read_dir(living(*pid).join("fd"));
-            for entry in descriptors.into_iter().flatten().flatten() {
+            let process = living(*pid);
+            let descriptors = match fs::read_dir(process.join("fd")) {
+                Ok(descriptors) => descriptors,
+                // It executed a file that it may not read.
+                Err(_) if resident_bytes(*pid).is_some_and(|bytes| bytes > 0) => return None,
+                Err(_) => continue,
+            };
+            for entry in descriptors.flatten() {
                 looked_at += 1;
                 if looked_at > MAX_DESCRIPTORS {
                     return None;
                 }
-                if let Ok(file) = fs::metadata(entry.path())
-                    && file.nlink() == 0
-                    && file.dev() == device
-                {
+                let Ok(file) = fs::metadata(entry.path()) else {
+                    continue;
+                };
+                if file.file_type().is_socket() && holds_descriptors(&process, &entry.file_name()) {
+                    return None;
+                }
+                if file.nlink() == 0 && file.dev() == device {
                     files.insert(file.ino(), file.blocks() * 512);
                 }
             }
         }
-        Some(files.values().sum())
+        let is_known = |inode| files.contains_key(&inode);
+        let mut mapped = self
+            .pids
+            .iter()
+            .flat_map(|pid| mapped_nameless(*pid, device));
+        mapped.all(is_known).then(|| files.values().sum())
     }
+}
+
+/// Whether somebody sent descriptors into a socket that nobody has received.
+fn holds_descriptors(process: &Path, descriptor: &OsStr) -> bool {
+    let told = fs::read_to_string(process.join("fdinfo").join(descriptor));
+    let told = told.unwrap_or_default();
+    let mut counts = told
+        .lines()
+        .filter_map(|line| line.strip_prefix("scm_fds:"));
+    counts.any(|count| count.trim() != "0")
+}
+
+/// Inodes on the file system `device` of files without a name that are mapped.
+fn mapped_nameless(pid: u32, device: u64) -> Vec<u64> {
+    let maps = fs::read(living(pid).join("maps")).unwrap_or_default();
+    let device = format!("{:02x}:{:02x}", major(device), minor(device));
+    let nameless = |line: &[u8]| {
+        let line = String::from_utf8_lossy(line.strip_suffix(b" (deleted)")?).into_owned();
+        let mut fields = line.split_ascii_whitespace().skip(3);
+        let is_there = fields.next()? == device;
+        is_there.then(|| fields.next()?.parse().ok())?
+    };
+    maps.split(|byte| *byte == b'\n')
+        .filter_map(nameless)
+        .collect()
 }
 
 /// Time on processors of all processes that were ever seen, also of those that nobody waited for. What
@@ -223,6 +270,12 @@ fn living(pid: u32) -> PathBuf {
         .flatten();
     let mut threads = threads.map(|thread| thread.path());
     threads.find(|thread| has_memory(thread)).unwrap_or(process)
+}
+
+/// Bytes of memory of a process, those that it shares included.
+fn resident_bytes(pid: u32) -> Option<u64> {
+    let stat = fs::read(living(pid).join("stat")).ok()?;
+    Some(parse(&stat)?.resident_pages * page_size() as u64)
 }
 
 /// Bytes of memory of a process, its part of what it shares: without files, swapped out included; and of

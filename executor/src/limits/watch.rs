@@ -1,18 +1,21 @@
 //! Holds the limits of one run.
 
+use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{MemfdFlags, fstat, memfd_create};
+use rustix::fs::{Access, MemfdFlags, access, fstat, memfd_create};
 use rustix::io::Errno;
 use rustix::process::{Pid, Resource, Rlimit, geteuid, getrlimit, prlimit};
 use rustix::thread::{CpuSet, sched_getaffinity};
 
 use super::cgroup::{Door, Group};
 use super::disk::{Tally, Tree};
-use super::processes::{Census, Seen, are_more, count_all};
+use super::processes::{Census, Seen, are_more, count_all, count_kills};
 use super::{Directories, Held, Hit, Limit, LimitError, Limits, Mechanism, Usage};
 use crate::process::{Bounds, Clock, Haste, ProcessUsage};
 
@@ -26,7 +29,7 @@ const GLANCE: Duration = Duration::from_millis(10);
 /// What a single file may have in any case, so that none fails for a limit that is not its own.
 const LARGE_FILE: u64 = 4 << 30;
 
-/// How long one look at a directory may take. What it does not see then it sees at the end.
+/// How long one look at a directory may take. It goes on where what was not seen may be too much.
 const LOOK: Duration = Duration::from_millis(300);
 
 /// See the [module](self).
@@ -46,6 +49,8 @@ pub(crate) struct Watch {
     started: Option<(Instant, u32)>,
     /// Processes and threads of the machine at that time.
     others: u64,
+    /// Processes that the kernel had ended by then because memory ran out.
+    kills: u64,
     /// The file system of files in memory that never had a name.
     memory_device: u64,
     next: Option<Instant>,
@@ -54,22 +59,25 @@ pub(crate) struct Watch {
     seen: Seen,
     /// What counts the time of all processes where no group does.
     clock: Option<Clock>,
+    may_count: bool,
     /// While nothing but our looking keeps processes from being thousands.
     haste: Option<Haste>,
 }
 
 impl Watch {
-    /// Prepares to hold `limits`.
+    /// Prepares to hold `limits` of a program that `starter` starts.
     ///
     /// # Errors
-    /// [`LimitError::Unenforceable`] where one of them cannot be held.
-    pub(crate) fn new(limits: &Limits, directories: Directories<'_>) -> Result<Watch, LimitError> {
+    /// [`LimitError::Unenforceable`] or [`LimitError::Full`] where one of them cannot be held.
+    pub(crate) fn new(
+        limits: &Limits,
+        directories: Directories<'_>,
+        starter: &Path,
+    ) -> Result<Watch, LimitError> {
         let group = Group::create(limits);
         let door = group.as_ref().map(Group::door).transpose();
         let open = |path| Tree::open(path).map_err(LimitError::Watch);
         let output = open(directories.output)?;
-        let reserve = || output.reserve(Limits::DEFAULT_KEEP_FREE);
-        let kept_free = limits.keep_free.map_or_else(reserve, Ok);
         let mut watch = Watch {
             limits: *limits,
             group,
@@ -80,18 +88,20 @@ impl Watch {
                 .transpose()
                 .map_err(LimitError::Watch)?,
             held: Held::new(),
-            kept_free: kept_free.map_err(LimitError::Watch)?,
+            kept_free: kept_free(limits, &output)?,
             output,
             tmp: open(directories.tmp)?,
             printed: Arc::default(),
             started: None,
             others: 0,
+            kills: 0,
             memory_device: memory_device().map_err(LimitError::Watch)?,
             next: None,
             interval: INTERVAL,
             next_glance: None,
             seen: Seen::default(),
             clock: None,
+            may_count: is_followed(starter),
             haste: None,
         };
         watch.held = watch.mechanisms()?;
@@ -123,7 +133,9 @@ impl Watch {
         }
         match limit {
             Limit::Cpus => {}
-            Limit::CpuTime if Clock::start().is_ok() => return Ok(Mechanism::Perf),
+            Limit::CpuTime if self.may_count && Clock::start().is_ok() => {
+                return Ok(Mechanism::Perf);
+            }
             // The kernel does not count those of root.
             Limit::Pids if !geteuid().is_root() => return Ok(Mechanism::Rlimit),
             _ => return Ok(Mechanism::Supervision),
@@ -173,6 +185,7 @@ impl Watch {
         self.clock = clock;
         self.started = Some((now, supervisor));
         self.others = count_all().unwrap_or(0);
+        self.kills = count_kills();
         self.next = self.next_look(now, INTERVAL);
         self.next_glance = self.is_supervised(Limit::Pids).then_some(now + GLANCE);
         let is_alone = self.held.contains(&(Limit::Pids, Mechanism::Supervision));
@@ -305,36 +318,32 @@ impl Watch {
         {
             return Ok(Some(Limit::LogSize));
         }
-        let deadline = Some(Instant::now() + LOOK);
-        if let Some(limit) = self.find_disk_hit(&census, deadline)? {
+        if let Some(limit) = self.find_disk_hit(&census, true)? {
             return Ok(Some(limit));
         }
-        let lacking = self
-            .kept_free
-            .saturating_sub(self.output.available_bytes()?);
-        let is_hit = lacking > 0 && self.has_taken(lacking, supervisor, deadline)?;
+        let is_full = self.output.available_bytes()? < self.kept_free;
+        let is_hit = is_full && self.is_to_blame(supervisor)?;
         Ok(is_hit.then_some(Limit::KeepFree))
     }
 
-    /// Whether the program itself has so much of the disk, so that its end makes that room.
-    fn has_taken(
-        &self,
-        bytes: u64,
-        supervisor: u32,
-        deadline: Option<Instant>,
-    ) -> io::Result<bool> {
+    /// Whether the program itself has so much of the disk that its end gives back what should be free, or
+    /// most of what was taken since it started.
+    fn is_to_blame(&self, supervisor: u32) -> io::Result<bool> {
+        let lost = self.output.lost_bytes()?;
+        let much = self.kept_free.min(lost.div_ceil(2)).max(1);
         let enough = Tally {
-            allocated: bytes,
+            allocated: much,
             ..Tally::MAX
         };
-        let trees = [&self.output, &self.tmp].map(|tree| tree.measure(enough, deadline));
-        let [output, tmp] = trees.map(|tally| tally.map(|tally| tally.allocated));
-        let named = output?.saturating_add(tmp?);
-        if named >= bytes {
-            return Ok(true);
+        let mut taken = 0_u64;
+        for tree in [&self.output, &self.tmp] {
+            let allocated = tree.measure(enough, deadline(true))?.allocated;
+            taken = taken.saturating_add(allocated);
         }
-        let nameless = Census::take(supervisor)?.nameless_bytes(self.tmp.device);
-        Ok(nameless.is_none_or(|nameless| named.saturating_add(nameless) >= bytes))
+        // What cannot be told apart is counted as the program's.
+        let nameless = Census::take(supervisor)?.nameless_bytes(self.output.device);
+        taken = taken.saturating_add(nameless.unwrap_or(lost));
+        Ok(taken >= much)
     }
 
     /// Whether so many processes have come that those of the program may be too many. Who did not ask for
@@ -356,12 +365,8 @@ impl Watch {
         are_more(supervisor, self.limits.most_pids())
     }
 
-    /// Without a `deadline` nobody is left who could change anything.
-    fn find_disk_hit(
-        &self,
-        census: &Census,
-        deadline: Option<Instant>,
-    ) -> io::Result<Option<Limit>> {
+    /// Where the program is not running any more, nobody is left who could change anything.
+    fn find_disk_hit(&self, census: &Census, is_running: bool) -> io::Result<Option<Limit>> {
         let limits = &self.limits;
         let exceeds = |used: u64, limit: Option<u64>| limit.is_some_and(|limit| used > limit);
         if limits.output_size.is_some() || limits.output_files.is_some() {
@@ -370,7 +375,7 @@ impl Watch {
                 entries: limits.output_files.unwrap_or(u64::MAX),
                 ..Tally::MAX
             };
-            let tally = self.output.measure(enough, deadline)?;
+            let tally = self.output.measure(enough, deadline(is_running))?;
             if exceeds(tally.entries, limits.output_files) {
                 return Ok(Some(Limit::OutputFiles));
             }
@@ -391,13 +396,13 @@ impl Watch {
             Some(bytes) => bytes,
             None => tree.lost_bytes()?,
         };
-        let allocated = tree.measure(enough, deadline)?.allocated;
+        let allocated = tree.measure(enough, deadline(is_running))?.allocated;
         let allocated = allocated.saturating_add(nameless);
         Ok((allocated > most).then_some(Limit::TmpSize))
     }
 
-    /// What the program hit that nobody saw before it ended.
-    pub(crate) fn last_look(&self) -> io::Result<Option<Hit>> {
+    /// What the program hit that nobody saw before it ended, by SIGKILL or otherwise.
+    pub(crate) fn last_look(&self, was_killed: bool) -> io::Result<Option<Hit>> {
         let limits = &self.limits;
         let limit = match self.group.as_ref().and_then(Group::hit) {
             Some(limit) => Some(limit),
@@ -407,7 +412,8 @@ impl Watch {
             {
                 Some(Limit::LogSize)
             }
-            None => self.find_disk_hit(&Census::default(), None)?,
+            None if was_killed && count_kills() > self.kills => Some(Limit::MachineMemory),
+            None => self.find_disk_hit(&Census::default(), false)?,
         };
         Ok(limit.map(|limit| self.hit(limit)))
     }
@@ -437,6 +443,33 @@ impl Watch {
             written_bytes: process.written_bytes,
         }
     }
+}
+
+fn deadline(is_running: bool) -> Option<Instant> {
+    is_running.then(|| Instant::now() + LOOK)
+}
+
+/// What stays free on the disk of `output`.
+fn kept_free(limits: &Limits, output: &Tree) -> Result<u64, LimitError> {
+    let available = output.available_bytes().map_err(LimitError::Watch)?;
+    match limits.keep_free {
+        Some(bytes) if bytes <= available => return Ok(bytes),
+        Some(bytes) if !limits.best_effort => return Err(LimitError::Full { bytes, available }),
+        _ => {}
+    }
+    let twentieth = output.capacity().map_err(LimitError::Watch)? / 20;
+    let half = available / 2;
+    Ok(Limits::DEFAULT_KEEP_FREE.min(twentieth).min(half))
+}
+
+/// Whether the kernel goes on counting the time of a process that executes `program`, as it does where
+/// that gives no rights and can be read.
+fn is_followed(program: &Path) -> bool {
+    const SET_ID: u32 = 0o6000;
+    let mode = fs::metadata(program).map(|file| file.mode());
+    let is_plain =
+        mode.is_ok_and(|mode| mode & SET_ID == 0) && access(program, Access::READ_OK).is_ok();
+    geteuid().is_root() || is_plain
 }
 
 fn memory_device() -> io::Result<u64> {

@@ -15,7 +15,8 @@
 //! that we are gone.
 //!
 //! This is the only module of the crate that holds unsafe code: what runs between `fork` and
-//! `exec`, and what stands before a program in its sandbox, cannot be said otherwise.
+//! `exec`, what stands before a program in its sandbox, and calls of the kernel that no safe library
+//! has, cannot be said otherwise.
 #![expect(
     unsafe_code,
     reason = "code between fork and exec needs `pre_exec` and libc's calls"
@@ -266,8 +267,8 @@ impl Preparation {
 
 /// Gives the child in the parent, nothing in the child.
 fn fork() -> io::Result<Option<Pid>> {
-    // SAFETY: whoever calls it goes on, in the child, as code does that runs between `fork` and `exec`,
-    // or with no more than `with_all_rights` allows.
+    // SAFETY: this process has one thread and goes on, on both sides, as code does that runs
+    // between `fork` and `exec`.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         number => Ok(Pid::from_raw(number)),

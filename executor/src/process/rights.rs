@@ -1,64 +1,98 @@
 //! Looking at what belongs to us, whatever its modes say.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::ffi::c_void;
+use std::io;
+use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{WaitOptions, getpid, waitpid};
+use rustix::io::Errno;
+use rustix::process::{Pid, WaitOptions, getpid, waitpid};
 
-use super::{Identity, check, die_with, exit_now, fork};
+use super::{Identity, die_with, exit_now};
 
-/// Has a child do `work` which may read all that is ours: in a user namespace with nobody else in it.
+/// What `work` has to itself.
+const STACK_BYTES: usize = 512 << 10;
+
+/// The kernel wants stacks to begin at such addresses.
+const STACK_ALIGNMENT: usize = 16;
+
+/// What the child does, and leaves.
+struct Task<W, T> {
+    work: Option<W>,
+    result: Option<io::Result<T>>,
+    identity: Identity,
+    parent: Pid,
+}
+
+/// Does `work` with the right to read all that is ours: in a user namespace with nobody else in it.
 ///
-/// The child is a copy of this process with one thread. `work` may take memory, which the C library keeps
-/// in order over `fork`, and must not take a lock that another thread may hold, nor print.
+/// A process of its own does it, in the same memory and with copies of our descriptors, while this thread
+/// stands still; others go on, so that no lock which they hold stays held. No signal reaches it but
+/// SIGKILL, which ends it with us.
 ///
 /// # Errors
 /// Where there can be no user namespace, and those of `work`.
-pub(crate) fn with_all_rights<const N: usize>(
-    work: impl FnOnce() -> io::Result<[u64; N]>,
-) -> io::Result<[u64; N]> {
-    let identity = Identity::maps();
-    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
-    let parent = getpid();
-    let Some(child) = fork()? else {
-        let work = AssertUnwindSafe(|| {
-            die_with(parent)?;
-            // SAFETY: the flag asks for a new user namespace; nothing that is shared changes.
-            check(unsafe { libc::unshare(libc::CLONE_NEWUSER) }.into())?;
-            identity.put_on()?;
-            work()
-        });
-        // Whatever happens, no caller of ours is returned to.
-        let written = match catch_unwind(work) {
-            Ok(Ok(numbers)) => {
-                let bytes: Vec<u8> = numbers.into_iter().flat_map(u64::to_ne_bytes).collect();
-                rustix::io::write(&writer, &bytes) == Ok(bytes.len())
-            }
-            _ => false,
-        };
-        exit_now(i32::from(!written));
+pub(crate) fn with_all_rights<T, W: FnOnce() -> io::Result<T>>(work: W) -> io::Result<T> {
+    let mut task = Task {
+        work: Some(work),
+        result: None,
+        identity: Identity::maps(),
+        parent: getpid(),
     };
-    drop(writer);
-    let mut bytes = Vec::new();
-    let read = File::from(reader).read_to_end(&mut bytes);
-    while matches!(
-        waitpid(Some(child), WaitOptions::empty()),
-        Err(rustix::io::Errno::INTR)
-    ) {}
-    read?;
-    let mut numbers = bytes.chunks_exact(size_of::<u64>()).map(|chunk| {
-        let chunk = chunk.try_into().expect("chunks have this size");
-        u64::from_ne_bytes(chunk)
-    });
-    let mut result = [0; N];
-    for number in &mut result {
-        *number = numbers
-            .next()
-            .ok_or_else(|| io::Error::other("nothing can be seen with all rights here"))?;
+    let mut stack = vec![MaybeUninit::<u8>::uninit(); STACK_BYTES];
+    // It grows downwards.
+    let top = stack.as_mut_ptr_range().end;
+    let top = top.wrapping_sub(top.addr() % STACK_ALIGNMENT);
+    let flags = libc::CLONE_NEWUSER | libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    let before = block_signals()?;
+    // SAFETY: the stack is ours alone and large enough, `run` takes what is handed to it, and this thread
+    // goes on, and touches either again, when the child has ended.
+    let child = unsafe { libc::clone(run::<T, W>, top.cast(), flags, (&raw mut task).cast()) };
+    let cloned = io::Error::last_os_error();
+    restore_signals(&before)?;
+    let Some(child) = Pid::from_raw(child.max(0)) else {
+        return Err(cloned);
+    };
+    // Nobody may be left to wait for, where the program that we are part of ignores SIGCHLD.
+    while matches!(waitpid(Some(child), WaitOptions::empty()), Err(Errno::INTR)) {}
+    let nothing = || Err(io::Error::other("the process with all rights was killed"));
+    task.result.unwrap_or_else(nothing)
+}
+
+/// What the child runs: it never returns into anything of ours.
+extern "C" fn run<T, W: FnOnce() -> io::Result<T>>(task: *mut c_void) -> libc::c_int {
+    // SAFETY: `with_all_rights` hands over such a task, and leaves it alone meanwhile.
+    let task = unsafe { &mut *task.cast::<Task<W, T>>() };
+    let work = task.work.take();
+    let (identity, parent) = (&task.identity, task.parent);
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        die_with(parent)?;
+        identity.put_on()?;
+        work.map_or_else(|| Err(io::ErrorKind::Other.into()), |work| work())
+    }));
+    task.result = result.ok();
+    exit_now(0)
+}
+
+fn block_signals() -> io::Result<libc::sigset_t> {
+    let mut all = MaybeUninit::uninit();
+    let mut before = MaybeUninit::uninit();
+    // SAFETY: both are written before they are read, and belong to this function.
+    unsafe {
+        libc::sigfillset(all.as_mut_ptr());
+        match libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) {
+            0 => Ok(before.assume_init()),
+            error => Err(io::Error::from_raw_os_error(error)),
+        }
     }
-    Ok(result)
+}
+
+fn restore_signals(before: &libc::sigset_t) -> io::Result<()> {
+    // SAFETY: the set is valid; the one from before is not asked for.
+    match unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before, std::ptr::null_mut()) } {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
 }
 
 #[cfg(test)]
@@ -73,17 +107,37 @@ mod tests {
         fs::write(place.path().join("file"), "x").unwrap();
         let close = |mode| fs::set_permissions(place.path(), Permissions::from_mode(mode));
         close(0).unwrap();
-        let count = || Ok([fs::read_dir(place.path())?.count() as u64]);
-        let counted = with_all_rights(count);
-        let plain = count();
+        let names = || {
+            let entries = fs::read_dir(place.path())?;
+            entries.map(|entry| Ok(entry?.file_name())).collect()
+        };
+        let seen: io::Result<Vec<_>> = with_all_rights(names);
+        let plain: io::Result<Vec<_>> = names();
         close(0o700).unwrap();
-        assert_eq!(counted.unwrap(), [1]);
+        assert_eq!(seen.unwrap(), ["file"]);
         assert_eq!(plain.is_ok(), rustix::process::geteuid().is_root());
+    }
+
+    /// While other threads take and give back memory, and start such work as well.
+    #[test]
+    fn many_at_a_time() {
+        std::thread::scope(|scope| {
+            for number in 0..8_usize {
+                scope.spawn(move || {
+                    for length in 0..50 {
+                        let made = with_all_rights(|| Ok(vec![number; length])).unwrap();
+                        assert_eq!(made, vec![number; length]);
+                    }
+                });
+            }
+        });
     }
 
     #[test]
     fn what_fails_there_fails_here() {
-        let fail = || -> io::Result<[u64; 1]> { Err(io::ErrorKind::Other.into()) };
-        assert!(with_all_rights(fail).is_err());
+        let fail = || -> io::Result<()> { Err(io::ErrorKind::AlreadyExists.into()) };
+        let error = with_all_rights(fail).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert!(with_all_rights(|| -> io::Result<()> { panic!("on purpose") }).is_err());
     }
 }

@@ -213,7 +213,7 @@ fn special_files_in_the_output_are_named() {
         source = error.source();
     }
     assert!(text.contains("pipe"), "{text}");
-    assert_eq!(error.exit_code(), EXIT_FAILED);
+    assert_eq!(error.exit_code(), EXIT_REFUSED);
 }
 
 #[test]

@@ -38,6 +38,9 @@ use crate::limits::{Directories, Held, Hit, LimitError, Limits, Usage, Watch};
 use crate::mount::SandboxMount;
 use crate::process::{self, Bounds, Clock, ProcessUsage, Streams, Supervised};
 
+/// Exit code after a death by SIGKILL.
+const KILLED: i32 = 137;
+
 /// How a program ended.
 ///
 /// Bubblewrap reports a death by signal N as exit code 128 + N, as shells do, so a program that
@@ -89,7 +92,7 @@ pub fn execute(
         output: paths.output,
         tmp: paths.tmp,
     };
-    let mut watch = Watch::new(limits, directories)?;
+    let mut watch = Watch::new(limits, directories, &bubblewrap.path)?;
     let (streams, output) = streams::open(watch.log()).map_err(SandboxError::Follow)?;
     let writable = [paths.output, paths.tmp];
     let opener = Opener::new(&writable, &streams).map_err(SandboxError::Confine)?;
@@ -127,7 +130,10 @@ pub fn execute(
     let hit = match stopped {
         Some(Stopped::Cancelled) => return Err(SandboxError::Interrupted),
         Some(Stopped::Limit(hit)) => Some(hit),
-        None => watch.last_look().map_err(LimitError::Watch)?,
+        None => {
+            let was_killed = status.exit_code() == Some(KILLED);
+            watch.last_look(was_killed).map_err(LimitError::Watch)?
+        }
     };
     if let Some(hit) = hit {
         let usage = Box::new(usage);

@@ -77,6 +77,9 @@ impl SandboxError {
             SandboxError::Confine(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 Some("`sysctl vm.memfd_noexec` must be less than 2")
             }
+            SandboxError::Confine(_) | SandboxError::NotConfined => {
+                Some("look at the log of the kernel (`dmesg`)")
+            }
             SandboxError::Watch(error) => error.hint(),
             SandboxError::Limit { hit, .. } => Some(hit.hint()),
             _ => None,

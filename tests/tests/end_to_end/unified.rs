@@ -20,6 +20,7 @@ attack() {
 }
 attack memory "--memory 32MiB" tail -n 1 /dev/zero
 attack shared "--memory 32MiB" dd if=/dev/zero of=/dev/shm/file bs=1M
+attack machine "" tail -n 1 /dev/zero
 attack pids "--pids 30" sh -c 'f() { f | f & }; f; sleep 600'
 attack cpu-time "--cpu-time 2s" sh -c 'while :; do :; done'
 attack cpus "--cpus 0.5 --cpu-time 60s --pids 100 --memory 64MiB" sh -c 'i=0; while [ $i -lt 3000 ]; do i=$((i + 1)); done'
@@ -57,6 +58,8 @@ fn check(who: &str, said: &str) {
     for (name, limit, code) in [
         ("memory", "memory", "137"),
         ("shared", "memory", "137"),
+        // Nobody gave a limit: the machine goes on.
+        ("machine", "machine-memory", "137"),
         ("pids", "pids", "137"),
         ("cpu-time", "cpu-time", "124"),
     ] {
