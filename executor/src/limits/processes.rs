@@ -37,6 +37,16 @@ pub(super) fn count_all() -> Option<u64> {
     all.parse().ok()
 }
 
+/// Bytes of all files in memory of the whole machine, those of named file systems included.
+pub(super) fn count_memory_files() -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = text.lines().find_map(|line| {
+        let value = line.strip_prefix("Shmem:")?.trim().strip_suffix(" kB")?;
+        value.parse::<u64>().ok()
+    });
+    kib.unwrap_or(0) * 1024
+}
+
 /// Processes of the whole machine that the kernel has ended because memory ran out. Linux 4.13.
 pub(super) fn count_kills() -> u64 {
     let text = fs::read_to_string("/proc/vmstat").unwrap_or_default();
@@ -136,11 +146,10 @@ impl Census {
         Ok(census)
     }
 
-    /// Bytes of memory, exactly where they may be more than `limit`. Files in memory that have no name
-    /// count too, on the file system `nameless`.
+    /// Bytes of memory, exactly where they may be more than `limit`; `nameless` bytes of files in memory
+    /// that have no name count too.
     pub(super) fn memory(&self, limit: u64, nameless: u64) -> u64 {
-        let shared = self.shared_memory();
-        let files = shared.saturating_add(self.nameless_bytes(nameless).unwrap_or(u64::MAX));
+        let files = self.shared_memory().saturating_add(nameless);
         if self.resident_bytes.saturating_add(files) <= limit {
             return self.resident_bytes + files;
         }

@@ -15,7 +15,7 @@ use rustix::thread::{CpuSet, sched_getaffinity};
 
 use super::cgroup::{Door, Group};
 use super::disk::{Tally, Tree};
-use super::processes::{Census, Seen, are_more, count_all, count_kills};
+use super::processes::{Census, Seen, are_more, count_all, count_kills, count_memory_files};
 use super::{Directories, Held, Hit, Limit, LimitError, Limits, Mechanism, Usage};
 use crate::process::{Bounds, Clock, Haste, ProcessUsage};
 
@@ -51,6 +51,8 @@ pub(crate) struct Watch {
     others: u64,
     /// Processes that the kernel had ended by then because memory ran out.
     kills: u64,
+    /// Bytes of files in memory of the machine by then.
+    memory_files: u64,
     /// The file system of files in memory that never had a name.
     memory_device: u64,
     next: Option<Instant>,
@@ -95,6 +97,7 @@ impl Watch {
             started: None,
             others: 0,
             kills: 0,
+            memory_files: 0,
             memory_device: memory_device().map_err(LimitError::Watch)?,
             next: None,
             interval: INTERVAL,
@@ -186,6 +189,9 @@ impl Watch {
         self.started = Some((now, supervisor));
         self.others = count_all().unwrap_or(0);
         self.kills = count_kills();
+        if self.limits.memory.is_some() {
+            self.memory_files = count_memory_files();
+        }
         self.next = self.next_look(now, INTERVAL);
         self.next_glance = self.is_supervised(Limit::Pids).then_some(now + GLANCE);
         let is_alone = self.held.contains(&(Limit::Pids, Mechanism::Supervision));
@@ -308,7 +314,12 @@ impl Watch {
         if exceeds(Limit::Pids, Some(limits.most_pids()), &|_| census.threads) {
             return Ok(Some(Limit::Pids));
         }
-        let memory = |limit| census.memory(limit, self.memory_device);
+        let memory = |limit| {
+            // What cannot be seen is at most what all of the machine have more than at first.
+            let nameless = census.nameless_bytes(self.memory_device);
+            let more = || count_memory_files().saturating_sub(self.memory_files);
+            census.memory(limit, nameless.unwrap_or_else(more))
+        };
         if exceeds(Limit::Memory, limits.memory, &memory) {
             return Ok(Some(Limit::Memory));
         }
