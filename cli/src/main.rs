@@ -24,6 +24,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
 use ipfs_exec_executor::run::EXIT_FAILED;
+use rustix::process::{Resource, getrlimit, setrlimit};
 
 use commands::Cli;
 
@@ -37,9 +38,20 @@ fn main() -> ExitCode {
         Err(error) => return refuse(&error, &arguments),
     };
     start_logging();
+    allow_open_files();
     match cli.execute() {
         Ok(code) => code,
         Err(error) => error.report(),
+    }
+}
+
+/// Takes as many open files as this user may have: a deep tree needs more than the usual first limit.
+/// Programs in a sandbox have their own.
+fn allow_open_files() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::debug!(%error, "the limit of open files stays");
     }
 }
 
