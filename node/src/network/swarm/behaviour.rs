@@ -1,6 +1,7 @@
 //! What a node does on its connections.
 
 use std::io;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +33,9 @@ pub(super) const LAN_DHT: StreamProtocol = StreamProtocol::new("/ipfs/lan/kad/1.
 /// A DHT query that has found nothing by then finds nothing.
 const DHT_QUERY_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Peers at each distance that a client of the DHT of a local network keeps in mind.
+const PEERS_OF_CLIENT: NonZeroUsize = NonZeroUsize::new(4).expect("it is not zero");
+
 /// Longest record that a peer may leave here, in bytes: the limit of IPNS records.
 const MAX_RECORD_BYTES: usize = 10 * 1024;
 
@@ -47,7 +51,7 @@ pub(super) struct Behaviour {
     autonat: Toggle<autonat::Behaviour>,
     port_mapping: Toggle<upnp::tokio::Behaviour>,
     pub(super) mdns: Toggle<mdns::tokio::Behaviour>,
-    pub(super) public_dht: kad::Behaviour<MemoryStore>,
+    pub(super) public_dht: Toggle<kad::Behaviour<MemoryStore>>,
     pub(super) lan_dht: kad::Behaviour<MemoryStore>,
 }
 
@@ -79,7 +83,10 @@ pub(super) fn build(
         autonat: options.serve.then(|| autonat(peer_id)).into(),
         port_mapping: maps_ports.then(upnp::tokio::Behaviour::default).into(),
         mdns: mdns.into(),
-        public_dht: dht(PUBLIC_DHT, peer_id, kad::Mode::Client),
+        // Nobody gets into it by the way of peers that were named for what they have.
+        public_dht: (!options.bootstrap.is_empty())
+            .then(|| dht(PUBLIC_DHT, peer_id, kad::Mode::Client))
+            .into(),
         lan_dht: dht(LAN_DHT, peer_id, mode(options.serve)),
     };
     Ok((behaviour, client))
@@ -120,7 +127,11 @@ fn mode(serve: bool) -> kad::Mode {
 }
 
 fn dht(protocol: StreamProtocol, peer_id: PeerId, mode: kad::Mode) -> kad::Behaviour<MemoryStore> {
-    let mut config = kad::Config::new(protocol);
+    let mut config = kad::Config::new(protocol.clone());
+    if mode == kad::Mode::Client && protocol == LAN_DHT {
+        // Room for all of them is taken at once, which who stays for a moment need not pay.
+        config.set_kbucket_size(PEERS_OF_CLIENT);
+    }
     config.set_query_timeout(DHT_QUERY_TIMEOUT);
     // Nothing is asked of anybody unless a query needs it; who serves says himself what it has.
     config.set_periodic_bootstrap_interval(None);

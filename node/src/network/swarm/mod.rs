@@ -321,8 +321,9 @@ impl Node {
     /// Anybody can reach the node there, so it can keep a part of the public DHT.
     fn is_public(&mut self, address: Multiaddr) {
         self.swarm.add_external_address(address);
-        if self.serve {
-            let dht = &mut self.swarm.behaviour_mut().public_dht;
+        if self.serve
+            && let Some(dht) = self.dht(Dht::Public)
+        {
             dht.set_mode(Some(kad::Mode::Server));
         }
     }
@@ -397,17 +398,15 @@ impl Node {
     fn identified(&mut self, peer: PeerId, info: identify::Info) {
         self.standing.identified(peer, Instant::now());
         // What it said before is replaced, so that it cannot grow.
-        let behaviour = self.swarm.behaviour_mut();
-        behaviour.lan_dht.remove_peer(&peer);
-        behaviour.public_dht.remove_peer(&peer);
-        let addresses = info.listen_addrs.into_iter();
-        for address in addresses.take(limits::MAX_ADDRESSES_PER_PEER) {
-            let behaviour = self.swarm.behaviour_mut();
-            if info.protocols.contains(&LAN_DHT) {
-                behaviour.lan_dht.add_address(&peer, address.clone());
-            }
-            if info.protocols.contains(&PUBLIC_DHT) {
-                behaviour.public_dht.add_address(&peer, address);
+        for (which, protocol) in [(Dht::Lan, LAN_DHT), (Dht::Public, PUBLIC_DHT)] {
+            let Some(dht) = self.dht(which) else {
+                continue;
+            };
+            dht.remove_peer(&peer);
+            let keeps_it = info.protocols.contains(&protocol);
+            let addresses = info.listen_addrs.iter().filter(|_| keeps_it);
+            for address in addresses.take(limits::MAX_ADDRESSES_PER_PEER) {
+                dht.add_address(&peer, address.clone());
             }
         }
         // First, so that nobody takes the search for ended.

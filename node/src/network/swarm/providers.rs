@@ -15,7 +15,7 @@ use crate::network::http::{root_cause, routing};
 impl Node {
     /// A DHT that was empty may have its first peers: searches that came too early begin now.
     pub(super) fn join(&mut self) {
-        let is_in = !self.joined_dhts().is_empty();
+        let is_in = !self.ask_each(|_, _| Some(())).is_empty();
         if !is_in || self.has_joined {
             return;
         }
@@ -26,19 +26,29 @@ impl Node {
         }
     }
 
-    pub(super) fn dht(&mut self, dht: Dht) -> &mut kad::Behaviour<MemoryStore> {
+    /// The DHT, where this node takes part in it.
+    pub(super) fn dht(&mut self, dht: Dht) -> Option<&mut kad::Behaviour<MemoryStore>> {
         let behaviour = self.swarm.behaviour_mut();
         match dht {
-            Dht::Public => &mut behaviour.public_dht,
-            Dht::Lan => &mut behaviour.lan_dht,
+            Dht::Public => behaviour.public_dht.as_mut(),
+            Dht::Lan => Some(&mut behaviour.lan_dht),
         }
     }
 
-    /// The DHTs that this node knows a peer of.
-    pub(super) fn joined_dhts(&mut self) -> Vec<Dht> {
-        let mut dhts = vec![Dht::Public, Dht::Lan];
-        dhts.retain(|dht| self.dht(*dht).kbuckets().next().is_some());
-        dhts
+    /// Asks each DHT that this node knows a peer of.
+    fn ask_each<T>(
+        &mut self,
+        mut ask: impl FnMut(Dht, &mut kad::Behaviour<MemoryStore>) -> Option<T>,
+    ) -> Vec<T> {
+        let mut answers = Vec::new();
+        for which in [Dht::Public, Dht::Lan] {
+            if let Some(dht) = self.dht(which)
+                && dht.kbuckets().next().is_some()
+            {
+                answers.extend(ask(which, dht));
+            }
+        }
+        answers
     }
 
     pub(super) fn find_providers(&mut self, cid: Cid) {
@@ -55,9 +65,10 @@ impl Node {
     /// Begins the DHT queries for providers of `cid`, where there is somebody to ask.
     pub(super) fn ask_dhts(&mut self, cid: Cid) {
         let key = kad::RecordKey::from(cid.hash().to_bytes());
-        let dhts = self.joined_dhts().into_iter();
-        let ask = |dht| Query::Dht(dht, self.dht(dht).get_providers(key.clone()));
-        let queries = dhts.map(ask).collect();
+        let queries = self.ask_each(|which, dht| {
+            let query = dht.get_providers(key.clone());
+            Some(Query::Dht(which, query))
+        });
         self.searching(cid, queries);
     }
 
@@ -124,16 +135,18 @@ impl Node {
 
     pub(super) fn provide(&mut self, cid: Cid) {
         let key = kad::RecordKey::from(cid.hash().to_bytes());
-        let mut queries = Vec::new();
-        for which in self.joined_dhts() {
-            let dht = self.dht(which);
-            match dht.start_providing(key.clone()) {
-                Ok(id) => queries.push(Query::Dht(which, id)),
-                Err(error) => tracing::warn!(%cid, ?error, "cannot tell the DHT"),
-            }
+        let queries = self.ask_each(|which, dht| {
+            let begun = dht.start_providing(key.clone());
             // Others keep it. Whoever asks this node asks it for the block, too.
             dht.stop_providing(&key);
-        }
+            match begun {
+                Ok(query) => Some(Query::Dht(which, query)),
+                Err(error) => {
+                    tracing::warn!(%cid, ?error, "cannot tell the DHT");
+                    None
+                }
+            }
+        });
         if queries.is_empty() {
             self.tell(NetworkEvent::Provided { cid, dhts: 0 });
         } else {
@@ -189,8 +202,10 @@ impl Node {
             return tracing::debug!(peer = %record.provider, "refused a long key");
         }
         record.addresses.truncate(limits::MAX_PROVIDER_ADDRESSES);
-        let store = self.dht(dht).store_mut();
-        if let Err(error) = kad::store::RecordStore::add_provider(store, record) {
+        let Some(dht) = self.dht(dht) else {
+            return;
+        };
+        if let Err(error) = kad::store::RecordStore::add_provider(dht.store_mut(), record) {
             tracing::debug!(?error, "cannot keep what a peer says that it has");
         }
     }
