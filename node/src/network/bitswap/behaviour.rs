@@ -166,12 +166,15 @@ impl Behaviour {
         if self.wants.is_banned(&peer) {
             return;
         }
+        let (wants, presences) = (message.wants.len(), message.presences.len());
+        tracing::trace!(%peer, wants, presences, "a message came");
         self.wants
             .presences(peer, &message.presences, Instant::now());
         self.server.received(peer, message);
     }
 
     fn written(&mut self, peer: PeerId, id: u64) {
+        tracing::trace!(%peer, id, "written");
         if id == ASKING {
             self.wants.written(&peer);
             return;
@@ -333,6 +336,8 @@ impl Behaviour {
             self.act(action);
         }
         for Reply { peer, id, message } in self.server.poll() {
+            let (blocks, presences) = (message.blocks.len(), message.presences.len());
+            tracing::trace!(%peer, id, blocks, presences, "answering");
             self.send(peer, id, message, false);
         }
     }
