@@ -137,15 +137,6 @@ impl NetworkPlan {
     }
 }
 
-/// How much is fetched of what is missing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Depth {
-    /// The blocks that are read.
-    Blocks,
-    /// All that they lead to as well, since it will be read next.
-    Everything,
-}
-
 /// Where a command reads blocks.
 pub(crate) enum Source<'s, 'r> {
     Local(&'s Repository),
@@ -213,11 +204,10 @@ impl Context {
     pub(crate) fn with_blocks<T>(
         &self,
         repository: &Repository,
-        depth: Depth,
         reporter: &dyn Reporter,
         work: impl FnOnce(&Source<'_, '_>) -> Result<T, CommandError>,
     ) -> Result<T, CommandError> {
-        self.with_blocks_within(self.idle_timeout, repository, depth, reporter, work)
+        self.with_blocks_within(self.idle_timeout, repository, reporter, work)
     }
 
     /// The same, with another time after which a fetch gives up.
@@ -225,7 +215,6 @@ impl Context {
         &self,
         idle_timeout: Duration,
         repository: &Repository,
-        depth: Depth,
         reporter: &dyn Reporter,
         work: impl FnOnce(&Source<'_, '_>) -> Result<T, CommandError>,
     ) -> Result<T, CommandError> {
@@ -234,7 +223,8 @@ impl Context {
         };
         let mut options = FetchOptions::default();
         options.idle_timeout = idle_timeout;
-        options.deep = depth == Depth::Everything;
+        // Not what the way to it leads to as well: commands say what they will read.
+        options.deep = false;
         let fetcher = Fetcher::new(repository, network, options, reporter);
         let result = work(&Source::Fetching(&fetcher));
         let kept = fetcher.finish();

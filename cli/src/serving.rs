@@ -152,6 +152,8 @@ pub(crate) fn serve_until(
     let identity = identity_or_passing(repository)?;
     let mut takers = Takers::of(&**repository, root)?;
     let mut serving = Serving::start(context, repository, identity, arguments, &LISTEN)?;
+    let provide = arguments.provide.or(context.config.serve.provide);
+    let provides = !matches!(provide, Some(Provide::None));
     let started = Instant::now();
     let mut connected = HashSet::new();
     let mut taken_at: Option<Instant> = None;
@@ -159,7 +161,7 @@ pub(crate) fn serve_until(
         match serving.next()? {
             Some(NetworkEvent::Listening { address }) => eprintln!("listening on {address}"),
             Some(NetworkEvent::Reachable { address }) => eprintln!("reachable at {address}"),
-            Some(NetworkEvent::Joined) => serving.network.provide(root),
+            Some(NetworkEvent::Joined) if provides => serving.network.provide(root),
             Some(NetworkEvent::Connected { peer, .. }) => drop(connected.insert(peer)),
             Some(NetworkEvent::Disconnected { peer }) => drop(connected.remove(&peer)),
             Some(NetworkEvent::Sent { peer, cids }) => takers.sent(peer, &cids),

@@ -5,7 +5,7 @@ use std::io::Write;
 use clap::Args;
 use ipfs_exec_node::unixfs::FileReader;
 
-use crate::context::{Context, Depth, Source, content_paths, resolve};
+use crate::context::{Context, Source, content_paths, resolve};
 use crate::error::CommandError;
 use crate::progress::Quiet;
 
@@ -36,13 +36,7 @@ pub(crate) struct CatArgs {
 
 pub(crate) fn cat(context: &Context, arguments: CatArgs) -> Result<(), CommandError> {
     let repository = context.repository()?;
-    // A part of a file does not need all of it.
-    let depth = if arguments.offset > 0 || arguments.length.is_some() {
-        Depth::Blocks
-    } else {
-        Depth::Everything
-    };
-    context.with_blocks(&repository, depth, &Quiet(&context.interrupt), |source| {
+    context.with_blocks(&repository, &Quiet(&context.interrupt), |source| {
         write(context, &arguments, source)
     })
 }
@@ -58,6 +52,10 @@ fn write(
     let mut stdout = std::io::stdout().lock();
     for path in &content_paths(&arguments.paths)? {
         let cid = resolve(source.blocks(), path)?;
+        // A part of a file does not need all of it.
+        if arguments.offset == 0 && arguments.length.is_none() {
+            source.expect(&cid);
+        }
         let mut file = FileReader::open(source.blocks(), &cid)?;
         let skipped = offset.min(file.size());
         offset -= skipped;

@@ -9,7 +9,7 @@ use ipfs_exec_node::path::ContentPath;
 use ipfs_exec_node::progress::Reporter;
 use ipfs_exec_node::{Blocks, Cid, car};
 
-use crate::context::{Context, Depth, Source, resolve};
+use crate::context::{Context, Source, resolve};
 use crate::error::{CommandError, LocalError};
 
 /// Write a DAG as a CAR file (version 1)
@@ -28,7 +28,7 @@ pub(crate) fn export(context: &Context, arguments: ExportArgs) -> Result<(), Com
     let path: ContentPath = arguments.path.parse()?;
     let repository = context.repository()?;
     let progress = context.progress();
-    context.with_blocks(&repository, Depth::Everything, &progress, |source| {
+    context.with_blocks(&repository, &progress, |source| {
         write(source, &path, arguments.output.as_deref(), &progress)
     })
 }

@@ -8,7 +8,7 @@ use ipfs_exec_node::tree::remove_tree;
 use ipfs_exec_node::unixfs::{self, ExportOptions};
 use rustix::fs::RenameFlags;
 
-use crate::context::{Context, Depth, Source, destination, resolve};
+use crate::context::{Context, Source, destination, resolve};
 use crate::error::{CommandError, LocalError};
 use crate::progress::Progress;
 
@@ -33,7 +33,7 @@ pub(crate) fn get(context: &Context, arguments: GetArgs) -> Result<(), CommandEr
     let repository = context.repository()?;
     let progress = context.progress();
     let output = arguments.output.unwrap_or_else(|| default_name(&path));
-    context.with_blocks(&repository, Depth::Everything, &progress, |source| {
+    context.with_blocks(&repository, &progress, |source| {
         write(source, &path, &output, &progress)
     })
 }

@@ -11,7 +11,7 @@ use ipfs_exec_node::path::ContentPath;
 use ipfs_exec_node::unixfs::FileReader;
 use serde_json::json;
 
-use crate::context::{Context, Depth, resolve};
+use crate::context::{Context, resolve};
 use crate::error::{CommandError, LocalError};
 use crate::profile::ProfileArgs;
 use crate::{output, size};
@@ -74,7 +74,7 @@ pub(crate) fn image(context: &Context, arguments: ImageArgs) -> Result<(), Comma
         }
         path => {
             let path = path?;
-            context.with_blocks(&repository, Depth::Everything, &progress, |source| {
+            context.with_blocks(&repository, &progress, |source| {
                 let cid = resolve(source.blocks(), &path)?;
                 source.expect(&cid);
                 let reader = FileReader::open(source.blocks(), &cid)?;

@@ -9,7 +9,7 @@ use ipfs_exec_node::unixfs::{self, Entry, Node, UnixfsError};
 use ipfs_exec_node::{Blocks, Cid, limits};
 use serde_json::{Map, Value, json};
 
-use crate::context::{Context, Depth, content_paths, resolve};
+use crate::context::{Context, content_paths, resolve};
 use crate::error::CommandError;
 use crate::output::{self, put_metadata};
 
@@ -38,7 +38,7 @@ pub(crate) struct LsArgs {
 pub(crate) fn ls(context: &Context, arguments: LsArgs) -> Result<(), CommandError> {
     let repository = context.repository()?;
     let progress = context.progress();
-    context.with_blocks(&repository, Depth::Blocks, &progress, |source| {
+    context.with_blocks(&repository, &progress, |source| {
         list(context, &arguments, source.blocks())
     })
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use ipfs_exec_executor::mount::{Mount, MountError, Top, Unobserved};
 use ipfs_exec_node::path::ContentPath;
 
-use crate::context::{Context, Depth, resolve};
+use crate::context::{Context, resolve};
 use crate::error::CommandError;
 use crate::output;
 use crate::progress::Quiet;
@@ -60,7 +60,7 @@ pub(crate) fn mount(context: &Context, arguments: MountArgs) -> Result<(), Comma
         .timeout
         .map_or(context.idle_timeout, Duration::from_secs);
     let quiet = Quiet(&context.interrupt);
-    context.with_blocks_within(patience, &repository, Depth::Blocks, &quiet, |source| {
+    context.with_blocks_within(patience, &repository, &quiet, |source| {
         let blocks = source.blocks();
         let cid = path
             .as_ref()

@@ -11,7 +11,7 @@ use ipfs_exec_node::repo::{PinKind, Repository};
 use ipfs_exec_node::{Cid, Pin, dag};
 use serde_json::json;
 
-use crate::context::{Context, Depth, Source, content_paths, resolve};
+use crate::context::{Context, Source, content_paths, resolve};
 use crate::error::CommandError;
 use crate::output;
 
@@ -115,12 +115,7 @@ pub(super) fn add(
     let mut pins = Vec::with_capacity(paths.len());
     let progress = context.progress();
     for path in paths {
-        let depth = if recursive {
-            Depth::Everything
-        } else {
-            Depth::Blocks
-        };
-        let cid = context.with_blocks(repository, depth, &progress, |source| {
+        let cid = context.with_blocks(repository, &progress, |source| {
             let cid = resolve(source.blocks(), path)?;
             session.protect(&[cid])?;
             // A pin is a promise: nothing may be missing already.

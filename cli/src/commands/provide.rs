@@ -25,7 +25,10 @@ const LISTEN: [&str; 2] = ["/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1"];
 /// command waits until it has. Where none runs, this command does it once, and peers get the
 /// content as soon as `ipfs-exec serve` runs.
 #[derive(Args, Debug)]
-#[command(after_long_help = "Example:\n  ipfs-exec provide --peer /ip4/192.0.2.1/tcp/4001 $output")]
+#[command(after_long_help = "\
+Examples:
+  ipfs-exec provide --peer /ip4/192.168.1.7/tcp/4001 $output
+  ipfs-exec provide --public $output")]
 pub(crate) struct ProvideArgs {
     /// Content paths
     #[arg(required = true, value_name = "PATH")]
@@ -137,7 +140,8 @@ fn check(context: &Context, started: Instant, waiting: &Waiting) -> Result<(), C
     let (problem, hint) = match waiting {
         Waiting::Dht => (
             "no DHT was there to be told",
-            "name a peer that keeps one with `--peer`, or use `--public`",
+            "name a peer of the local network that keeps one with `--peer`, peers of another DHT by \
+             `bootstrap` in the configuration, or use `--public`",
         ),
         Waiting::Answers => (
             "the DHT did not take it",
@@ -145,7 +149,8 @@ fn check(context: &Context, started: Instant, waiting: &Waiting) -> Result<(), C
         ),
         Waiting::Server => (
             "the process that serves has not told any DHT",
-            "see that it knows a peer that keeps one; it goes on trying",
+            "start it with a peer that keeps one (`--peer`, `--public`, or `bootstrap` in the \
+             configuration); it goes on trying",
         ),
     };
     Err(CommandError::failed(format!("{problem} within {seconds} s")).with_hint(hint))

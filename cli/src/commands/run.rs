@@ -23,7 +23,7 @@ use ipfs_exec_node::{Blocks, Cid};
 use rustix::fs::CWD;
 use serde_json::json;
 
-use crate::context::{Context, Depth, Source, resolve};
+use crate::context::{Context, Source, resolve};
 use crate::error::{CommandError, LocalError};
 use crate::limits::LimitArgs;
 use crate::profile::ProfileArgs;
@@ -182,7 +182,7 @@ fn compute(
     repository: &Repository,
 ) -> Result<(Result<Outcome, RunError>, Fetched), CommandError> {
     let progress = context.progress();
-    context.with_blocks(repository, Depth::Blocks, &progress, |source| {
+    context.with_blocks(repository, &progress, |source| {
         let outcome = compute_from(context, arguments, repository, source, &progress)?;
         Ok((outcome, source.fetched()))
     })

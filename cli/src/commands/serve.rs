@@ -21,8 +21,8 @@ const LISTEN: [&str; 4] = [
 /// Prints a line `listening on MULTIADDR` for each address at which peers can reach it; port 4001,
 /// TCP and QUIC, of all interfaces unless told otherwise. What other processes add to the
 /// repository is served as well. Peers of the local network find it by multicast DNS, others by the
-/// DHT, once it is connected to a peer that keeps one: `--peer`, `--public` or the configuration
-/// name them.
+/// DHT, once it is connected to a peer that keeps one: `--peer` names those of a local network,
+/// `--public` or `bootstrap` in the configuration those of another.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 Examples:

@@ -5,7 +5,7 @@ use ipfs_exec_node::path::{ContentPath, escape};
 use ipfs_exec_node::unixfs::{Node, NodeKind};
 use serde_json::{Map, Value, json};
 
-use crate::context::{Context, Depth, resolve};
+use crate::context::{Context, resolve};
 use crate::error::CommandError;
 use crate::output::{self, put_metadata};
 
@@ -35,7 +35,7 @@ pub(crate) fn stat(context: &Context, arguments: StatArgs) -> Result<(), Command
     let path: ContentPath = arguments.path.parse()?;
     let repository = context.repository()?;
     let progress = context.progress();
-    let node = context.with_blocks(&repository, Depth::Blocks, &progress, |source| {
+    let node = context.with_blocks(&repository, &progress, |source| {
         let cid = resolve(source.blocks(), &path)?;
         Ok(Node::load(source.blocks(), &cid)?)
     })?;

@@ -73,7 +73,8 @@ pub enum NetworkEvent {
         /// After this time.
         round_trip: Duration,
     },
-    /// The node takes part in a DHT from now on: it knows a peer that keeps it.
+    /// The node takes part in a DHT from now on: it knows a peer that keeps it. There may be two of them,
+    /// that of the local network and the public one.
     Joined,
     /// DHTs and routers are being asked who has this content.
     Searching {

@@ -22,6 +22,9 @@ use crate::repo::{PinKind, RepoError, Repository};
 /// Records of the DHT last 48 hours, and peers that keep them come and go.
 const ROUND_INTERVAL: Duration = Duration::from_secs(12 * 3600);
 
+/// When a round begins again in which a DHT did not take something.
+const RETRY_INTERVAL: Duration = Duration::from_secs(300);
+
 /// What was announced less than this ago is passed over; the round before took its time.
 const FRESH: Duration = Duration::from_secs(6 * 3600);
 
@@ -104,9 +107,14 @@ impl Announcer {
             NetworkEvent::Joined => {
                 self.has_joined = true;
                 self.next_round = now;
+                // There may be two DHTs, and one of them knows nothing yet.
+                self.announced.clear();
             }
             NetworkEvent::Provided { cid, dhts } => {
                 let was_ours = self.under_way.remove(cid.hash()).is_some();
+                if was_ours && *dhts == 0 {
+                    self.next_round = self.next_round.min(now + RETRY_INTERVAL);
+                }
                 if !was_ours || *dhts == 0 {
                     return Ok(());
                 }

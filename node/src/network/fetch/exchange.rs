@@ -71,6 +71,11 @@ impl Exchange {
         self.gateways.is_some()
     }
 
+    /// Asks the DHTs and routers who has `cid`; events tell.
+    pub(super) fn find_providers(&self, cid: &Cid) {
+        self.network.find_providers(cid);
+    }
+
     /// Looks for further peers, on the local network.
     pub(super) fn discover(&self) {
         self.network.discover();

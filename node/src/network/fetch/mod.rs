@@ -122,9 +122,7 @@ impl<'r> Fetcher<'r> {
     pub fn complete(&self, root: &Cid) -> Result<Fetched, Arc<FetchError>> {
         let mut state = self.lock();
         state.verify = true;
-        if state.exchange.is_none() {
-            state.roots.push(*root);
-        }
+        self.expect_below(&mut state, root);
         state.queue.push([root_task(*root)].into_iter());
         loop {
             if let Some(error) = &state.failed {
@@ -134,6 +132,21 @@ impl<'r> Fetcher<'r> {
                 return Ok(state.fetched);
             }
             state = self.work_or_wait(state);
+        }
+    }
+
+    /// Everything below `root` is wanted, from those who have it.
+    fn expect_below(&self, state: &mut State, root: &Cid) {
+        state.expected.insert(*root);
+        match (&state.exchange, &mut state.sources) {
+            (Some(exchange), Some(sources)) if sources.may_search(root) => {
+                if matches!(self.blocks().has(root), Ok(false)) {
+                    exchange.find_providers(root);
+                    sources.searching(*root);
+                }
+            }
+            (Some(_), _) => {}
+            (None, _) => state.roots.push(*root),
         }
     }
 
@@ -201,7 +214,7 @@ impl<'r> Fetcher<'r> {
         }
         let roots = std::mem::take(&mut state.roots);
         let searched = *roots.first().unwrap_or(cid);
-        network.find_providers(&searched);
+        exchange.find_providers(&searched);
         sources.searching(searched);
         state.sources = Some(sources);
         state.queue.push(roots.into_iter().map(root_task));
@@ -222,7 +235,7 @@ impl<'r> Fetcher<'r> {
             if let Ok(data) = self.blocks().read(cid) {
                 return Ok(data);
             }
-            let deep = self.options.deep;
+            let deep = self.options.deep || state.expected.contains(cid);
             let task = Task {
                 deep,
                 ..root_task(*cid)
@@ -243,7 +256,7 @@ impl<'r> Fetcher<'r> {
             let outcome = outcome.or_else(|| (!is_wanted()).then(interrupted));
             if let Some(outcome) = outcome {
                 state.leave(cid);
-                if outcome.is_err() && !self.options.deep {
+                if outcome.is_err() {
                     state.start_over();
                 }
                 return outcome;
@@ -460,10 +473,12 @@ impl<'r> Fetcher<'r> {
         // A DAG comes as a whole or fails as a whole; what is read for itself does so for itself. What
         // is on its way only because it may be next decides nothing.
         let mut must_discover = false;
+        let mut must_search = None;
         let is_deep = |cid: &Cid| state.queue.is_deep(cid.hash());
         if let Some(cid) = state.queue.under_way().find(is_deep) {
             match sources.verdict(cid, is_deep, sources.last_block(), now) {
                 Verdict::Wait => {}
+                Verdict::Search(cid) => must_search = Some(cid),
                 Verdict::Discover => must_discover = true,
                 Verdict::Fail(error) => return Err(Arc::from(error)),
             }
@@ -476,9 +491,14 @@ impl<'r> Fetcher<'r> {
             let is_it = |cid: &Cid| cid.hash() == hash;
             match sources.verdict(awaited.cid, is_it, awaited.since, now) {
                 Verdict::Wait => {}
+                Verdict::Search(cid) => must_search = Some(cid),
                 Verdict::Discover => must_discover = true,
                 Verdict::Fail(error) => given_up.push((awaited.cid, Arc::from(error))),
             }
+        }
+        if let Some(cid) = must_search {
+            exchange.find_providers(&cid);
+            sources.searching(cid);
         }
         if must_discover {
             exchange.discover();
@@ -541,10 +561,9 @@ impl Blocks for Fetcher<'_> {
     /// Once a block is missing, everything that is missing below `root` is fetched.
     fn expect_all(&self, root: &Cid) {
         let mut state = self.lock();
+        self.expect_below(&mut state, root);
         if state.exchange.is_some() {
             state.queue.push([root_task(*root)].into_iter());
-        } else {
-            state.roots.push(*root);
         }
     }
 }

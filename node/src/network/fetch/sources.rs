@@ -20,6 +20,9 @@ const LOCAL_DISCOVERY: Duration = Duration::from_secs(2);
 /// How long a new peer is given to say what it is, and so whether it keeps a DHT.
 const INTRODUCTION: Duration = Duration::from_secs(2);
 
+/// Contents of one fetch that DHTs and routers are asked for: roots, and what their providers lack.
+const MAX_SEARCHES: usize = 64;
+
 /// What a fetch can hope for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Prospects {
@@ -35,6 +38,8 @@ pub(super) struct Prospects {
 #[derive(Debug)]
 pub(super) enum Verdict {
     Wait,
+    /// To ask who has this block, which nobody has who is known.
+    Search(Cid),
     /// To look for peers on the local network.
     Discover,
     Fail(Box<FetchError>),
@@ -74,6 +79,8 @@ pub(super) struct Sources {
     awaited: HashSet<PeerId>,
     /// Contents that DHTs and routers are being asked for.
     searching: HashSet<Cid>,
+    /// Those that they were asked for already.
+    searched: HashSet<Cid>,
     unreachable: Option<(Multiaddr, Arc<DialError>)>,
     lost: Option<PeerId>,
     fault: Option<(PeerId, Fault)>,
@@ -96,6 +103,7 @@ impl Sources {
             strangers: HashMap::new(),
             awaited: HashSet::new(),
             searching: HashSet::new(),
+            searched: HashSet::new(),
             unreachable: None,
             lost: None,
             fault: None,
@@ -108,6 +116,12 @@ impl Sources {
     /// The node was told to look for those who have `cid`, and will say when it has.
     pub(super) fn searching(&mut self, cid: Cid) {
         self.searching.insert(cid);
+        self.searched.insert(cid);
+    }
+
+    /// Whether it may still help to look for those who have `cid`.
+    pub(super) fn may_search(&self, cid: &Cid) -> bool {
+        self.searched.len() < MAX_SEARCHES && !self.searched.contains(cid)
     }
 
     /// Somebody may turn up on the local network from now on.
@@ -247,44 +261,48 @@ impl Sources {
         }
         match self.hopeless(cid, is_wanted, now) {
             None => Verdict::Wait,
+            Some((cid, _)) if self.may_search(&cid) => Verdict::Search(cid),
             Some(_) if self.prospects.may_discover && self.discovering_until.is_none() => {
                 Verdict::Discover
             }
-            Some(error) => Verdict::Fail(Box::new(error)),
+            Some((_, error)) => Verdict::Fail(Box::new(error)),
         }
     }
 
-    /// Why nobody will give `cid` or another block that is wanted, if that is so.
+    /// Which of `cid` and the other blocks that are wanted nobody will give, and why, if that is so.
     fn hopeless(
         &self,
         cid: Cid,
         is_wanted: impl Fn(&Cid) -> bool,
         now: Instant,
-    ) -> Option<FetchError> {
+    ) -> Option<(Cid, FetchError)> {
         if self.prospects.has_gateways {
             let mut refused = self.refused.iter().filter(|(cid, _)| is_wanted(cid));
             let has_no_peer =
                 |cid: &Cid| self.connected.is_empty() || self.not_found.contains_key(cid);
             let (cid, error) = refused.find(|(cid, _)| has_no_peer(cid))?;
-            return Some(self.faulty(*cid).unwrap_or_else(|| FetchError::Gateway {
+            let refusal = || FetchError::Gateway {
                 cid: *cid,
                 source: Arc::clone(error),
-            }));
+            };
+            return Some((*cid, self.faulty(*cid).unwrap_or_else(refusal)));
         }
         if self.connected.is_empty() {
             // A peer that was there is dialled again until the time is over.
-            return self.lost.is_none().then(|| self.nobody(cid));
+            return self.lost.is_none().then(|| (cid, self.nobody(cid)));
         }
         let is_settled = self.is_settled(now);
-        let mut not_found = self
+        let not_found = self
             .not_found
             .iter()
             .filter(|(cid, found)| is_wanted(cid) && found.is_certain(is_settled));
-        let (cid, found) = not_found.next()?;
-        Some(self.faulty(*cid).unwrap_or(FetchError::NotFound {
+        // One that was looked for in vain is enough.
+        let (cid, found) = not_found.max_by_key(|(cid, _)| self.searched.contains(cid))?;
+        let error = self.faulty(*cid).unwrap_or(FetchError::NotFound {
             cid: *cid,
             asked: found.asked,
-        }))
+        });
+        Some((*cid, error))
     }
 
     fn faulty(&self, cid: Cid) -> Option<FetchError> {

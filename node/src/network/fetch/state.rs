@@ -1,6 +1,6 @@
 //! What is on its way, and who waits for it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -20,6 +20,8 @@ pub(super) struct State {
     pub(super) queue: Queue,
     /// Roots whose DAGs are fetched as soon as anything is missing.
     pub(super) roots: Vec<Cid>,
+    /// All of those so far.
+    pub(super) expected: HashSet<Cid>,
     /// Whether blocks that are here are read even where nothing is below them.
     pub(super) verify: bool,
     /// Blocks that readers wait for, how many of them, and the data once it is there.

@@ -6,7 +6,7 @@ mod providers;
 mod queries;
 mod standing;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -63,7 +63,7 @@ pub(super) struct Node {
     wanted: Vec<Cid>,
     searches: Queries,
     announcements: Queries,
-    has_joined: bool,
+    joined: HashSet<Dht>,
     http: Option<reqwest::Client>,
     routers: Vec<Url>,
     router_answers: FuturesUnordered<BoxFuture<'static, RouterAnswer>>,
@@ -100,7 +100,7 @@ impl Node {
             wanted: Vec::new(),
             searches: Queries::default(),
             announcements: Queries::default(),
-            has_joined: false,
+            joined: HashSet::new(),
             http,
             routers: options.routers,
             router_answers: FuturesUnordered::new(),
@@ -197,7 +197,7 @@ impl Node {
         if self.all_tried {
             events.push(NetworkEvent::AllTried);
         }
-        if self.has_joined {
+        if !self.joined.is_empty() {
             events.push(NetworkEvent::Joined);
         }
         if events

@@ -12,17 +12,20 @@ use crate::limits;
 use crate::network::event::NetworkEvent;
 use crate::network::http::{root_cause, routing};
 
+/// Contents that a DHT is asked for as soon as it is entered: the newest.
+const MAX_WANTED: usize = 256;
+
 impl Node {
     /// A DHT that was empty may have its first peers: searches that came too early begin now.
     pub(super) fn join(&mut self) {
-        let is_in = !self.ask_each(|_, _| Some(())).is_empty();
-        if !is_in || self.has_joined {
+        let mut entered = self.ask_each(|which, _| Some(which));
+        entered.retain(|which| self.joined.insert(*which));
+        if entered.is_empty() {
             return;
         }
-        self.has_joined = true;
         self.tell(NetworkEvent::Joined);
         for cid in self.wanted.clone() {
-            self.ask_dhts(cid);
+            self.ask_dhts(cid, &entered);
         }
     }
 
@@ -53,19 +56,27 @@ impl Node {
 
     pub(super) fn find_providers(&mut self, cid: Cid) {
         if !self.wanted.contains(&cid) {
+            if self.wanted.len() >= MAX_WANTED {
+                self.wanted.remove(0);
+            }
             self.wanted.push(cid);
+        }
+        if !self.searches.is_open(&cid) {
             self.ask_routers(cid);
-            self.ask_dhts(cid);
+            self.ask_dhts(cid, &[Dht::Public, Dht::Lan]);
         }
         if !self.searches.is_open(&cid) {
             self.tell(NetworkEvent::ProvidersSearched { cid });
         }
     }
 
-    /// Begins the DHT queries for providers of `cid`, where there is somebody to ask.
-    pub(super) fn ask_dhts(&mut self, cid: Cid) {
+    /// Begins the queries of these DHTs for providers of `cid`, where there is somebody to ask.
+    fn ask_dhts(&mut self, cid: Cid, wanted: &[Dht]) {
         let key = kad::RecordKey::from(cid.hash().to_bytes());
         let queries = self.ask_each(|which, dht| {
+            if !wanted.contains(&which) {
+                return None;
+            }
             let query = dht.get_providers(key.clone());
             Some(Query::Dht(which, query))
         });

@@ -134,6 +134,38 @@ fn a_router_says_who_has_the_content() {
     served.end();
 }
 
+/// Each content may be with somebody else.
+#[test]
+fn every_content_is_looked_for() {
+    let givers = ["first ", "second"].map(|text| {
+        let giver = Environment::new();
+        giver.write("file", text);
+        let added = giver.ipfs_exec(["add", "-Q", "--cid-version=1", "file"]);
+        let cid = added.succeeds().line();
+        let served = Served::start(&giver);
+        let id = giver.ipfs_exec(["id"]).succeeds().line();
+        let address = served.tcp.split("/p2p/").next().unwrap();
+        let record = format!(r#"{{"Schema":"peer","ID":"{id}","Addrs":["{address}"]}}"#);
+        (giver, served, cid, record)
+    });
+    let known = givers
+        .each_ref()
+        .map(|(_, _, cid, record)| (cid.clone(), format!("{record}\n")));
+    let router = Server::start(move |path| {
+        let known = known.iter().find(|(cid, _)| path.ends_with(cid));
+        let record = known.map(|(_, record)| record.clone());
+        Response::ok("application/x-ndjson", record.unwrap_or_default())
+    });
+    let taker = Environment::new();
+    let read = taker
+        .ipfs_exec(["cat", "--router", &router.url()])
+        .arguments(givers.each_ref().map(|(_, _, cid, _)| cid.clone()));
+    assert_eq!(read.succeeds().stdout, b"first second");
+    for (_giver, served, _, _) in givers {
+        served.end();
+    }
+}
+
 /// None of them may hold a fetch up that has another source, or make it succeed without one.
 #[test]
 fn bad_routers_do_no_harm() {

@@ -68,6 +68,36 @@ fn commands_fetch_what_they_read_and_no_more() {
     served.end();
 }
 
+/// The way to a part of a DAG is no reason to fetch, or to miss, what lies beside it.
+#[test]
+fn a_part_comes_from_who_has_no_more_than_that() {
+    let giver = Environment::new();
+    let cid = fill(&giver);
+    let part = format!("{cid}/small");
+    let served = Served::start(&giver);
+    let second = Environment::new();
+    second
+        .ipfs_exec(["fetch", "--peer", &served.tcp, &part])
+        .succeeds();
+    served.end();
+    let whole = giver.statistic("blocks");
+    let some = second.statistic("blocks");
+    assert!(some < whole - 50, "{some} of {whole} blocks");
+    let served = Served::start(&second);
+    for arguments in [&["fetch", &part][..], &["get", &part, "-o", "out"]] {
+        let taker = Environment::new();
+        taker
+            .ipfs_exec(["--peer", &served.tcp])
+            .arguments(arguments)
+            .succeeds();
+    }
+    let taker = Environment::new();
+    taker
+        .ipfs_exec(["fetch", "--peer", &served.tcp, &cid])
+        .fails(1, &["block"]);
+    served.end();
+}
+
 #[test]
 fn what_another_process_adds_is_served_too() {
     let giver = Environment::new();
