@@ -24,9 +24,16 @@ struct DhtBehaviour {
     identify: identify::Behaviour,
 }
 
+const LAN: StreamProtocol = StreamProtocol::new("/ipfs/lan/kad/1.0.0");
+const PUBLIC: StreamProtocol = StreamProtocol::new("/ipfs/kad/1.0.0");
+
 /// Starts the only node of a DHT on a thread that ends with the process. It says that `providers`
 /// have `cid`. Gives its address.
-fn start_dht(cid: &Cid, providers: Vec<(PeerId, Vec<Multiaddr>)>) -> Multiaddr {
+fn start_dht(
+    protocol: StreamProtocol,
+    cid: &Cid,
+    providers: Vec<(PeerId, Vec<Multiaddr>)>,
+) -> Multiaddr {
     let key = RecordKey::from(cid.hash().to_bytes());
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
@@ -49,7 +56,6 @@ fn start_dht(cid: &Cid, providers: Vec<(PeerId, Vec<Multiaddr>)>) -> Multiaddr {
                         ..MemoryStoreConfig::default()
                     };
                     let store = MemoryStore::with_config(peer, bounds);
-                    let protocol = StreamProtocol::new("/ipfs/lan/kad/1.0.0");
                     let mut dht =
                         kad::Behaviour::with_config(peer, store, kad::Config::new(protocol));
                     dht.set_mode(Some(kad::Mode::Server));
@@ -116,6 +122,7 @@ fn a_thousand_dead_addresses_of_a_provider_do_not_hide_another() {
     let block = Block::new(cid::Version::V1, RAW, Bytes::from_static(b"found"));
     let (giver, address) = giver(&block);
     let dht = start_dht(
+        LAN,
         block.cid(),
         vec![
             (PeerId::random(), dead_addresses(1200)),
@@ -145,7 +152,7 @@ fn providers_that_are_not_there_end_the_search() {
     let providers = dead_addresses(200)
         .into_iter()
         .map(|address| (PeerId::random(), vec![address]));
-    let dht = start_dht(block.cid(), providers.collect());
+    let dht = start_dht(LAN, block.cid(), providers.collect());
     let taker = taker(dht);
     let events = taker.subscribe();
     taker.find_providers(block.cid());
@@ -161,4 +168,58 @@ fn providers_that_are_not_there_end_the_search() {
         }
     }
     assert!((1..=limits::MAX_PROVIDERS).contains(&providers));
+}
+
+/// Whom a node that knows these peers hears of, until all who were asked have answered.
+fn found(peers: &[Multiaddr], bootstrap: &[Multiaddr], cid: &Cid) -> Vec<PeerId> {
+    let mut options = NetworkOptions::new(Identity::passing());
+    (options.peers, options.bootstrap) = (peers.to_vec(), bootstrap.to_vec());
+    let node = Network::start(Arc::new(MemoryBlocks::default()), options).unwrap();
+    let events = node.subscribe();
+    let mut unknown = peers.len() + bootstrap.len();
+    node.find_providers(cid);
+    let mut found = Vec::new();
+    let mut searches = 0;
+    loop {
+        match events.recv_timeout(PATIENCE).unwrap() {
+            NetworkEvent::Provider { peer, .. } => found.push(peer),
+            NetworkEvent::Searching { .. } => searches += 1,
+            NetworkEvent::Identified { .. } => unknown -= 1,
+            NetworkEvent::ProvidersSearched { .. } => searches = 0,
+            _ => {}
+        }
+        if unknown == 0 && searches == 0 {
+            return found;
+        }
+    }
+}
+
+#[test]
+fn the_public_dht_is_entered_by_its_own_peers_alone() {
+    let cid = *Block::new(cid::Version::V1, RAW, Bytes::from_static(b"public")).cid();
+    let provider = PeerId::random();
+    let dht = start_dht(PUBLIC, &cid, vec![(provider, dead_addresses(1))]);
+    assert!(found(std::slice::from_ref(&dht), &[], &cid).is_empty());
+    assert_eq!(found(&[], std::slice::from_ref(&dht), &cid), [provider]);
+}
+
+/// Whichever is entered first.
+#[test]
+fn both_dhts_are_asked() {
+    let cid = *Block::new(cid::Version::V1, RAW, Bytes::from_static(b"both")).cid();
+    let providers = [PeerId::random(), PeerId::random()];
+    let start = |protocol, peer| start_dht(protocol, &cid, vec![(peer, dead_addresses(1))]);
+    let lan = start(LAN, providers[0]);
+    let public = start(PUBLIC, providers[1]);
+    for _ in 0..5 {
+        let found = found(
+            std::slice::from_ref(&lan),
+            std::slice::from_ref(&public),
+            &cid,
+        );
+        assert!(
+            providers.iter().all(|peer| found.contains(peer)),
+            "{found:?}"
+        );
+    }
 }

@@ -39,7 +39,8 @@ const WINDOW_BLOCKS: std::ops::RangeInclusive<usize> = 8..=MAX_WANTS;
 /// Size that blocks are assumed to have before any has come: that of Kubo's default chunks.
 const ASSUMED_BLOCK_BYTES: usize = 256 * 1024;
 
-/// Providers of one session; the best few are enough.
+/// Providers of one session that are not connected: a few are enough. Of those that are there are no more
+/// than connections.
 const MAX_PROVIDERS: usize = 64;
 
 /// What the behaviour has to do.
@@ -106,6 +107,21 @@ pub(crate) struct Wants {
 impl SessionState {
     fn window(&self) -> usize {
         (WINDOW_BYTES / self.block_bytes.max(1)).clamp(*WINDOW_BLOCKS.start(), *WINDOW_BLOCKS.end())
+    }
+
+    fn absent_providers(&self, remotes: &HashMap<PeerId, Remote>) -> usize {
+        let is_absent = |peer: &&PeerId| !remotes.contains_key(*peer);
+        self.providers.iter().filter(is_absent).count()
+    }
+
+    /// Whether one more may be dialled, in place of one that could not be reached where there are many.
+    fn has_room_for_provider(&mut self, remotes: &HashMap<PeerId, Remote>) -> bool {
+        if self.absent_providers(remotes) < MAX_PROVIDERS {
+            return true;
+        }
+        let is_dead = |peer: &PeerId| !remotes.contains_key(peer) && !self.dialing.contains(peer);
+        let dead = self.providers.iter().position(is_dead);
+        dead.map(|index| self.providers.remove(index)).is_some()
     }
 
     fn unpark(&mut self) {
@@ -238,8 +254,7 @@ impl Wants {
             return;
         }
         if is_connected {
-            let is_known = state.providers.contains(&peer);
-            if is_known || state.providers.len() >= MAX_PROVIDERS {
+            if state.providers.contains(&peer) {
                 // Who named it waits for an answer.
                 state.outlet.send(SessionEvent::PeerConnected { peer });
             } else {
@@ -248,7 +263,7 @@ impl Wants {
             return;
         }
         if !state.providers.contains(&peer) {
-            if state.providers.len() >= MAX_PROVIDERS {
+            if !state.has_room_for_provider(&self.remotes) {
                 // It will not be asked.
                 state.outlet.send(SessionEvent::PeerUnreachable { peer });
                 return;
@@ -267,7 +282,7 @@ impl Wants {
         else {
             return;
         };
-        if state.providers.contains(&peer) || state.providers.len() >= MAX_PROVIDERS {
+        if state.providers.contains(&peer) {
             return;
         }
         state.providers.push(peer);
@@ -318,6 +333,9 @@ impl Wants {
                 state
                     .outlet
                     .send(SessionEvent::PeerDisconnected { peer: *peer });
+                if state.absent_providers(&self.remotes) > MAX_PROVIDERS {
+                    state.providers.retain(|provider| provider != peer);
+                }
             }
             for hash in state.parked.keys() {
                 if let Some(want) = self.wants.get_mut(hash) {

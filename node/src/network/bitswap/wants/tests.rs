@@ -198,6 +198,45 @@ fn who_has_a_block_becomes_a_provider() {
     assert_eq!(world.asked(peer).len(), 40);
 }
 
+/// Neither those who are dialled nor those who cannot be reached keep out who has it.
+#[test]
+fn dead_providers_take_no_room() {
+    let mut world = World::new();
+    let dead: Vec<_> = (0..2 * MAX_PROVIDERS).map(|_| PeerId::random()).collect();
+    let events = world.session(0, &dead[..MAX_PROVIDERS]);
+    let cid = *blocks(1)[0].cid();
+    world.wants.want(0, vec![cid]);
+    world.run();
+    // No more are dialled than that.
+    world.wants.add_provider(0, dead[MAX_PROVIDERS]);
+    assert_eq!(world.wants.sessions[&0].providers.len(), MAX_PROVIDERS);
+    let (named, other) = (world.peer(), world.peer());
+    world.wants.add_provider(0, named);
+    world.run();
+    assert_eq!(world.asked(named), [cid]);
+    assert_eq!(world.queried(other), [cid]);
+    world.answer(named, cid, false);
+    world.answer(other, cid, true);
+    assert_eq!(world.asked(other), [cid]);
+    for peer in &dead[..MAX_PROVIDERS] {
+        world.wants.unreachable(peer);
+    }
+    // Others are dialled in place of those.
+    for peer in &dead[MAX_PROVIDERS..2 * MAX_PROVIDERS] {
+        world.wants.add_provider(0, *peer);
+        assert!(world.wants.sessions[&0].dialing.contains(peer));
+    }
+    let providers = &world.wants.sessions[&0].providers;
+    assert_eq!(providers.len(), MAX_PROVIDERS + 2);
+    world.answer(other, cid, false);
+    assert!(not_found(&events).is_empty(), "some are being dialled");
+    for peer in &dead {
+        world.wants.unreachable(peer);
+    }
+    world.run();
+    assert_eq!(not_found(&events), [2]);
+}
+
 #[test]
 fn silence_moves_a_want_or_repeats_it() {
     let mut world = World::new();
