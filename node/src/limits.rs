@@ -121,11 +121,18 @@ pub const MAX_ADDRESSES_PER_PEER: usize = 32;
 /// Providers taken from one answer of the DHT.
 pub const MAX_PROVIDERS: usize = 64;
 
-/// Content that peers may leave word of here that they have it, for the DHT.
-pub const MAX_PROVIDED_KEYS: usize = 16 * 1024;
+/// Content that peers may leave word of here that they have it, for the DHT. With what follows it takes
+/// less than 100 MiB.
+pub const MAX_PROVIDED_KEYS: usize = 8 * 1024;
+
+/// Peers that may do so for one content.
+pub const MAX_PROVIDERS_KEPT: usize = 8;
 
 /// Addresses kept of a peer that leaves such word.
 pub const MAX_PROVIDER_ADDRESSES: usize = 8;
+
+/// Longest of these addresses, in bytes.
+pub const MAX_PROVIDER_ADDRESS_BYTES: usize = 128;
 
 /// Longest key of the DHT, in bytes: a multihash with the longest digest.
 pub const MAX_DHT_KEY_BYTES: usize = MAX_IDENTITY_BYTES + 16;

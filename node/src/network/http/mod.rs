@@ -22,6 +22,9 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// before a fetch counts as idle.
 const READ_LIMIT: Duration = Duration::from_secs(8);
 
+/// How long a block or another short answer may take in all, however steadily it comes.
+const ANSWER_LIMIT: Duration = Duration::from_secs(15);
+
 /// Redirects of one request: from a name to another, to a path, and one more.
 const MAX_REDIRECTS: usize = 4;
 
@@ -69,6 +72,12 @@ pub enum HttpError {
         content_type: String,
         /// What was asked for.
         wanted: &'static str,
+    },
+    /// The answer takes too long.
+    #[error("{url} has not answered in full within {} s", ANSWER_LIMIT.as_secs())]
+    Slow {
+        /// What was asked.
+        url: Url,
     },
     /// The answer is longer than any right one could be.
     #[error("{url} answered with more than {limit} bytes")]
@@ -177,7 +186,15 @@ fn content_type(response: &Response) -> String {
 }
 
 /// Reads an answer of at most `limit` bytes.
-async fn body(mut response: Response, limit: usize) -> Result<Bytes, HttpError> {
+async fn body(response: Response, limit: usize) -> Result<Bytes, HttpError> {
+    let url = response.url().clone();
+    let slow = |_| HttpError::Slow { url };
+    tokio::time::timeout(ANSWER_LIMIT, whole_body(response, limit))
+        .await
+        .map_err(slow)?
+}
+
+async fn whole_body(mut response: Response, limit: usize) -> Result<Bytes, HttpError> {
     let url = response.url().clone();
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(failed(&url))? {

@@ -140,6 +140,7 @@ fn dht(protocol: StreamProtocol, peer_id: PeerId, mode: kad::Mode) -> kad::Behav
     let limits = MemoryStoreConfig {
         max_value_bytes: MAX_RECORD_BYTES,
         max_provided_keys: limits::MAX_PROVIDED_KEYS,
+        max_providers_per_key: limits::MAX_PROVIDERS_KEPT,
         ..MemoryStoreConfig::default()
     };
     let store = MemoryStore::with_config(peer_id, limits);

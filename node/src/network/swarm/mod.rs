@@ -58,6 +58,8 @@ pub(super) struct Node {
     listeners: HashMap<ListenerId, Multiaddr>,
     /// Each peer with the address of its newest connection.
     connected: HashMap<PeerId, Multiaddr>,
+    /// Peers that were found on the local network and dialled.
+    local: HashSet<PeerId>,
     subscribers: Vec<Sender<NetworkEvent>>,
     /// What is looked for, whether or not somebody is being asked at this moment.
     wanted: Vec<Cid>,
@@ -96,6 +98,7 @@ impl Node {
             all_tried: false,
             listeners: HashMap::new(),
             connected: HashMap::new(),
+            local: HashSet::new(),
             subscribers: Vec::new(),
             wanted: Vec::new(),
             searches: Queries::default(),
@@ -379,9 +382,11 @@ impl Node {
                 addresses.push(address);
             }
         }
-        let connected = self.swarm.network_info().num_peers();
-        let room = limits::MAX_DISCOVERED_PEERS.saturating_sub(connected);
+        // Those of other networks take no room from these.
+        self.local.retain(|peer| self.connected.contains_key(peer));
+        let room = limits::MAX_DISCOVERED_PEERS.saturating_sub(self.local.len());
         for (peer, addresses) in by_peer.into_iter().take(room) {
+            self.local.insert(peer);
             self.dial(peer, addresses);
         }
     }

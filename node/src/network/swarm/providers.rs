@@ -212,6 +212,8 @@ impl Node {
         if record.key.as_ref().len() > limits::MAX_DHT_KEY_BYTES {
             return tracing::debug!(peer = %record.provider, "refused a long key");
         }
+        let is_short = |address: &Multiaddr| address.len() <= limits::MAX_PROVIDER_ADDRESS_BYTES;
+        record.addresses.retain(is_short);
         record.addresses.truncate(limits::MAX_PROVIDER_ADDRESSES);
         let Some(dht) = self.dht(dht) else {
             return;

@@ -1,6 +1,9 @@
 //! Trustless gateways as sources, good and bad.
 
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use cid::Cid;
 use ipfs_exec_tests::dag::{Blocks, Link};
@@ -154,6 +157,36 @@ fn bad_gateways_are_told_apart_and_passed_over() {
         assert!(refused.stdout.is_empty(), "{name}: {refused:?}");
         fetch(&[&gateway.url(), &good.url()]).succeeds();
         taker.assert_clean();
+    }
+}
+
+/// However steadily it answers.
+#[test]
+fn a_gateway_that_comes_to_no_end_is_passed_over() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endless = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            std::thread::spawn(move || trickle(stream.unwrap()));
+        }
+    });
+    let mut blocks = Blocks::new();
+    let cid = blocks.raw("a block");
+    let gateway = honest(blocks, cid);
+    let taker = Environment::new();
+    let read = taker.ipfs_exec(["cat", "--gateway", &endless, "--gateway", &gateway.url()]);
+    let read = read.arguments(["--offset=2", "--length=3", &cid.to_string()]);
+    assert_eq!(read.succeeds().stdout, b"blo");
+}
+
+/// Answers with a block that is one byte longer again and again.
+fn trickle(mut stream: TcpStream) {
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/vnd.ipld.raw\r\n\
+                content-length: 1000000\r\n\r\n";
+    let mut written = stream.write_all(head.as_bytes());
+    while written.is_ok() {
+        std::thread::sleep(Duration::from_millis(200));
+        written = stream.write_all(b"x");
     }
 }
 
