@@ -223,8 +223,6 @@ impl Context {
         };
         let mut options = FetchOptions::default();
         options.idle_timeout = idle_timeout;
-        // Not what the way to it leads to as well: commands say what they will read.
-        options.deep = false;
         let fetcher = Fetcher::new(repository, network, options, reporter);
         let result = work(&Source::Fetching(&fetcher));
         let kept = fetcher.finish();

@@ -5,6 +5,7 @@
 use std::env;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use rustix::process::geteuid;
 use rustix::system::uname;
@@ -13,10 +14,10 @@ use serde::Serialize;
 use crate::limits::{self, Mechanism};
 use crate::mount;
 use crate::process;
-use crate::sandbox::Bubblewrap;
 use crate::sandbox::plan::DISABLES_USER_NAMESPACES;
 use crate::sandbox::probe::{find_program, obstacle};
 use crate::sandbox::trial::TrialError;
+use crate::sandbox::{Bubblewrap, ProbeError};
 
 /// What a sandbox needs of the kernel: `close_range` and `mount_setattr`.
 const LEAST_KERNEL: (u32, u32) = (5, 12);
@@ -86,8 +87,12 @@ impl Finding {
 /// Looks at all that a sandbox needs.
 pub fn examine() -> Vec<Finding> {
     let mut findings = vec![kernel()];
-    findings.extend(bubblewrap());
-    findings.extend([filter(), landlock(), device(), helper(), groups()]);
+    let found = Bubblewrap::find();
+    // Where there is none, that is told.
+    let path = found.as_ref().map_or(Path::new(""), |found| &found.path);
+    let groups = groups(path);
+    findings.extend(bubblewrap(&found));
+    findings.extend([filter(), landlock(), device(), helper(), groups]);
     findings
 }
 
@@ -110,12 +115,12 @@ fn kernel() -> Finding {
 }
 
 /// Bubblewrap, and whether it can make a sandbox.
-fn bubblewrap() -> Vec<Finding> {
-    let found = match Bubblewrap::find() {
+fn bubblewrap(found: &Result<Bubblewrap, ProbeError>) -> Vec<Finding> {
+    let found = match found {
         Ok(found) => found,
         Err(error) => return vec![Finding::red("bubblewrap", error.to_string(), error.hint())],
     };
-    let mut findings = vec![version(&found)];
+    let mut findings = vec![version(found)];
     findings.push(match found.try_out() {
         Ok(()) => Finding::green(
             "namespaces",
@@ -230,8 +235,11 @@ fn helper() -> Finding {
     )
 }
 
-fn groups() -> Finding {
-    let held = limits::probe();
+fn groups(bubblewrap: &Path) -> Finding {
+    let held = match limits::probe(bubblewrap) {
+        Ok(held) => held,
+        Err(error) => return Finding::yellow("cgroups", error.to_string(), limits::GROUP_HINT),
+    };
     let by = |mechanism| held.iter().all(|(_, held)| *held == mechanism);
     if by(Mechanism::CgroupV2) {
         return Finding::green("cgroups", "limits are held by control groups, version 2");
@@ -252,13 +260,17 @@ fn groups() -> Finding {
         return Finding::green("cgroups", message);
     }
     let means = [
-        (with(|held| held == Mechanism::Supervision), "looking often"),
+        (
+            with(|held| matches!(held, Mechanism::Supervision | Mechanism::Rlimit)),
+            "looking often",
+        ),
         (
             with(|held| held == Mechanism::Perf),
             "a counter of the kernel",
         ),
         (
-            with(|held| held == Mechanism::Affinity),
+            // It was asked for a part of one.
+            with(|held| held == Mechanism::None),
             "whole processors alone",
         ),
     ];

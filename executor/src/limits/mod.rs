@@ -27,8 +27,6 @@ use serde::Serialize;
 
 pub(crate) use watch::Watch;
 
-use crate::process::Clock;
-
 /// What a program may use. What is `None` is not limited.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
@@ -258,28 +256,20 @@ pub fn check(limits: &Limits, directory: &Path, bubblewrap: &Path) -> Result<Hel
 }
 
 /// By what memory, processors, time on them and processes would be held for us here.
-pub(crate) fn probe() -> Vec<(Limit, Mechanism)> {
+///
+/// # Errors
+/// [`LimitError::Watch`].
+pub(crate) fn probe(bubblewrap: &Path) -> Result<Held, LimitError> {
     let limits = Limits {
         memory: Some(1 << 40),
         cpus: Some(0.5),
         cpu_time: Some(Duration::MAX),
         pids: Some(1 << 20),
+        keep_free: Some(0),
         best_effort: true,
         ..Limits::default()
     };
-    let group = cgroup::Group::create(&limits);
-    [Limit::Memory, Limit::Cpus, Limit::CpuTime, Limit::Pids]
-        .into_iter()
-        .map(|limit| {
-            let held = group.as_ref().and_then(|group| group.mechanism(limit));
-            let otherwise = match limit {
-                Limit::Cpus => Mechanism::Affinity,
-                Limit::CpuTime if Clock::start().is_ok() => Mechanism::Perf,
-                _ => Mechanism::Supervision,
-            };
-            (limit, held.unwrap_or(otherwise))
-        })
-        .collect()
+    check(&limits, Path::new("/"), bubblewrap)
 }
 
 /// Which limits there were, and by what each was held.

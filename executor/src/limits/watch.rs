@@ -61,7 +61,6 @@ pub(crate) struct Watch {
     seen: Seen,
     /// What counts the time of all processes where no group does.
     clock: Option<Clock>,
-    may_count: bool,
     /// While nothing but our looking keeps processes from being thousands.
     haste: Option<Haste>,
 }
@@ -104,14 +103,13 @@ impl Watch {
             next_glance: None,
             seen: Seen::default(),
             clock: None,
-            may_count: is_followed(starter),
             haste: None,
         };
-        watch.held = watch.mechanisms()?;
+        watch.held = watch.mechanisms(starter)?;
         Ok(watch)
     }
 
-    fn mechanisms(&self) -> Result<Held, LimitError> {
+    fn mechanisms(&self, starter: &Path) -> Result<Held, LimitError> {
         let limits = &self.limits;
         let set = [
             (Limit::Memory, limits.memory.is_some()),
@@ -126,17 +124,17 @@ impl Watch {
             (Limit::KeepFree, self.kept_free > 0),
         ];
         let set = set.into_iter().filter(|(_, is_set)| *is_set);
-        set.map(|(limit, _)| Ok((limit, self.mechanism(limit)?)))
+        set.map(|(limit, _)| Ok((limit, self.mechanism(limit, starter)?)))
             .collect()
     }
 
-    fn mechanism(&self, limit: Limit) -> Result<Mechanism, LimitError> {
+    fn mechanism(&self, limit: Limit, starter: &Path) -> Result<Mechanism, LimitError> {
         if let Some(mechanism) = self.group.as_ref().and_then(|group| group.mechanism(limit)) {
             return Ok(mechanism);
         }
         match limit {
             Limit::Cpus => {}
-            Limit::CpuTime if self.may_count && Clock::start().is_ok() => {
+            Limit::CpuTime if is_followed(starter) && Clock::start().is_ok() => {
                 return Ok(Mechanism::Perf);
             }
             // The kernel does not count those of root.

@@ -54,16 +54,12 @@ const FLUSH_AFTER: Duration = Duration::from_secs(5);
 pub struct FetchOptions {
     /// A fetch that gets no block for this long has failed.
     pub idle_timeout: Duration,
-    /// Whether what a missing block links to is fetched at once, since it will be read too. Where
-    /// not, each read stands for itself: one that failed leaves the next as it would have been.
-    pub deep: bool,
 }
 
 impl Default for FetchOptions {
     fn default() -> FetchOptions {
         FetchOptions {
             idle_timeout: Duration::from_secs(30),
-            deep: true,
         }
     }
 }
@@ -84,6 +80,9 @@ pub struct Fetched {
 ///
 /// What arrives is kept under a lease, becomes durable every few seconds, and stays after
 /// [`Fetcher::finish`], whether or not all of it came.
+///
+/// A DAG that was named by [`Fetcher::complete`] or [`Blocks::expect_all`] comes or fails as a whole. Each
+/// other read stands for itself: one that failed leaves the next as it would have been.
 pub struct Fetcher<'r> {
     repository: &'r Repository,
     network: &'r LazyNetwork,
@@ -235,7 +234,7 @@ impl<'r> Fetcher<'r> {
             if let Ok(data) = self.blocks().read(cid) {
                 return Ok(data);
             }
-            let deep = self.options.deep || state.expected.contains(cid);
+            let deep = state.expected.contains(cid);
             let task = Task {
                 deep,
                 ..root_task(*cid)
@@ -552,7 +551,7 @@ impl Blocks for Fetcher<'_> {
             cid: *cid,
             depth: 1,
             size: 0,
-            deep: self.options.deep,
+            deep: false,
         });
         let missing: Vec<_> = missing.collect();
         self.lock().queue.push(missing.into_iter());
