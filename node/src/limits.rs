@@ -75,6 +75,11 @@ pub const MAX_UNVERIFIED_BYTES: usize = 32 * 1024 * 1024;
 /// size, and pipelining of ordinary ones.
 pub const MAX_UNVERIFIED_BYTES_PER_CONNECTION: usize = MAX_MESSAGE_BYTES;
 
+/// Bytes of small messages that one connection may have beside [`MAX_UNVERIFIED_BYTES`], so that
+/// its wants are heard while others send large messages. Kubo's longest list of wants is of about this
+/// size.
+pub const MAX_SMALL_MESSAGE_BYTES: usize = 64 * 1024;
+
 /// Inbound bitswap streams of one connection. Kubo sends each message on a stream of its own and
 /// opens up to this many before the first was accepted; a refused one is a lost message. The
 /// swarm has a bound of its own on streams that are still negotiating, which should be the same.

@@ -121,7 +121,8 @@ impl Behaviour {
         if self.wants.is_banned(&peer) {
             return Err(ConnectionDenied::new(Banned));
         }
-        Ok(Handler::new(peer, self.verifier.clone()))
+        let readers = self.server.crowd().clone();
+        Ok(Handler::new(peer, self.verifier.clone(), readers))
     }
 
     fn command(&mut self, command: Command) {

@@ -19,13 +19,13 @@ use libp2p::swarm::{
     ConnectionHandler, ConnectionHandlerEvent, StreamUpgradeError, SubstreamProtocol,
 };
 use libp2p::{PeerId, Stream};
-use tokio::sync::Semaphore;
 
 use super::inbound::{InboundError, Received, read_message};
 use super::message::Message;
 use super::outbound::{Outbound, Outgoing, Progress};
+use super::pace::Crowd;
 use super::protocol::{Upgrade, Version, version_of};
-use super::verify::{Share, Verifier};
+use super::verify::{Allowance, Share, Verifier};
 use crate::limits;
 
 /// How long a connection stays after the peer's last message. A peer that waits for a block asks again
@@ -75,7 +75,7 @@ type Reading = BoxFuture<'static, Result<Option<(Stream, Received)>, InboundErro
 pub struct Handler {
     peer: PeerId,
     verifier: Verifier,
-    budget: Arc<Semaphore>,
+    allowance: Allowance,
     inbound: FuturesUnordered<Reading>,
     outbound: Outbound,
     version: Option<Version>,
@@ -85,13 +85,14 @@ pub struct Handler {
 }
 
 impl Handler {
-    pub(crate) fn new(peer: PeerId, verifier: Verifier) -> Handler {
+    /// `readers` are those who wait for the bytes of replies.
+    pub(crate) fn new(peer: PeerId, verifier: Verifier, readers: Crowd) -> Handler {
         Handler {
             peer,
             verifier,
-            budget: Arc::new(Semaphore::new(limits::MAX_UNVERIFIED_BYTES_PER_CONNECTION)),
+            allowance: Allowance::new(),
             inbound: FuturesUnordered::new(),
-            outbound: Outbound::new(),
+            outbound: Outbound::new(readers),
             version: None,
             announce: None,
             keep_alive: false,
@@ -101,9 +102,9 @@ impl Handler {
 
     fn read(&self, mut stream: Stream) {
         let verifier = self.verifier.clone();
-        let budget = Arc::clone(&self.budget);
+        let allowance = self.allowance.clone();
         self.inbound.push(Box::pin(async move {
-            let received = read_message(&mut stream, &verifier, &budget).await?;
+            let received = read_message(&mut stream, &verifier, &allowance).await?;
             Ok(received.map(|received| (stream, received)))
         }));
     }

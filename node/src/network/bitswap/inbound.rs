@@ -1,17 +1,15 @@
 //! Reading of messages from one inbound stream.
 
-use std::future::Future;
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{AsyncRead, AsyncReadExt};
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::message::{Message, MessageError};
-use super::verify::{Share, Verifier};
+use super::pace::{CHECK_INTERVAL, Crowd, Pace, Slow};
+use super::verify::{Allowance, Share, Verifier};
 use crate::limits;
 
 /// How long a stream may stay open between messages. Kubo keeps the stream of its wants open and
@@ -20,10 +18,6 @@ const IDLE_LIMIT: Duration = Duration::from_secs(300);
 
 /// How long the rest of a message may pause.
 const STALL_LIMIT: Duration = Duration::from_secs(10);
-
-/// What a message may take beyond [`STALL_LIMIT`]: below this many bytes a second, the lowest rate
-/// that Kubo sends at, the sender is only holding memory.
-const SLOWEST_BYTES_PER_SECOND: u64 = 12_500;
 
 /// Longest varint that a length can be: 4 MiB need 4 bytes, and some writers pad.
 const MAX_LENGTH_BYTES: usize = 10;
@@ -35,8 +29,8 @@ pub(crate) enum InboundError {
     Io(#[from] io::Error),
     #[error("the peer sent nothing for too long")]
     Idle,
-    #[error("the peer stopped within a message")]
-    Stalled,
+    #[error(transparent)]
+    Slow(#[from] Slow),
     #[error(transparent)]
     Message(#[from] MessageError),
 }
@@ -44,7 +38,7 @@ pub(crate) enum InboundError {
 impl InboundError {
     /// Whether the peer is to blame: broken streams and idle ones are ordinary.
     pub(crate) fn is_fault(&self) -> bool {
-        matches!(self, InboundError::Stalled | InboundError::Message(_))
+        matches!(self, InboundError::Slow(_) | InboundError::Message(_))
     }
 }
 
@@ -55,16 +49,13 @@ pub(crate) type Received = (Message, Share);
 pub(crate) async fn read_message(
     stream: &mut (impl AsyncRead + Unpin),
     verifier: &Verifier,
-    connection: &Arc<Semaphore>,
+    connection: &Allowance,
 ) -> Result<Option<Received>, InboundError> {
     let Some(length) = read_length(stream).await? else {
         return Ok(None);
     };
     let share = verifier.reserve(connection, length).await;
-    let allowed = STALL_LIMIT + Duration::from_secs(length as u64 / SLOWEST_BYTES_PER_SECOND);
-    let body = timeout(allowed, read_body(stream, length))
-        .await
-        .map_err(|_| InboundError::Stalled)??;
+    let body = read_body(stream, length, verifier.crowd()).await?;
     Ok(Some((Message::decode(&body)?, share)))
 }
 
@@ -77,7 +68,9 @@ async fn read_length(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<usi
             0 => timeout(IDLE_LIMIT, read)
                 .await
                 .map_err(|_| InboundError::Idle)?,
-            _ => stall(read).await?,
+            _ => timeout(STALL_LIMIT, read)
+                .await
+                .map_err(|_| Slow::Stalled)?,
         };
         match read {
             Ok(0) if index == 0 => return Ok(None),
@@ -101,22 +94,28 @@ async fn read_length(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<usi
 async fn read_body(
     stream: &mut (impl AsyncRead + Unpin),
     length: usize,
+    crowd: &Crowd,
 ) -> Result<Bytes, InboundError> {
     let mut body = vec![0; length];
     let mut filled = 0;
+    let mut pace = Pace::begin(length, STALL_LIMIT);
+    let mut next_check = Instant::now() + CHECK_INTERVAL;
     while filled < length {
-        match stall(stream.read(&mut body[filled..])).await?? {
-            0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-            count => filled += count,
+        match timeout_at(next_check, stream.read(&mut body[filled..])).await {
+            Ok(read) => match read? {
+                0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+                count => {
+                    filled += count;
+                    pace.advance(count);
+                }
+            },
+            Err(_) => {
+                pace.check(crowd)?;
+                next_check = Instant::now() + CHECK_INTERVAL;
+            }
         }
     }
     Ok(body.into())
-}
-
-async fn stall<F: Future>(reading: F) -> Result<F::Output, InboundError> {
-    timeout(STALL_LIMIT, reading)
-        .await
-        .map_err(|_| InboundError::Stalled)
 }
 
 #[cfg(test)]
@@ -124,18 +123,20 @@ mod tests {
     use super::*;
     use futures::channel::mpsc::unbounded;
     use futures::io::Cursor;
-    use futures::{StreamExt, TryStreamExt};
+    use futures::stream::FuturesUnordered;
+    use futures::{StreamExt, TryStreamExt, poll};
+    use std::pin::pin;
 
     /// Reads one message from `bytes`, behind which the stream stays open and silent.
     async fn read(bytes: &[u8]) -> Result<Option<Received>, InboundError> {
         let verifier = Verifier::new(unbounded().0);
-        let budget = Arc::new(Semaphore::new(limits::MAX_MESSAGE_BYTES));
+        let allowance = Allowance::new();
         let silence = futures::stream::pending::<io::Result<Vec<u8>>>();
         let bytes = futures::stream::iter([Ok(bytes.to_vec())]);
         let mut stream = bytes.chain(silence).into_async_read();
-        let received = read_message(&mut stream, &verifier, &budget).await;
+        let received = read_message(&mut stream, &verifier, &allowance).await;
         if received.is_err() {
-            assert_eq!(budget.available_permits(), limits::MAX_MESSAGE_BYTES);
+            assert_eq!(allowance.available(), limits::MAX_MESSAGE_BYTES);
         }
         received
     }
@@ -172,14 +173,81 @@ mod tests {
     #[tokio::test]
     async fn the_end_is_clean_only_between_messages() {
         let verifier = Verifier::new(unbounded().0);
-        let budget = Arc::new(Semaphore::new(limits::MAX_MESSAGE_BYTES));
+        let allowance = Allowance::new();
         let mut stream = Cursor::new(b"\x00".to_vec());
-        let empty = read_message(&mut stream, &verifier, &budget).await.unwrap();
+        let empty = read_message(&mut stream, &verifier, &allowance)
+            .await
+            .unwrap();
         assert!(empty.unwrap().0.is_empty());
-        let end = read_message(&mut stream, &verifier, &budget).await.unwrap();
+        let end = read_message(&mut stream, &verifier, &allowance)
+            .await
+            .unwrap();
         assert!(end.is_none());
         let mut stream = Cursor::new(b"\x05\x0a".to_vec());
-        let broken = read_message(&mut stream, &verifier, &budget).await;
+        let broken = read_message(&mut stream, &verifier, &allowance).await;
         assert!(matches!(broken, Err(InboundError::Io(_))));
+    }
+    /// A message of the largest size that comes by one byte a second.
+    fn crawling() -> impl AsyncRead + Unpin {
+        let length = futures::stream::iter([Ok(b"\x80\x80\x80\x02".to_vec())]);
+        let bytes = futures::stream::repeat_with(|| async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Ok(vec![0])
+        });
+        let bytes = bytes.then(|byte| byte);
+        Box::pin(length.chain(bytes)).into_async_read()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_crawls_holds_up_nobody() {
+        let verifier = Verifier::new(unbounded().0);
+        let crawlers = limits::MAX_UNVERIFIED_BYTES / limits::MAX_MESSAGE_BYTES;
+        let mut crawling: FuturesUnordered<_> = (0..crawlers)
+            .map(|_| {
+                let verifier = verifier.clone();
+                async move {
+                    let outcome = read_message(&mut crawling(), &verifier, &Allowance::new()).await;
+                    assert!(outcome.unwrap_err().is_fault());
+                }
+            })
+            .collect();
+        assert!(poll!(crawling.next()).is_pending());
+
+        let small = [
+            b"\x80\x80\x04".to_vec(),
+            vec![0; limits::MAX_SMALL_MESSAGE_BYTES],
+        ]
+        .concat();
+        let allowance = Allowance::new();
+        let mut small = Cursor::new(small);
+        let mut small = pin!(read_message(&mut small, &verifier, &allowance));
+        assert!(
+            poll!(&mut small).is_ready(),
+            "a small message waits for nobody"
+        );
+
+        let begun = Instant::now();
+        // A field that nobody knows.
+        let head = b"\x80\x80\x40\x7a\xfc\xff\x3f".to_vec();
+        let large = [head, vec![0; 1024 * 1024 - 4]].concat();
+        let mut large = Cursor::new(large);
+        let mut large = pin!(read_message(&mut large, &verifier, &allowance));
+        assert!(poll!(&mut large).is_pending(), "all room is taken");
+        let mut left = crawlers;
+        loop {
+            tokio::select! {
+                outcome = &mut large => {
+                    assert!(outcome.unwrap().is_some());
+                    break;
+                }
+                Some(()) = crawling.next() => left -= 1,
+            }
+        }
+        assert!(left < crawlers);
+        assert!(
+            begun.elapsed() < Duration::from_secs(6),
+            "{:?}",
+            begun.elapsed()
+        );
     }
 }

@@ -287,6 +287,11 @@ impl Ledger {
         Some((flight.cids, flight.bytes))
     }
 
+    /// Whether a reply is being written.
+    pub(crate) fn is_answered(&self) -> bool {
+        !self.flights.is_empty()
+    }
+
     /// Bytes of replies that are being written.
     pub(crate) fn bytes_in_flight(&self) -> usize {
         self.bytes_in_flight

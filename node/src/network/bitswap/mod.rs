@@ -19,6 +19,7 @@ mod inbound;
 mod ledger;
 mod message;
 mod outbound;
+mod pace;
 mod protocol;
 mod remote;
 mod server;
@@ -72,8 +73,8 @@ pub enum Fault {
         #[source]
         source: MessageError,
     },
-    /// It began a message and did not go on.
-    #[error("stopped within a message")]
+    /// It began a message and did not go on, or did so at a crawl while others waited.
+    #[error("stopped within a message, or was too slow with it")]
     Stalled,
 }
 

@@ -1,7 +1,8 @@
 //! The outbound stream of one connection: all messages to the peer, one after the other.
 //!
 //! The stream is opened for the first message and kept. When it breaks, the message that was
-//! being written is written again on another; when that breaks too, everything is given up.
+//! being written is written again on another; when that breaks too, everything is given up. So it is
+//! where the peer reads too slowly.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,9 +13,10 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use futures::{AsyncRead, AsyncWrite};
 use libp2p::Stream;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::message::Message;
+use super::pace::{CHECK_INTERVAL, Crowd, Pace, Slow};
 use super::protocol::Version;
 
 /// Streams that one message may break before the peer counts as gone.
@@ -23,6 +25,14 @@ const MAX_ATTEMPTS: u32 = 2;
 /// How long a write may make no progress: the least that Kubo waits, three times, since a peer may
 /// be busy hashing what it has.
 const WRITE_LIMIT: Duration = Duration::from_secs(30);
+
+#[derive(Debug, thiserror::Error)]
+enum OutboundError {
+    #[error("the stream broke")]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Slow(#[from] Slow),
+}
 
 /// A message to be written, known to the behaviour by its number.
 #[derive(Debug)]
@@ -60,17 +70,22 @@ pub(crate) struct Outbound {
     /// What is still to be written of the first of the queue.
     writing: Option<VecDeque<Bytes>>,
     attempts: u32,
-    deadline: Pin<Box<Sleep>>,
+    pace: Pace,
+    next_check: Pin<Box<Sleep>>,
+    /// Those who wait for what replies hold.
+    readers: Crowd,
 }
 
 impl Outbound {
-    pub(crate) fn new() -> Outbound {
+    pub(crate) fn new(readers: Crowd) -> Outbound {
         Outbound {
             state: State::Closed,
             queue: VecDeque::new(),
             writing: None,
             attempts: 0,
-            deadline: Box::pin(sleep(WRITE_LIMIT)),
+            pace: Pace::begin(0, WRITE_LIMIT),
+            next_check: Box::pin(sleep(CHECK_INTERVAL)),
+            readers,
         }
     }
 
@@ -151,7 +166,10 @@ impl Outbound {
             }
             Err(error) => {
                 tracing::debug!(%error, "an outbound bitswap stream broke");
-                self.failed();
+                match error {
+                    OutboundError::Slow(Slow::Crawling) => self.give_up(),
+                    OutboundError::Slow(Slow::Stalled) | OutboundError::Io(_) => self.failed(),
+                }
                 Poll::Ready(None)
             }
         }
@@ -174,51 +192,62 @@ impl Outbound {
         Poll::Ready(None)
     }
 
-    fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Progress>> {
+    fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<Result<Progress, OutboundError>> {
         let (State::Open { stream, version }, Some(first)) = (&mut self.state, self.queue.front())
         else {
             return Poll::Pending;
         };
-        let deadline = self.deadline.as_mut();
         if self.writing.is_none() {
-            restart(deadline);
+            let pieces: VecDeque<Bytes> = first.message.encode(*version).into();
+            let length = pieces.iter().map(Bytes::len).sum();
+            self.pace = Pace::begin(length, WRITE_LIMIT);
+            self.next_check
+                .as_mut()
+                .reset(Instant::now() + CHECK_INTERVAL);
+            self.writing = Some(pieces);
         }
-        let encoded = || first.message.encode(*version).into();
-        let pieces = self.writing.get_or_insert_with(encoded);
-        let mut stream = Pin::new(stream.as_mut());
-        while let Some(piece) = pieces.front_mut() {
-            if piece.is_empty() {
-                pieces.pop_front();
-                continue;
-            }
-            match stream.as_mut().poll_write(context, piece) {
-                Poll::Ready(Ok(0)) => {
-                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-                }
-                Poll::Ready(Ok(count)) => {
-                    piece.advance(count);
-                    restart(self.deadline.as_mut());
-                }
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => return expire(self.deadline.as_mut(), context),
-            }
+        let pieces = self.writing.get_or_insert_default();
+        let written = poll_write_all(Pin::new(stream.as_mut()), pieces, &mut self.pace, context);
+        if written.is_pending() {
+            return self.poll_pace(context);
         }
-        match stream.as_mut().poll_flush(context) {
-            Poll::Ready(Ok(())) => {}
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-            Poll::Pending => return expire(self.deadline.as_mut(), context),
-        }
+        ready!(written)?;
         self.writing = None;
         let sent = self.queue.pop_front().expect("the first was written");
         Poll::Ready(Ok(Progress::Written { id: sent.id }))
     }
+
+    /// Ends only where the peer is too slow.
+    fn poll_pace<T>(&mut self, context: &mut Context<'_>) -> Poll<Result<T, OutboundError>> {
+        loop {
+            ready!(self.next_check.as_mut().poll(context));
+            self.pace.check(&self.readers)?;
+            self.next_check
+                .as_mut()
+                .reset(Instant::now() + CHECK_INTERVAL);
+        }
+    }
 }
 
-fn restart(deadline: Pin<&mut Sleep>) {
-    deadline.reset(tokio::time::Instant::now() + WRITE_LIMIT);
-}
-
-fn expire<T>(deadline: Pin<&mut Sleep>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
-    ready!(deadline.poll(context));
-    Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+/// Writes `pieces` and flushes; what was written is taken from them.
+fn poll_write_all(
+    mut stream: Pin<&mut Stream>,
+    pieces: &mut VecDeque<Bytes>,
+    pace: &mut Pace,
+    context: &mut Context<'_>,
+) -> Poll<io::Result<()>> {
+    while let Some(piece) = pieces.front_mut() {
+        if piece.is_empty() {
+            pieces.pop_front();
+            continue;
+        }
+        match ready!(stream.as_mut().poll_write(context, piece))? {
+            0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+            count => {
+                piece.advance(count);
+                pace.advance(count);
+            }
+        }
+    }
+    stream.poll_flush(context)
 }

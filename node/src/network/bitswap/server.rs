@@ -16,6 +16,7 @@ use libp2p::PeerId;
 
 use super::ledger::{Ledger, Lookup, REPLY_BYTES};
 use super::message::{Message, Payload, Prefix, Presence, WantKind};
+use super::pace::Crowd;
 use super::workers::Workers;
 use crate::block::{BlockError, Blocks, Cid};
 use crate::limits;
@@ -78,7 +79,12 @@ pub(crate) struct Server {
     /// Peers with work, each once, in turn.
     turns: VecDeque<PeerId>,
     replies: Vec<Reply>,
+    /// Of replies that are being written.
     bytes_in_flight: usize,
+    /// Of replies that are being read; what they will have is not known yet.
+    bytes_reserved: usize,
+    /// Peers that get no reply for what others hold.
+    crowd: Crowd,
     next_number: u64,
     /// Counts what may have added blocks: a block that was looked for before may be here after.
     generation: u64,
@@ -102,11 +108,18 @@ impl Server {
             turns: VecDeque::new(),
             replies: Vec::new(),
             bytes_in_flight: 0,
+            bytes_reserved: 0,
+            crowd: Crowd::default(),
             next_number: 1,
             generation: 0,
             to_recheck: VecDeque::new(),
             is_rechecking: false,
         }
+    }
+
+    /// Peers that get no reply for what slower ones hold.
+    pub(crate) fn crowd(&self) -> &Crowd {
+        &self.crowd
     }
 
     fn number(&mut self) -> u64 {
@@ -211,36 +224,50 @@ impl Server {
     /// Starts what there is room for, and gives the messages that are to be sent.
     pub(crate) fn poll(&mut self) -> Vec<Reply> {
         self.recheck();
+        let mut waiting = 0;
         for _ in 0..self.turns.len() {
             let Some(peer) = self.turns.pop_front() else {
                 break;
             };
-            self.serve(peer);
+            waiting += usize::from(!self.serve(peer));
             self.enter(peer);
         }
+        let is_held_up = self.bytes_in_flight > limits::MAX_REPLY_BYTES_TOTAL / 2;
+        self.crowd.set(if is_held_up { waiting } else { 0 });
         std::mem::take(&mut self.replies)
     }
 
-    fn serve(&mut self, peer: PeerId) {
-        let has_room = self.bytes_in_flight + RESERVED_BYTES <= limits::MAX_REPLY_BYTES_TOTAL;
-        let Some(ledger) = self.ledgers.get_mut(&peer) else {
-            return;
+    /// Starts the peer's next reply; `false` where it gets none at all for want of room.
+    fn serve(&mut self, peer: PeerId) -> bool {
+        let Some(ledger) = self
+            .ledgers
+            .get_mut(&peer)
+            .filter(|ledger| ledger.is_ready())
+        else {
+            return true;
         };
-        if !ledger.is_ready() || !has_room {
-            return;
+        let taken = self.bytes_in_flight + self.bytes_reserved;
+        // Half of the room is for peers to which nothing is on its way.
+        let room = match ledger.is_answered() {
+            true => limits::MAX_REPLY_BYTES_TOTAL / 2,
+            false => limits::MAX_REPLY_BYTES_TOTAL,
+        };
+        if taken + RESERVED_BYTES > room {
+            return ledger.is_answered();
         }
         let lookups = ledger.take_lookups();
         if lookups.is_empty() {
             self.reply(peer, Message::default(), Vec::new());
-            return;
+            return true;
         }
         ledger.is_reading = true;
         let epoch = ledger.epoch;
-        self.bytes_in_flight += RESERVED_BYTES;
+        self.bytes_reserved += RESERVED_BYTES;
         let blocks = Arc::clone(&self.blocks);
         self.start(peer, epoch, move || {
             Found::Reply(look_up(&*blocks, lookups))
         });
+        true
     }
 
     fn start(&self, peer: PeerId, epoch: u64, job: impl FnOnce() -> Found + Send + 'static) {
@@ -296,7 +323,7 @@ impl Server {
                 }
             }
             Found::Reply(lookups) => {
-                self.bytes_in_flight -= RESERVED_BYTES;
+                self.bytes_reserved -= RESERVED_BYTES;
                 let is_late = generation != self.generation && !lookups.missing.is_empty();
                 self.looked_up(peer, epoch, lookups);
                 if is_late {

@@ -1,13 +1,13 @@
 //! Peers that misbehave, and peers of other kinds.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ipfs_exec_node::block::{DAG_PB, RAW};
 use ipfs_exec_node::network::bitswap::{Fault, MessageError, Session, SessionEvent};
 use ipfs_exec_node::{Block, limits};
 
-use super::peers::{Node, cids, fetch, some_blocks, wait_for};
+use super::peers::{Node, PATIENCE, cids, fetch, some_blocks, wait_for};
 use super::raw::{Raw, RawEvent, Then};
 use super::wire::{bare_block, contains, field, framed, payload, varint, wants};
 
@@ -68,7 +68,7 @@ fn just_cancelled_blocks_are_forgiven() {
     assert!(contains(&raw.message(), &blocks[0].cid().to_bytes()));
     raw.write(framed(&payload(&blocks[0])), Then::Close);
     raw.write(framed(&payload(&blocks[1])), Then::Close);
-    let event = session.recv_timeout(super::peers::PATIENCE).unwrap();
+    let event = session.recv_timeout(PATIENCE).unwrap();
     assert!(matches!(event, SessionEvent::Block { block, .. } if block == blocks[1]));
 }
 
@@ -164,6 +164,57 @@ fn peers_that_do_not_read_cost_others_nothing() {
     let other = Node::new();
     let session = other.session(&[&node]);
     assert_eq!(fetch(&session, &cids(&blocks), 60).len(), 60);
+}
+
+/// Connections that would hold all that `budget` allows, and some more.
+fn enough_for(budget: usize, each: usize) -> usize {
+    budget / each + 2
+}
+
+#[test]
+fn peers_that_crawl_with_a_message_cost_others_nothing() {
+    let blocks = some_blocks(8, 1024 * 1024);
+    let node = Node::new();
+    let count = enough_for(limits::MAX_UNVERIFIED_BYTES, limits::MAX_MESSAGE_BYTES);
+    let crawlers: Vec<_> = (0..count).map(|_| Raw::new(NEWEST)).collect();
+    let length = varint(limits::MAX_MESSAGE_BYTES as u64);
+    let absent = cids(&some_blocks(1, 9));
+    for raw in &crawlers {
+        raw.connect(&node);
+        raw.write([length.clone(), vec![0; 1000]].concat(), Then::Crawl);
+        // What comes behind is heard: the large message was begun before.
+        raw.write(framed(&wants(&absent)), Then::Close);
+        raw.message();
+    }
+    let provider = Node::holding(&blocks);
+    let session = node.session(&[&provider]);
+    assert_eq!(fetch(&session, &cids(&blocks), 8).len(), 8);
+    // One of them made room.
+    let is_ended = |raw: &Raw| match raw.try_next(Duration::from_millis(10)) {
+        Some(event) => event == RawEvent::Ended,
+        None => false,
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while !crawlers.iter().any(is_ended) {
+        assert!(Instant::now() < deadline);
+    }
+}
+
+#[test]
+fn peers_that_crawl_in_reading_cost_others_nothing() {
+    const SIZE: usize = 2 * 1024 * 1024;
+    let blocks = some_blocks(4, SIZE);
+    let node = Node::holding(&blocks);
+    let count = enough_for(limits::MAX_REPLY_BYTES_TOTAL, SIZE);
+    let deaf: Vec<_> = (0..count).map(|_| Raw::deaf()).collect();
+    for raw in &deaf {
+        raw.connect(&node);
+        raw.write(framed(&wants(&cids(&blocks))), Then::Close);
+        raw.wait_for(&RawEvent::Opened);
+    }
+    let other = Node::new();
+    let session = other.session(&[&node]);
+    assert_eq!(fetch(&session, &cids(&blocks), 4).len(), 4);
 }
 
 #[test]

@@ -30,6 +30,8 @@ pub(super) enum Then {
     Keep,
     /// Drops it half way, which resets it.
     Reset,
+    /// Writes a byte now and then, for as long as the other side takes it.
+    Crawl,
 }
 
 #[derive(Clone, Debug)]
@@ -46,6 +48,8 @@ pub(super) enum RawEvent {
     Message(Vec<u8>),
     /// The other side ended a stream that was kept open.
     Ended,
+    /// The other side opened a stream.
+    Opened,
 }
 
 pub(super) struct Raw {
@@ -257,6 +261,7 @@ impl ConnectionHandler for RawHandler {
             ConnectionEvent::FullyNegotiatedInbound(inbound) => {
                 let (stream, events) = (inbound.protocol, self.events.clone());
                 let is_reading = self.is_reading;
+                let _ = events.send(RawEvent::Opened);
                 tokio::spawn(async move {
                     if is_reading {
                         read_all(stream, events).await;
@@ -306,6 +311,16 @@ async fn write_one(mut stream: Stream, write: Write, events: mpsc::Sender<RawEve
         Then::Reset => {}
         Then::Close => {
             let _ = stream.close().await;
+        }
+        Then::Crawl => {
+            let mut now_and_then = tokio::time::interval(Duration::from_millis(500));
+            loop {
+                now_and_then.tick().await;
+                if stream.write_all(&[0]).await.is_err() || stream.flush().await.is_err() {
+                    let _ = events.send(RawEvent::Ended);
+                    return;
+                }
+            }
         }
         Then::Keep => {
             let _ = stream.read(&mut [0]).await;

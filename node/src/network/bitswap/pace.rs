@@ -1,0 +1,174 @@
+//! How slowly a message may pass. What it holds meanwhile is taken from a budget of all peers, so
+//! whoever is slow on purpose must not keep it from the others.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How often the pace of a message that does not pass at once is looked at.
+pub(crate) const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What a message may take beyond a pause: below this many bytes a second, the lowest rate that
+/// Kubo sends at, a peer is only holding memory.
+const SLOWEST_BYTES_PER_SECOND: u64 = 12_500;
+
+/// The same while others wait for the memory.
+const SLOWEST_BYTES_PER_SECOND_IN_A_CROWD: u64 = 32 * 1024;
+
+/// The time over which the rate of a message is taken: longer than what a lost packet costs.
+const RATE_WINDOW: Duration = Duration::from_secs(3);
+
+/// How many wait for memory that others hold. Clones are the same number.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Crowd(Arc<AtomicUsize>);
+
+impl Crowd {
+    pub(crate) fn set(&self, waiting: usize) {
+        self.0.store(waiting, Ordering::Relaxed);
+    }
+
+    /// Counts the caller until what is returned is dropped.
+    pub(crate) fn wait(&self) -> Waiting<'_> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Waiting(&self.0)
+    }
+
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > 0
+    }
+}
+
+/// One that waits.
+pub(crate) struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Why a message is given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Slow {
+    #[error("the peer stopped within a message")]
+    Stalled,
+    #[error("the peer was too slow with a message")]
+    Crawling,
+}
+
+/// The progress of one message.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    begun: Instant,
+    allowed: Duration,
+    pause: Duration,
+    progressed: Instant,
+    bytes: u64,
+    /// When the rate was taken last, and how many bytes had passed.
+    window: (Instant, u64),
+    is_slow: bool,
+}
+
+impl Pace {
+    /// A message of `length` bytes begins, which may pause for `pause`.
+    pub(crate) fn begin(length: usize, pause: Duration) -> Pace {
+        let now = Instant::now();
+        Pace {
+            begun: now,
+            allowed: pause + Duration::from_secs(length as u64 / SLOWEST_BYTES_PER_SECOND),
+            pause,
+            progressed: now,
+            bytes: 0,
+            window: (now, 0),
+            is_slow: false,
+        }
+    }
+
+    /// So many more bytes have passed.
+    pub(crate) fn advance(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
+        self.progressed = Instant::now();
+    }
+
+    /// Whether the message may go on. To be asked every [`CHECK_INTERVAL`].
+    pub(crate) fn check(&mut self, crowd: &Crowd) -> Result<(), Slow> {
+        let now = Instant::now();
+        let (since, before) = self.window;
+        let window = now - since;
+        if window >= RATE_WINDOW {
+            let least = SLOWEST_BYTES_PER_SECOND_IN_A_CROWD as f64 * window.as_secs_f64();
+            self.is_slow = ((self.bytes - before) as f64) < least;
+            self.window = (now, self.bytes);
+        }
+        if now - self.progressed >= self.pause {
+            Err(Slow::Stalled)
+        } else if now - self.begun >= self.allowed || self.is_slow && crowd.is_waiting() {
+            Err(Slow::Crawling)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1024 * 1024;
+    const PAUSE: Duration = Duration::from_secs(10);
+
+    /// Passes `rate` bytes a second until the message is given up; says after how many seconds.
+    async fn seconds(length: usize, rate: usize, crowd: &Crowd) -> Option<(usize, Slow)> {
+        let mut pace = Pace::begin(length, PAUSE);
+        for second in 1..=length / rate.max(1) {
+            tokio::time::advance(CHECK_INTERVAL).await;
+            if rate > 0 {
+                pace.advance(rate);
+            }
+            if let Err(slow) = pace.check(crowd) {
+                return Some((second, slow));
+            }
+        }
+        None
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_slow_give_way_to_those_who_wait() {
+        let crowd = Crowd::default();
+        assert_eq!(seconds(MIB, 20_000, &crowd).await, None);
+        assert_eq!(seconds(MIB, 0, &crowd).await, Some((10, Slow::Stalled)));
+        assert_eq!(
+            seconds(MIB, 9000, &crowd).await,
+            Some((93, Slow::Crawling)),
+            "1 MiB at 12,500 bytes a second, and the pause"
+        );
+        let waiting = crowd.wait();
+        assert_eq!(
+            seconds(MIB, 20_000, &crowd).await,
+            Some((3, Slow::Crawling))
+        );
+        assert_eq!(seconds(MIB, 40_000, &crowd).await, None);
+        drop(waiting);
+        assert_eq!(seconds(MIB, 20_000, &crowd).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_does_not_pay_for_the_rest() {
+        let crowd = Crowd::default();
+        crowd.set(1);
+        let mut pace = Pace::begin(4 * MIB, PAUSE);
+        pace.advance(3 * MIB);
+        let mut seconds = 0;
+        loop {
+            tokio::time::advance(CHECK_INTERVAL).await;
+            seconds += 1;
+            pace.advance(1);
+            if pace.check(&crowd).is_err() {
+                break;
+            }
+        }
+        assert_eq!(seconds, 6);
+    }
+}
