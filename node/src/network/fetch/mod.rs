@@ -28,7 +28,7 @@ use bytes::Bytes;
 pub use self::error::{DialProblem, FetchError};
 pub use self::starter::LazyNetwork;
 
-use self::exchange::{Arrived, Exchange};
+use self::exchange::{Arrival, Arrived, Exchange};
 use self::queue::Task;
 use self::sources::{Prospects, Sources, Verdict};
 use self::state::State;
@@ -391,8 +391,17 @@ impl<'r> Fetcher<'r> {
         }
         // All of them, also behind one whose links cannot be followed: what came is kept.
         let mut taken = Ok(());
-        for block in arrived.blocks {
-            taken = taken.and(self.take_block(state, exchange, block, accepted));
+        for Arrival {
+            block,
+            is_by_gateway,
+        } in arrived.blocks
+        {
+            let before = accepted.len();
+            taken = taken.and(self.take_block(state, exchange, &block, accepted));
+            if is_by_gateway {
+                let is_missing = accepted.len() > before;
+                exchange.judge_streams(&mut state.routes, &block, is_missing);
+            }
         }
         taken?;
         if arrived.ended {
@@ -419,7 +428,7 @@ impl<'r> Fetcher<'r> {
         &self,
         state: &mut State,
         exchange: &Exchange,
-        block: Block,
+        block: &Block,
         accepted: &mut Vec<Block>,
     ) -> Result<(), Arc<FetchError>> {
         let hash = block.cid().hash();
@@ -463,6 +472,7 @@ impl<'r> Fetcher<'r> {
         exchange: &Exchange,
         now: Instant,
     ) -> Result<(), Arc<FetchError>> {
+        exchange.leave_useless_streams(&mut state.routes, self.options.idle_timeout, now);
         let sources = state.sources.as_mut().expect("it came with the exchange");
         for cid in sources.take_unanswered(now) {
             if state.queue.is_under_way(cid.hash()) {

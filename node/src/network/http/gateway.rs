@@ -23,7 +23,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use reqwest::Client;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::{HttpError, Url, root_cause};
 use crate::block::{Block, BlockError, Cid};
@@ -70,6 +70,12 @@ pub enum GatewayError {
         /// What is wrong with it.
         #[source]
         source: CarError,
+    },
+    /// The stream was left: it brought nothing that was missing.
+    #[error("{url} streams nothing that is missing")]
+    Useless {
+        /// What was asked.
+        url: Url,
     },
     /// All gateways have failed too often.
     #[error("every gateway has failed {MAX_FAULTS} times in a row")]
@@ -120,6 +126,7 @@ pub struct Share {
 enum Command {
     Want(Vec<Cid>),
     WantAll(Cid),
+    LeaveStreams,
     Cancel(Vec<Cid>),
 }
 
@@ -146,6 +153,7 @@ impl GatewaySession {
             pending: VecDeque::new(),
             cancelled: HashSet::new(),
             running: FuturesUnordered::new(),
+            left: watch::Sender::new(()),
         };
         runtime.spawn(worker.work(receiver));
         GatewaySession {
@@ -162,6 +170,12 @@ impl GatewaySession {
     /// Asks for the DAG below `root` as one stream. Its blocks come depth first.
     pub fn want_all(&self, root: &Cid) {
         self.command(Command::WantAll(*root));
+    }
+
+    /// The streams that are coming bring nothing that is missing: they go on at the next gateway, if
+    /// there is one.
+    pub fn leave_streams(&self) {
+        self.command(Command::LeaveStreams);
     }
 
     /// No longer asks for blocks; those on their way may still come.
@@ -252,38 +266,55 @@ impl Gateways {
         .await
     }
 
-    /// Streams the DAG below `root`, giving each block to `take`, until it says false.
+    /// Streams the DAG below `root`, giving each block to `take`, until it says false. When `left`
+    /// changes the next gateway is asked.
     async fn dag(
         &self,
         root: Cid,
+        left: watch::Receiver<()>,
         take: impl Fn(Block) -> bool + Clone + Send + 'static,
     ) -> Result<(), GatewayError> {
         self.try_each(|server| {
-            let take = take.clone();
+            let (mut left, take) = (left.clone(), take.clone());
+            left.mark_unchanged();
             async move {
                 let url = content_url(&server, &root, "car")?;
-                let mut response = super::request(&self.client, url.clone(), CAR, &[]).await?;
-                let (pieces, receiver) = tokio::sync::mpsc::channel(CAR_PIECES);
-                let reading = tokio::task::spawn_blocking(move || read_car(receiver, &take));
-                let streamed = loop {
-                    match response.chunk().await {
-                        Ok(Some(piece)) => {
-                            // The reader has had enough, and says why.
-                            if pieces.send(piece).await.is_err() {
-                                break Ok(());
-                            }
-                        }
-                        Ok(None) => break Ok(()),
-                        Err(error) => break Err(super::failed(&url)(error)),
+                tokio::select! {
+                    streamed = self.stream(url.clone(), take) => streamed,
+                    _ = left.changed() => {
+                        tracing::warn!(%url, "the gateway's stream is left: it brings nothing that is missing");
+                        Err(GatewayError::Useless { url })
                     }
-                };
-                drop(pieces);
-                let read = reading.await.expect("reading a CAR does not panic");
-                streamed?;
-                read.map_err(|source| GatewayError::Car { url, source })
+                }
             }
         })
         .await
+    }
+
+    async fn stream(
+        &self,
+        url: Url,
+        take: impl Fn(Block) -> bool + Send + 'static,
+    ) -> Result<(), GatewayError> {
+        let mut response = super::request(&self.client, url.clone(), CAR, &[]).await?;
+        let (pieces, receiver) = tokio::sync::mpsc::channel(CAR_PIECES);
+        let reading = tokio::task::spawn_blocking(move || read_car(receiver, &take));
+        let streamed = loop {
+            match response.chunk().await {
+                Ok(Some(piece)) => {
+                    // The reader has had enough, and says why.
+                    if pieces.send(piece).await.is_err() {
+                        break Ok(());
+                    }
+                }
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(super::failed(&url)(error)),
+            }
+        };
+        drop(pieces);
+        let read = reading.await.expect("reading a CAR does not panic");
+        streamed?;
+        read.map_err(|source| GatewayError::Car { url, source })
     }
 }
 
@@ -354,6 +385,8 @@ struct Worker {
     /// Of the pending ones.
     cancelled: HashSet<Cid>,
     running: FuturesUnordered<BoxFuture<'static, Done>>,
+    /// Changes when the streams are left.
+    left: watch::Sender<()>,
 }
 
 impl Worker {
@@ -383,9 +416,12 @@ impl Worker {
                 let (gateways, events) = (self.gateways.clone(), self.events.clone());
                 let backlog = Arc::clone(&self.backlog);
                 let take = move |block: Block| tell_block(&events, &backlog, block);
-                let streaming = async move { Done::Dag(root, gateways.dag(root, take).await) };
+                let left = self.left.subscribe();
+                let streaming =
+                    async move { Done::Dag(root, gateways.dag(root, left, take).await) };
                 self.running.push(streaming.boxed());
             }
+            Command::LeaveStreams => self.left.send_modify(|()| {}),
             Command::Cancel(cids) => self.cancelled.extend(cids),
         }
     }

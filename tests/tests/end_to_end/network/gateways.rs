@@ -1,6 +1,6 @@
 //! Trustless gateways as sources, good and bad.
 
-use std::io::Write;
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -177,6 +177,87 @@ fn a_gateway_that_comes_to_no_end_is_passed_over() {
     let read = taker.ipfs_exec(["cat", "--gateway", &endless, "--gateway", &gateway.url()]);
     let read = read.arguments(["--offset=2", "--length=3", &cid.to_string()]);
     assert_eq!(read.succeeds().stdout, b"blo");
+}
+
+/// What is missing is asked for one by one, or of the next gateway.
+#[test]
+fn a_stream_of_other_blocks_is_left() {
+    let (blocks, root) = content();
+    let text = root.to_string();
+    for (name, block_bytes, pause) in [
+        ("a flood", 1 << 20, Duration::ZERO),
+        ("a drip", 100, Duration::from_millis(100)),
+    ] {
+        let endless = streaming_others(blocks.clone(), root, block_bytes, pause);
+        let fetch = ["fetch", "--idle-timeout=6", "--gateway", &endless];
+        let taker = Environment::new();
+        let fetched = taker.ipfs_exec(fetch).argument(&text).succeeds();
+        let warning = format!("{endless}/ipfs/{root}?format=car");
+        assert!(fetched.stderr.contains(&warning), "{name}: {fetched:?}");
+        assert_eq!(taker.statistic("blocks"), 42, "{name}");
+
+        let good = honest(blocks.clone(), root);
+        let other = Environment::new();
+        let fetch = other.ipfs_exec(fetch).arguments(["--gateway", &good.url()]);
+        fetch.argument(&text).succeeds();
+        let asked = good.requests();
+        assert_eq!(asked, [format!("/ipfs/{root}?format=car")], "{name}");
+    }
+}
+
+/// A gateway that gives `blocks` one by one, and in place of any DAG a stream of other blocks that
+/// does not end.
+fn streaming_others(blocks: Blocks, root: Cid, block_bytes: usize, pause: Duration) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let blocks = blocks.clone();
+            std::thread::spawn(move || {
+                let mut stream = stream.unwrap();
+                let mut line = String::new();
+                BufReader::new(&stream).read_line(&mut line).unwrap();
+                let path = line.split(' ').nth(1).unwrap();
+                let written = match parse(path) {
+                    Some((cid, "raw")) => {
+                        let block = blocks.get(&cid).unwrap();
+                        let head = head("raw", &format!("content-length: {}\r\n", block.len()));
+                        stream.write_all(&[head.as_bytes(), block].concat())
+                    }
+                    _ => stream_others(&mut stream, root, block_bytes, pause),
+                };
+                // Whoever has what he wants goes away.
+                drop(written);
+            });
+        }
+    });
+    url
+}
+
+fn head(format: &str, length: &str) -> String {
+    format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/vnd.ipld.{format}\r\n\
+         connection: close\r\n{length}\r\n"
+    )
+}
+
+fn stream_others(
+    stream: &mut TcpStream,
+    root: Cid,
+    block_bytes: usize,
+    pause: Duration,
+) -> io::Result<()> {
+    let start = Blocks::new().car(&[root]);
+    stream.write_all(head("car", "").as_bytes())?;
+    stream.write_all(&start)?;
+    for number in 0_u64.. {
+        let mut others = Blocks::new();
+        let number = number.to_le_bytes();
+        others.raw(number.repeat(block_bytes / number.len()));
+        stream.write_all(&others.car(&[root])[start.len()..])?;
+        std::thread::sleep(pause);
+    }
+    Ok(())
 }
 
 /// Answers with a block that is one byte longer again and again.

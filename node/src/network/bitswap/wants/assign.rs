@@ -14,7 +14,7 @@ use crate::network::bitswap::session::{SessionEvent, SessionId};
 /// find out who has the rest.
 const ROOT_WANTS: usize = 16;
 
-/// Connected peers that are asked whether they have a block.
+/// Connected peers that are being asked at a time whether they have a block.
 const MAX_QUERIED_PEERS: usize = 64;
 
 /// Where a want can go.
@@ -32,7 +32,7 @@ impl Wants {
         for session in sessions {
             self.assign(session, now);
         }
-        self.report_not_found();
+        self.report_not_found(now);
         for peer in std::mem::take(&mut self.touched) {
             self.flush(peer);
         }
@@ -150,7 +150,8 @@ impl Wants {
             }
             let is_asked = want.asked.is_some_and(|(asked, _)| asked == *peer)
                 || want.queried.iter().any(|(queried, _)| queried == peer)
-                || want.refused.contains(peer);
+                || want.refused.contains(peer)
+                || want.slow.contains(peer);
             if is_asked || !remote.has_presences() || remote.told.len() >= MAX_WANTS {
                 continue;
             }
@@ -161,8 +162,13 @@ impl Wants {
         }
     }
 
-    fn report_not_found(&mut self) {
+    fn report_not_found(&mut self, now: Instant) {
         for hash in std::mem::take(&mut self.doubtful) {
+            let is_querying = |want: &Want| !want.queried.is_empty();
+            if self.wants.get(&hash).is_some_and(is_querying) || self.is_not_found(&hash) {
+                // Many peers are asked by turns.
+                self.query_others(&hash, now);
+            }
             if !self.is_not_found(&hash) {
                 continue;
             }
