@@ -5,7 +5,6 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use libp2p::kad::store::{MemoryStore, MemoryStoreConfig};
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
@@ -14,6 +13,7 @@ use libp2p::{
     ping, relay, upnp,
 };
 
+use super::records::ProviderRecords;
 use crate::block::Blocks;
 use crate::limits;
 use crate::network::bitswap;
@@ -36,9 +36,6 @@ const DHT_QUERY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Peers at each distance that a client of the DHT of a local network keeps in mind.
 const PEERS_OF_CLIENT: NonZeroUsize = NonZeroUsize::new(4).expect("it is not zero");
 
-/// Longest record that a peer may leave here, in bytes: the limit of IPNS records.
-const MAX_RECORD_BYTES: usize = 10 * 1024;
-
 /// All protocols of a node.
 #[derive(NetworkBehaviour)]
 pub(super) struct Behaviour {
@@ -51,8 +48,8 @@ pub(super) struct Behaviour {
     autonat: Toggle<autonat::Behaviour>,
     port_mapping: Toggle<upnp::tokio::Behaviour>,
     pub(super) mdns: Toggle<mdns::tokio::Behaviour>,
-    pub(super) public_dht: Toggle<kad::Behaviour<MemoryStore>>,
-    pub(super) lan_dht: kad::Behaviour<MemoryStore>,
+    pub(super) public_dht: Toggle<kad::Behaviour<ProviderRecords>>,
+    pub(super) lan_dht: kad::Behaviour<ProviderRecords>,
 }
 
 /// Must be called within a tokio runtime.
@@ -126,7 +123,11 @@ fn mode(serve: bool) -> kad::Mode {
     }
 }
 
-fn dht(protocol: StreamProtocol, peer_id: PeerId, mode: kad::Mode) -> kad::Behaviour<MemoryStore> {
+fn dht(
+    protocol: StreamProtocol,
+    peer_id: PeerId,
+    mode: kad::Mode,
+) -> kad::Behaviour<ProviderRecords> {
     let mut config = kad::Config::new(protocol.clone());
     if mode == kad::Mode::Client && protocol == LAN_DHT {
         // Room for all of them is taken at once, which who stays for a moment need not pay.
@@ -136,14 +137,7 @@ fn dht(protocol: StreamProtocol, peer_id: PeerId, mode: kad::Mode) -> kad::Behav
     // Nothing is asked of anybody unless a query needs it; who serves says himself what it has.
     config.set_periodic_bootstrap_interval(None);
     config.set_provider_publication_interval(None);
-    config.set_record_filtering(kad::StoreInserts::FilterBoth);
-    let limits = MemoryStoreConfig {
-        max_value_bytes: MAX_RECORD_BYTES,
-        max_provided_keys: limits::MAX_PROVIDED_KEYS,
-        max_providers_per_key: limits::MAX_PROVIDERS_KEPT,
-        ..MemoryStoreConfig::default()
-    };
-    let store = MemoryStore::with_config(peer_id, limits);
+    let store = ProviderRecords::new(peer_id);
     let mut dht = kad::Behaviour::with_config(peer_id, store, config);
     dht.set_mode(Some(mode));
     dht

@@ -4,6 +4,7 @@
 pub(super) mod behaviour;
 mod providers;
 mod queries;
+mod records;
 mod standing;
 
 use std::collections::{HashMap, HashSet};

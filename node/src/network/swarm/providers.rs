@@ -1,11 +1,11 @@
 //! Who has what: questions to the DHTs and to routers, what they answer, and what they are told.
 
 use futures::FutureExt;
-use libp2p::kad::store::MemoryStore;
-use libp2p::kad::{self, GetProvidersOk, InboundRequest, QueryResult};
+use libp2p::kad::{self, GetProvidersOk, QueryResult};
 use libp2p::{Multiaddr, PeerId};
 
 use super::queries::{Dht, Query};
+use super::records::ProviderRecords;
 use super::{Node, RouterAnswer};
 use crate::block::Cid;
 use crate::limits;
@@ -30,7 +30,7 @@ impl Node {
     }
 
     /// The DHT, where this node takes part in it.
-    pub(super) fn dht(&mut self, dht: Dht) -> Option<&mut kad::Behaviour<MemoryStore>> {
+    pub(super) fn dht(&mut self, dht: Dht) -> Option<&mut kad::Behaviour<ProviderRecords>> {
         let behaviour = self.swarm.behaviour_mut();
         match dht {
             Dht::Public => behaviour.public_dht.as_mut(),
@@ -41,7 +41,7 @@ impl Node {
     /// Asks each DHT that this node knows a peer of.
     fn ask_each<T>(
         &mut self,
-        mut ask: impl FnMut(Dht, &mut kad::Behaviour<MemoryStore>) -> Option<T>,
+        mut ask: impl FnMut(Dht, &mut kad::Behaviour<ProviderRecords>) -> Option<T>,
     ) -> Vec<T> {
         let mut answers = Vec::new();
         for which in [Dht::Public, Dht::Lan] {
@@ -170,12 +170,6 @@ impl Node {
             kad::Event::OutboundQueryProgressed {
                 id, result, step, ..
             } => self.dht_answered(Query::Dht(dht, id), result, step.last),
-            kad::Event::InboundRequest {
-                request:
-                    InboundRequest::AddProvider {
-                        record: Some(record),
-                    },
-            } => self.keep_provider(dht, record),
             event => tracing::trace!(?event, "dht"),
         }
     }
@@ -204,22 +198,6 @@ impl Node {
                 }
             }
             result => tracing::trace!(?result, "dht"),
-        }
-    }
-
-    /// A peer leaves word here that it has content.
-    pub(super) fn keep_provider(&mut self, dht: Dht, mut record: kad::ProviderRecord) {
-        if record.key.as_ref().len() > limits::MAX_DHT_KEY_BYTES {
-            return tracing::debug!(peer = %record.provider, "refused a long key");
-        }
-        let is_short = |address: &Multiaddr| address.len() <= limits::MAX_PROVIDER_ADDRESS_BYTES;
-        record.addresses.retain(is_short);
-        record.addresses.truncate(limits::MAX_PROVIDER_ADDRESSES);
-        let Some(dht) = self.dht(dht) else {
-            return;
-        };
-        if let Err(error) = kad::store::RecordStore::add_provider(dht.store_mut(), record) {
-            tracing::debug!(?error, "cannot keep what a peer says that it has");
         }
     }
 }

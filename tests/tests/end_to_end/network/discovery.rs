@@ -259,6 +259,7 @@ fn on_two_hosts_of(network: &str, environment: &Environment, server: &str, clien
         .variable("IPFS_EXEC", binary())
         .variable("NETWORK", network)
         .variable("MDNS_FLOOD", helper(env!("CARGO_BIN_EXE_mdns_flood")))
+        .variable("NAME_SERVER", helper(env!("CARGO_BIN_EXE_name_server")))
         .variable("PORT_MAPPER", helper(env!("CARGO_BIN_EXE_port_mapper")))
         .run();
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
@@ -320,6 +321,59 @@ fn thousands_of_peers_that_are_not_there_do_not_hide_one_that_is() {
         )),
     );
     assert_eq!(told, "ended with 1\n");
+}
+
+/// Names stand for an address, or for peers with all their addresses.
+#[test]
+fn peers_are_named_by_dns() {
+    let environment = Environment::new();
+    environment.write("file", "had from a named host");
+    let cid = environment.add("file");
+    environment.configure("mdns = false\n");
+    environment.directory("other");
+    let id = environment.ipfs_exec(["id"]).succeeds().line();
+    let server = "exec \"$IPFS_EXEC\" serve --listen /ip4/10.99.0.1/tcp/4001 \
+                  --listen /ip4/10.99.0.1/udp/4001/quic-v1";
+    let client = format!(
+        r#"
+        export IPFS_EXEC_PATH=$PWD/other
+        mount -t tmpfs none /etc
+        echo nameserver 10.99.0.2 > /etc/resolv.conf
+        "$NAME_SERVER" 10.99.0.2 \
+            host.test A 10.99.0.1 \
+            _dnsaddr.peer.test TXT dnsaddr=/ip4/10.99.0.1/udp/4001/quic-v1/p2p/{id} \
+            _dnsaddr.peer.test TXT nonsense \
+            _dnsaddr.many.test TXT dnsaddr=/dnsaddr/peer.test/p2p/{id} \
+            _dnsaddr.circle.test TXT dnsaddr=/dnsaddr/circle.test > names.out &
+        while ! grep -q ready names.out; do read -t 0.05 _ <> /dev/zero || :; done
+        for peer in /dns4/host.test/tcp/4001/p2p/{id} /dns/host.test/tcp/4001 \
+            /dns/host.test/udp/4001/quic-v1/p2p/{id} /dnsaddr/peer.test/p2p/{id} \
+            /dnsaddr/peer.test /dnsaddr/many.test/p2p/{id} \
+            /dns4/nobody.test/tcp/4001 /dnsaddr/circle.test
+        do
+            rm -rf other/*
+            echo "$peer: $("$IPFS_EXEC" --no-mdns cat --peer $peer {cid} 2> error)"
+            cat error
+        done
+        "#
+    );
+    let said = on_two_hosts(&environment, server, &client);
+    println!("{said}");
+    for peer in [
+        &format!("/dns4/host.test/tcp/4001/p2p/{id}"),
+        "/dns/host.test/tcp/4001",
+        &format!("/dns/host.test/udp/4001/quic-v1/p2p/{id}"),
+        &format!("/dnsaddr/peer.test/p2p/{id}"),
+        "/dnsaddr/peer.test",
+        &format!("/dnsaddr/many.test/p2p/{id}"),
+    ] {
+        let read = format!("{peer}: had from a named host\n");
+        assert!(said.contains(&read), "{peer} is missing in {said}");
+    }
+    let (_, failures) = said.split_once("/dns4/nobody.test/tcp/4001: \n").unwrap();
+    for text in ["nobody.test", "circle.test: \n"] {
+        assert!(failures.contains(text), "{text} is missing in {failures}");
+    }
 }
 
 /// A router that maps ports is asked to, and says where others reach the node.
