@@ -10,7 +10,7 @@ use std::sync::Arc;
 use ipfs_exec_node::block::BlockError;
 use ipfs_exec_node::car::CarError;
 use ipfs_exec_node::dag::DagError;
-use ipfs_exec_node::network::{FetchError, IdentityError, NetworkError};
+use ipfs_exec_node::network::{FetchError, IdentityError, Multiaddr, NetworkError};
 use ipfs_exec_node::path::{PathError, escape};
 use ipfs_exec_node::repo::RepoError;
 use ipfs_exec_node::unixfs::UnixfsError;
@@ -204,6 +204,9 @@ fn classify_fetch(error: &FetchError, failed: &mut CommandError) {
         FetchError::Gateway { .. } => {
             Some("name another gateway with `--gateway`, or a peer that has it with `--peer`")
         }
+        FetchError::Unreachable { address, .. } if is_name(address) => {
+            Some("see that the name is right and resolves on this machine, and that the peer runs")
+        }
         FetchError::Unreachable { .. } => {
             Some("see that the peer runs, and that the address ends in its own id")
         }
@@ -212,6 +215,12 @@ fn classify_fetch(error: &FetchError, failed: &mut CommandError) {
         }
         _ => failed.hint,
     };
+}
+
+/// Whether an address is to be looked up in DNS.
+fn is_name(address: &Multiaddr) -> bool {
+    let names = ["dns", "dns4", "dns6", "dnsaddr"];
+    address.protocol_stack().any(|name| names.contains(&name))
 }
 
 fn block_hint(error: &BlockError) -> Option<&'static str> {

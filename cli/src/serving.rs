@@ -84,6 +84,13 @@ impl Serving {
         options.serve = true;
         let provide = arguments.provide.or(config.provide);
         let strategy = provide.unwrap_or(Provide::Roots).into();
+        let names_nobody = options.peers.is_empty() && options.bootstrap.is_empty();
+        if names_nobody && provide.is_some_and(|provide| provide != Provide::None) {
+            tracing::warn!(
+                "nothing is announced until a peer of a DHT connects: name one with `--peer`, or \
+                 the public ones with `--public`"
+            );
+        }
         let network = Network::start(Arc::clone(repository) as _, options)?;
         Ok(Serving {
             events: network.subscribe(),

@@ -92,6 +92,16 @@ fn those_who_serve_announce_their_pins() {
 }
 
 #[test]
+fn who_wants_to_announce_is_told_that_nobody_listens() {
+    let giver = Environment::new();
+    let mut served = Served::with(&giver, ["--provide", "all"]);
+    served.running.wait_for("name one with `--peer`");
+    drop(served);
+    // Nothing is said where nothing was asked for.
+    Served::start(&giver).end();
+}
+
+#[test]
 fn content_that_is_to_be_provided_by_a_process_without_a_server_is_announced_once() {
     let dht = Dht::start();
     let giver = Environment::new();
@@ -371,7 +381,11 @@ fn peers_are_named_by_dns() {
         assert!(said.contains(&read), "{peer} is missing in {said}");
     }
     let (_, failures) = said.split_once("/dns4/nobody.test/tcp/4001: \n").unwrap();
-    for text in ["nobody.test", "circle.test: \n"] {
+    for text in [
+        "nobody.test",
+        "see that the name is right",
+        "circle.test: \n",
+    ] {
         assert!(failures.contains(text), "{text} is missing in {failures}");
     }
 }
