@@ -68,16 +68,18 @@ pub const MAX_MESSAGE_ENTRIES: usize = 64 * 1024;
 pub const MIN_DIGEST_BYTES: usize = 20;
 
 /// Bytes of bitswap messages that all peers together may have here, being received or waiting to
-/// be hashed. Reading stops above it.
+/// be hashed. Reading stops above it, but for [`MAX_SMALL_MESSAGE_BYTES`] of each connection.
 pub const MAX_UNVERIFIED_BYTES: usize = 32 * 1024 * 1024;
+
+/// Bytes of [`MAX_UNVERIFIED_BYTES`] that peers may have which were asked for nothing.
+pub const MAX_UNASKED_BYTES: usize = 8 * 1024 * 1024;
 
 /// Bytes of [`MAX_UNVERIFIED_BYTES`] that one connection may hold: one message of the largest
 /// size, and pipelining of ordinary ones.
 pub const MAX_UNVERIFIED_BYTES_PER_CONNECTION: usize = MAX_MESSAGE_BYTES;
 
 /// Bytes of small messages that one connection may have beside [`MAX_UNVERIFIED_BYTES`], so that
-/// its wants are heard while others send large messages. Kubo's longest list of wants is of about this
-/// size.
+/// its wants are heard while others send large messages: some 1,000 wants.
 pub const MAX_SMALL_MESSAGE_BYTES: usize = 64 * 1024;
 
 /// Inbound bitswap streams of one connection. Kubo sends each message on a stream of its own and
@@ -93,7 +95,8 @@ pub const MAX_WANTLIST_ENTRIES: usize = 16 * 1024;
 pub const MAX_WANTLIST_ENTRIES_TOTAL: usize = 128 * 1024;
 
 /// Replies to one peer that are being written, in messages and in bytes. A second one keeps the
-/// connection busy while the first is confirmed.
+/// connection busy while the first is confirmed; it is begun while those to all peers take less than
+/// half of [`MAX_REPLY_BYTES_TOTAL`].
 pub const MAX_REPLIES_PER_PEER: usize = 2;
 
 /// See [`MAX_REPLIES_PER_PEER`].

@@ -413,6 +413,11 @@ impl NetworkBehaviour for Behaviour {
                     self.written(peer, id);
                 }
             }
+            HandlerEvent::TooSlow => {
+                if self.current(&peer) == Some(connection) {
+                    self.server.disconnected(&peer);
+                }
+            }
             HandlerEvent::GivenUp => self.given_up(peer, connection),
             HandlerEvent::Fault(InboundError::Message(source)) => {
                 self.wants.fault(peer, Fault::Malformed { source });

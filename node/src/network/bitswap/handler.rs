@@ -62,6 +62,8 @@ pub(crate) enum HandlerEvent {
     },
     /// The message is with the transport.
     Written { id: u64 },
+    /// The peer reads too slowly; queued replies are lost.
+    TooSlow,
     /// Nothing can be sent on this connection; queued messages are lost.
     GivenUp,
     /// The peer sent something that is no bitswap.
@@ -179,7 +181,12 @@ impl ConnectionHandler for Handler {
 
     fn on_behaviour_event(&mut self, event: ToHandler) {
         match event {
-            ToHandler::Send(OutgoingMessage(outgoing)) => self.outbound.send(outgoing),
+            ToHandler::Send(OutgoingMessage(outgoing)) => {
+                if outgoing.message.wants.iter().any(|want| !want.cancel) {
+                    self.allowance.ask();
+                }
+                self.outbound.send(outgoing);
+            }
             ToHandler::KeepAlive(keep_alive) => self.keep_alive = keep_alive,
         }
     }
@@ -219,6 +226,7 @@ impl ConnectionHandler for Handler {
             Poll::Ready(Progress::Written { id }) => {
                 return notify(HandlerEvent::Written { id });
             }
+            Poll::Ready(Progress::TooSlow) => return notify(HandlerEvent::TooSlow),
             Poll::Ready(Progress::GivenUp) => return notify(HandlerEvent::GivenUp),
             Poll::Pending => {}
         }

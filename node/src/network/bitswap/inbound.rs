@@ -8,7 +8,7 @@ use futures::{AsyncRead, AsyncReadExt};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::message::{Message, MessageError};
-use super::pace::{CHECK_INTERVAL, Crowd, Pace, Slow};
+use super::pace::{CHECK_INTERVAL, Crowd, Pace, Patience, Slow};
 use super::verify::{Allowance, Share, Verifier};
 use crate::limits;
 
@@ -16,8 +16,11 @@ use crate::limits;
 /// opens another when it finds it closed.
 const IDLE_LIMIT: Duration = Duration::from_secs(300);
 
-/// How long the rest of a message may pause.
-const STALL_LIMIT: Duration = Duration::from_secs(10);
+/// How long the rest of a message may take.
+const PATIENCE: Patience = Patience {
+    pause: Duration::from_secs(10),
+    window: Duration::from_secs(3),
+};
 
 /// Longest varint that a length can be: 4 MiB need 4 bytes, and some writers pad.
 const MAX_LENGTH_BYTES: usize = 10;
@@ -36,9 +39,14 @@ pub(crate) enum InboundError {
 }
 
 impl InboundError {
-    /// Whether the peer is to blame: broken streams and idle ones are ordinary.
+    /// Whether the peer is to blame: broken streams and idle ones are ordinary, and slow ones are
+    /// wherever they hold up nobody.
     pub(crate) fn is_fault(&self) -> bool {
-        matches!(self, InboundError::Slow(_) | InboundError::Message(_))
+        match self {
+            InboundError::Message(_) => true,
+            InboundError::Slow(slow) => *slow != Slow::Crowded,
+            InboundError::Io(_) | InboundError::Idle => false,
+        }
     }
 }
 
@@ -55,7 +63,7 @@ pub(crate) async fn read_message(
         return Ok(None);
     };
     let share = verifier.reserve(connection, length).await;
-    let body = read_body(stream, length, verifier.crowd()).await?;
+    let body = read_body(stream, length, connection, share.crowd()).await?;
     Ok(Some((Message::decode(&body)?, share)))
 }
 
@@ -68,7 +76,7 @@ async fn read_length(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<usi
             0 => timeout(IDLE_LIMIT, read)
                 .await
                 .map_err(|_| InboundError::Idle)?,
-            _ => timeout(STALL_LIMIT, read)
+            _ => timeout(PATIENCE.pause, read)
                 .await
                 .map_err(|_| Slow::Stalled)?,
         };
@@ -94,11 +102,12 @@ async fn read_length(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<usi
 async fn read_body(
     stream: &mut (impl AsyncRead + Unpin),
     length: usize,
-    crowd: &Crowd,
+    connection: &Allowance,
+    crowd: Option<&Crowd>,
 ) -> Result<Bytes, InboundError> {
     let mut body = vec![0; length];
     let mut filled = 0;
-    let mut pace = Pace::begin(length, STALL_LIMIT);
+    let mut pace = Pace::begin(length, connection.receive(0), PATIENCE);
     let mut next_check = Instant::now() + CHECK_INTERVAL;
     while filled < length {
         match timeout_at(next_check, stream.read(&mut body[filled..])).await {
@@ -106,11 +115,12 @@ async fn read_body(
                 0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
                 count => {
                     filled += count;
-                    pace.advance(count);
+                    connection.receive(count);
+                    pace.advance();
                 }
             },
             Err(_) => {
-                pace.check(crowd)?;
+                pace.check(connection.receive(0), crowd)?;
                 next_check = Instant::now() + CHECK_INTERVAL;
             }
         }
@@ -124,7 +134,7 @@ mod tests {
     use futures::channel::mpsc::unbounded;
     use futures::io::Cursor;
     use futures::stream::FuturesUnordered;
-    use futures::{StreamExt, TryStreamExt, poll};
+    use futures::{FutureExt, StreamExt, TryStreamExt, poll};
     use std::pin::pin;
 
     /// Reads one message from `bytes`, behind which the stream stays open and silent.
@@ -198,56 +208,82 @@ mod tests {
         Box::pin(length.chain(bytes)).into_async_read()
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn who_crawls_holds_up_nobody() {
-        let verifier = Verifier::new(unbounded().0);
-        let crawlers = limits::MAX_UNVERIFIED_BYTES / limits::MAX_MESSAGE_BYTES;
-        let mut crawling: FuturesUnordered<_> = (0..crawlers)
+    /// Begins to read so many crawling messages.
+    fn crawlers(
+        verifier: &Verifier,
+        count: usize,
+        were_asked: bool,
+    ) -> FuturesUnordered<impl Future<Output = ()>> {
+        let mut crawlers: FuturesUnordered<_> = (0..count)
             .map(|_| {
                 let verifier = verifier.clone();
                 async move {
-                    let outcome = read_message(&mut crawling(), &verifier, &Allowance::new()).await;
-                    assert!(outcome.unwrap_err().is_fault());
+                    let allowance = Allowance::new();
+                    if were_asked {
+                        allowance.ask();
+                    }
+                    let outcome = read_message(&mut crawling(), &verifier, &allowance).await;
+                    let crowded = InboundError::Slow(Slow::Crowded).to_string();
+                    assert_eq!(outcome.unwrap_err().to_string(), crowded);
                 }
             })
             .collect();
-        assert!(poll!(crawling.next()).is_pending());
+        assert!(crawlers.next().now_or_never().is_none());
+        crawlers
+    }
 
-        let small = [
-            b"\x80\x80\x04".to_vec(),
-            vec![0; limits::MAX_SMALL_MESSAGE_BYTES],
-        ]
-        .concat();
-        let allowance = Allowance::new();
-        let mut small = Cursor::new(small);
-        let mut small = pin!(read_message(&mut small, &verifier, &allowance));
-        assert!(
-            poll!(&mut small).is_ready(),
-            "a small message waits for nobody"
-        );
+    /// Of a field that nobody knows.
+    fn message(bytes: usize) -> Cursor<Vec<u8>> {
+        let varint = |number: usize| {
+            [
+                number as u8 & 0x7f | 0x80,
+                (number >> 7) as u8 & 0x7f | 0x80,
+                (number >> 14) as u8,
+            ]
+        };
+        let head = [&varint(bytes)[..], &[15 << 3 | 2], &varint(bytes - 4)].concat();
+        Cursor::new([head, vec![0; bytes - 4]].concat())
+    }
 
-        let begun = Instant::now();
-        // A field that nobody knows.
-        let head = b"\x80\x80\x40\x7a\xfc\xff\x3f".to_vec();
-        let large = [head, vec![0; 1024 * 1024 - 4]].concat();
-        let mut large = Cursor::new(large);
-        let mut large = pin!(read_message(&mut large, &verifier, &allowance));
-        assert!(poll!(&mut large).is_pending(), "all room is taken");
-        let mut left = crawlers;
-        loop {
-            tokio::select! {
-                outcome = &mut large => {
-                    assert!(outcome.unwrap().is_some());
-                    break;
+    #[tokio::test(start_paused = true)]
+    async fn who_crawls_holds_up_nobody() {
+        for were_asked in [true, false] {
+            let verifier = Verifier::new(unbounded().0);
+            let budget = match were_asked {
+                true => limits::MAX_UNVERIFIED_BYTES - limits::MAX_UNASKED_BYTES,
+                false => limits::MAX_UNASKED_BYTES,
+            };
+            let count = budget / limits::MAX_MESSAGE_BYTES;
+            let mut crawlers = crawlers(&verifier, count, were_asked);
+            let (like, unlike) = (Allowance::new(), Allowance::new());
+            if were_asked { &like } else { &unlike }.ask();
+
+            let mut small = message(limits::MAX_SMALL_MESSAGE_BYTES);
+            let small = read_message(&mut small, &verifier, &like).now_or_never();
+            assert!(small.is_some(), "a small message waits for nobody");
+            let mut other = message(1024 * 1024);
+            let other = read_message(&mut other, &verifier, &unlike).now_or_never();
+            assert!(
+                other.is_some(),
+                "those who were asked and others have their own"
+            );
+
+            let begun = Instant::now();
+            let mut large = message(1024 * 1024);
+            let mut large = pin!(read_message(&mut large, &verifier, &like));
+            assert!(poll!(&mut large).is_pending(), "all room is taken");
+            loop {
+                tokio::select! {
+                    outcome = &mut large => break assert!(outcome.unwrap().is_some()),
+                    Some(()) = crawlers.next() => {}
                 }
-                Some(()) = crawling.next() => left -= 1,
             }
+            assert!(crawlers.len() < count);
+            assert!(
+                begun.elapsed() < Duration::from_secs(6),
+                "{:?}",
+                begun.elapsed()
+            );
         }
-        assert!(left < crawlers);
-        assert!(
-            begun.elapsed() < Duration::from_secs(6),
-            "{:?}",
-            begun.elapsed()
-        );
     }
 }

@@ -1,8 +1,8 @@
 //! The outbound stream of one connection: all messages to the peer, one after the other.
 //!
 //! The stream is opened for the first message and kept. When it breaks, the message that was
-//! being written is written again on another; when that breaks too, everything is given up. So it is
-//! where the peer reads too slowly.
+//! being written is written again on another; when that breaks too, everything is given up. Where the
+//! peer only reads too slowly its replies are.
 
 use std::collections::VecDeque;
 use std::io;
@@ -16,15 +16,18 @@ use libp2p::Stream;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::message::Message;
-use super::pace::{CHECK_INTERVAL, Crowd, Pace, Slow};
+use super::pace::{CHECK_INTERVAL, Crowd, Pace, Patience, Slow};
 use super::protocol::Version;
 
 /// Streams that one message may break before the peer counts as gone.
 const MAX_ATTEMPTS: u32 = 2;
 
-/// How long a write may make no progress: the least that Kubo waits, three times, since a peer may
-/// be busy hashing what it has.
-const WRITE_LIMIT: Duration = Duration::from_secs(30);
+/// How long writing may take: pauses three times as long as the least that Kubo waits, since a peer
+/// may be busy hashing what it has; and peers read in lumps.
+const PATIENCE: Patience = Patience {
+    pause: Duration::from_secs(30),
+    window: Duration::from_secs(10),
+};
 
 #[derive(Debug, thiserror::Error)]
 enum OutboundError {
@@ -50,6 +53,8 @@ pub(crate) enum Progress {
     Open,
     /// The message is with the transport.
     Written { id: u64 },
+    /// The peer reads its replies too slowly; those that were queued are lost, and nothing else.
+    TooSlow,
     /// Nothing more can be sent on this connection.
     GivenUp,
 }
@@ -70,6 +75,8 @@ pub(crate) struct Outbound {
     /// What is still to be written of the first of the queue.
     writing: Option<VecDeque<Bytes>>,
     attempts: u32,
+    /// Bytes that were written.
+    passed: u64,
     pace: Pace,
     next_check: Pin<Box<Sleep>>,
     /// Those who wait for what replies hold.
@@ -83,7 +90,8 @@ impl Outbound {
             queue: VecDeque::new(),
             writing: None,
             attempts: 0,
-            pace: Pace::begin(0, WRITE_LIMIT),
+            passed: 0,
+            pace: Pace::begin(0, 0, PATIENCE),
             next_check: Box::pin(sleep(CHECK_INTERVAL)),
             readers,
         }
@@ -166,11 +174,19 @@ impl Outbound {
             }
             Err(error) => {
                 tracing::debug!(%error, "an outbound bitswap stream broke");
+                let is_reply = self.queue.front().is_some_and(has_blocks);
                 match error {
-                    OutboundError::Slow(Slow::Crawling) => self.give_up(),
-                    OutboundError::Slow(Slow::Stalled) | OutboundError::Io(_) => self.failed(),
+                    OutboundError::Slow(Slow::Crawling | Slow::Crowded) if is_reply => {
+                        self.queue.retain(|outgoing| !has_blocks(outgoing));
+                        self.writing = None;
+                        self.state = State::Closed;
+                        Poll::Ready(Some(Progress::TooSlow))
+                    }
+                    _ => {
+                        self.failed();
+                        Poll::Ready(None)
+                    }
                 }
-                Poll::Ready(None)
             }
         }
     }
@@ -200,14 +216,18 @@ impl Outbound {
         if self.writing.is_none() {
             let pieces: VecDeque<Bytes> = first.message.encode(*version).into();
             let length = pieces.iter().map(Bytes::len).sum();
-            self.pace = Pace::begin(length, WRITE_LIMIT);
+            self.pace = Pace::begin(length, self.passed, PATIENCE);
             self.next_check
                 .as_mut()
                 .reset(Instant::now() + CHECK_INTERVAL);
             self.writing = Some(pieces);
         }
         let pieces = self.writing.get_or_insert_default();
-        let written = poll_write_all(Pin::new(stream.as_mut()), pieces, &mut self.pace, context);
+        let before = self.passed;
+        let written = poll_write_all(Pin::new(stream.as_mut()), pieces, &mut self.passed, context);
+        if self.passed > before {
+            self.pace.advance();
+        }
         if written.is_pending() {
             return self.poll_pace(context);
         }
@@ -221,7 +241,10 @@ impl Outbound {
     fn poll_pace<T>(&mut self, context: &mut Context<'_>) -> Poll<Result<T, OutboundError>> {
         loop {
             ready!(self.next_check.as_mut().poll(context));
-            self.pace.check(&self.readers)?;
+            // What brings no blocks holds nothing that others wait for.
+            let crowd = self.queue.front().is_some_and(has_blocks);
+            self.pace
+                .check(self.passed, crowd.then_some(&self.readers))?;
             self.next_check
                 .as_mut()
                 .reset(Instant::now() + CHECK_INTERVAL);
@@ -229,11 +252,15 @@ impl Outbound {
     }
 }
 
-/// Writes `pieces` and flushes; what was written is taken from them.
+fn has_blocks(outgoing: &Outgoing) -> bool {
+    !outgoing.message.blocks.is_empty()
+}
+
+/// Writes `pieces` and flushes; what was written is taken from them, and added to `passed`.
 fn poll_write_all(
     mut stream: Pin<&mut Stream>,
     pieces: &mut VecDeque<Bytes>,
-    pace: &mut Pace,
+    passed: &mut u64,
     context: &mut Context<'_>,
 ) -> Poll<io::Result<()>> {
     while let Some(piece) = pieces.front_mut() {
@@ -245,7 +272,7 @@ fn poll_write_all(
             0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
             count => {
                 piece.advance(count);
-                pace.advance(count);
+                *passed += count as u64;
             }
         }
     }

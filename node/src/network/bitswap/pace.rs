@@ -17,9 +17,6 @@ const SLOWEST_BYTES_PER_SECOND: u64 = 12_500;
 /// The same while others wait for the memory.
 const SLOWEST_BYTES_PER_SECOND_IN_A_CROWD: u64 = 32 * 1024;
 
-/// The time over which the rate of a message is taken: longer than what a lost packet costs.
-const RATE_WINDOW: Duration = Duration::from_secs(3);
-
 /// How many wait for memory that others hold. Clones are the same number.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Crowd(Arc<AtomicUsize>);
@@ -56,56 +53,69 @@ pub(crate) enum Slow {
     Stalled,
     #[error("the peer was too slow with a message")]
     Crawling,
+    #[error("the peer was slow with a message while others waited for the memory")]
+    Crowded,
+}
+
+/// How long things may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// A message may pause for this long.
+    pub(crate) pause: Duration,
+    /// The time over which rates are taken: longer than a lost packet costs, or than a receiver takes
+    /// to grant room for more.
+    pub(crate) window: Duration,
 }
 
 /// The progress of one message.
 #[derive(Debug)]
 pub(crate) struct Pace {
+    patience: Patience,
     begun: Instant,
     allowed: Duration,
-    pause: Duration,
     progressed: Instant,
-    bytes: u64,
     /// When the rate was taken last, and how many bytes had passed.
     window: (Instant, u64),
     is_slow: bool,
 }
 
 impl Pace {
-    /// A message of `length` bytes begins, which may pause for `pause`.
-    pub(crate) fn begin(length: usize, pause: Duration) -> Pace {
+    /// A message of `length` bytes begins, after `passed` others on the connection.
+    pub(crate) fn begin(length: usize, passed: u64, patience: Patience) -> Pace {
         let now = Instant::now();
         Pace {
+            patience,
             begun: now,
-            allowed: pause + Duration::from_secs(length as u64 / SLOWEST_BYTES_PER_SECOND),
-            pause,
+            allowed: patience.pause + Duration::from_secs(length as u64 / SLOWEST_BYTES_PER_SECOND),
             progressed: now,
-            bytes: 0,
-            window: (now, 0),
+            window: (now, passed),
             is_slow: false,
         }
     }
 
-    /// So many more bytes have passed.
-    pub(crate) fn advance(&mut self, bytes: usize) {
-        self.bytes += bytes as u64;
+    /// Some bytes of the message have passed.
+    pub(crate) fn advance(&mut self) {
         self.progressed = Instant::now();
     }
 
-    /// Whether the message may go on. To be asked every [`CHECK_INTERVAL`].
-    pub(crate) fn check(&mut self, crowd: &Crowd) -> Result<(), Slow> {
+    /// Whether the message may go on, now that `passed` bytes have passed on the connection, of this
+    /// message and others. `crowd` are those who wait for what it holds. To be asked every
+    /// [`CHECK_INTERVAL`].
+    pub(crate) fn check(&mut self, passed: u64, crowd: Option<&Crowd>) -> Result<(), Slow> {
         let now = Instant::now();
         let (since, before) = self.window;
         let window = now - since;
-        if window >= RATE_WINDOW {
+        if window >= self.patience.window {
             let least = SLOWEST_BYTES_PER_SECOND_IN_A_CROWD as f64 * window.as_secs_f64();
-            self.is_slow = ((self.bytes - before) as f64) < least;
-            self.window = (now, self.bytes);
+            self.is_slow = ((passed - before) as f64) < least;
+            self.window = (now, passed);
         }
-        if now - self.progressed >= self.pause {
+        if now - self.progressed >= self.patience.pause {
             Err(Slow::Stalled)
-        } else if now - self.begun >= self.allowed || self.is_slow && crowd.is_waiting() {
+        } else if now - self.begun >= self.allowed {
             Err(Slow::Crawling)
+        } else if self.is_slow && crowd.is_some_and(Crowd::is_waiting) {
+            Err(Slow::Crowded)
         } else {
             Ok(())
         }
@@ -117,17 +127,20 @@ mod tests {
     use super::*;
 
     const MIB: usize = 1024 * 1024;
-    const PAUSE: Duration = Duration::from_secs(10);
+    const PATIENCE: Patience = Patience {
+        pause: Duration::from_secs(10),
+        window: Duration::from_secs(3),
+    };
 
     /// Passes `rate` bytes a second until the message is given up; says after how many seconds.
     async fn seconds(length: usize, rate: usize, crowd: &Crowd) -> Option<(usize, Slow)> {
-        let mut pace = Pace::begin(length, PAUSE);
+        let mut pace = Pace::begin(length, 0, PATIENCE);
         for second in 1..=length / rate.max(1) {
             tokio::time::advance(CHECK_INTERVAL).await;
             if rate > 0 {
-                pace.advance(rate);
+                pace.advance();
             }
-            if let Err(slow) = pace.check(crowd) {
+            if let Err(slow) = pace.check((second * rate) as u64, Some(crowd)) {
                 return Some((second, slow));
             }
         }
@@ -145,10 +158,7 @@ mod tests {
             "1 MiB at 12,500 bytes a second, and the pause"
         );
         let waiting = crowd.wait();
-        assert_eq!(
-            seconds(MIB, 20_000, &crowd).await,
-            Some((3, Slow::Crawling))
-        );
+        assert_eq!(seconds(MIB, 20_000, &crowd).await, Some((3, Slow::Crowded)));
         assert_eq!(seconds(MIB, 40_000, &crowd).await, None);
         drop(waiting);
         assert_eq!(seconds(MIB, 20_000, &crowd).await, None);
@@ -158,17 +168,32 @@ mod tests {
     async fn a_burst_does_not_pay_for_the_rest() {
         let crowd = Crowd::default();
         crowd.set(1);
-        let mut pace = Pace::begin(4 * MIB, PAUSE);
-        pace.advance(3 * MIB);
+        let mut pace = Pace::begin(4 * MIB, 0, PATIENCE);
+        let mut passed = 3 * MIB as u64;
         let mut seconds = 0;
         loop {
             tokio::time::advance(CHECK_INTERVAL).await;
             seconds += 1;
-            pace.advance(1);
-            if pace.check(&crowd).is_err() {
+            passed += 1;
+            pace.advance();
+            if pace.check(passed, Some(&crowd)).is_err() {
                 break;
             }
         }
         assert_eq!(seconds, 6);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn messages_side_by_side_are_not_slow_for_each_other() {
+        let crowd = Crowd::default();
+        crowd.set(1);
+        let mut paces = [0; 4].map(|_| Pace::begin(MIB, 0, PATIENCE));
+        for second in 1..20 {
+            tokio::time::advance(CHECK_INTERVAL).await;
+            for pace in &mut paces {
+                pace.advance();
+                assert_eq!(pace.check(second * 4 * 10_000, Some(&crowd)), Ok(()));
+            }
+        }
     }
 }

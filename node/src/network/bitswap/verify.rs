@@ -1,18 +1,22 @@
 //! Hashing of received blocks, away from the swarm's task where it takes time.
 //!
 //! Bytes that are not verified yet hold a share of a budget. It is taken before a message is read
-//! and given back when its blocks have been handed over, so slow hashing slows the reading. Whoever
-//! sends slowly loses it to those who wait; and a connection always has room for small messages, so
-//! that wants are heard however many send large ones.
+//! and given back when its blocks have been handed over, so slow hashing slows the reading. Peers that
+//! were asked for blocks have a budget apart from those that were not; whoever sends slowly loses his
+//! share to those who wait; and a connection always has room for small messages, so that wants are
+//! heard however many send large ones.
 
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::channel::mpsc::UnboundedSender;
 use futures::future::select;
 use libp2p::PeerId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use super::message::Payload;
 use super::pace::Crowd;
@@ -27,13 +31,36 @@ const VERIFY_THREADS: usize = 2;
 /// starting one for the first block.
 const SMALL_BYTES: usize = 16 << 10;
 
-/// What one connection may hold.
+/// How long a peer counts as one that was asked for blocks. A want is asked for again within a minute.
+const ASKED: Duration = Duration::from_secs(120);
+
+/// A budget, and those who wait for it.
+#[derive(Clone, Debug)]
+struct Budget {
+    bytes: Arc<Semaphore>,
+    crowd: Crowd,
+}
+
+impl Budget {
+    fn new(bytes: usize) -> Budget {
+        Budget {
+            bytes: Arc::new(Semaphore::new(bytes)),
+            crowd: Crowd::default(),
+        }
+    }
+}
+
+/// What one connection may hold, and what is known of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Allowance {
     /// Of the budget of all connections.
     shared: Arc<Semaphore>,
     /// Beside that, for small messages that find no room there.
     own: Arc<Semaphore>,
+    /// Bytes that have come.
+    received: Arc<AtomicU64>,
+    /// When the peer was asked for blocks last.
+    asked: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Allowance {
@@ -41,7 +68,25 @@ impl Allowance {
         Allowance {
             shared: Arc::new(Semaphore::new(limits::MAX_UNVERIFIED_BYTES_PER_CONNECTION)),
             own: Arc::new(Semaphore::new(limits::MAX_SMALL_MESSAGE_BYTES)),
+            received: Arc::default(),
+            asked: Arc::default(),
         }
+    }
+
+    /// The peer is asked for blocks.
+    pub(crate) fn ask(&self) {
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    fn was_asked(&self) -> bool {
+        let asked = *self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.is_some_and(|asked| asked.elapsed() < ASKED)
+    }
+
+    /// So many bytes have come; gives the sum.
+    pub(crate) fn receive(&self, bytes: usize) -> u64 {
+        let bytes = bytes as u64;
+        self.received.fetch_add(bytes, Ordering::Relaxed) + bytes
     }
 
     #[cfg(test)]
@@ -50,12 +95,19 @@ impl Allowance {
     }
 }
 
-/// What one message holds of the allowance of its connection, and of the budget of all unless it is
-/// a small one.
+/// What one message holds of the allowance of its connection, and of a budget of all unless it is a
+/// small one.
 #[derive(Debug)]
 pub(crate) struct Share {
     _permit: OwnedSemaphorePermit,
-    _of_all: Option<OwnedSemaphorePermit>,
+    of_all: Option<(OwnedSemaphorePermit, Crowd)>,
+}
+
+impl Share {
+    /// Those who wait for what it holds.
+    pub(crate) fn crowd(&self) -> Option<&Crowd> {
+        self.of_all.as_ref().map(|(_, crowd)| crowd)
+    }
 }
 
 /// The blocks of one message, hashed.
@@ -72,8 +124,10 @@ pub(crate) struct Verified {
 #[derive(Clone)]
 pub(crate) struct Verifier {
     workers: Workers,
-    budget: Arc<Semaphore>,
-    crowd: Crowd,
+    /// Of peers that were asked for blocks.
+    asked: Budget,
+    /// Of all others, who must not hold up those.
+    unasked: Budget,
     results: UnboundedSender<Verified>,
 }
 
@@ -81,15 +135,10 @@ impl Verifier {
     pub(crate) fn new(results: UnboundedSender<Verified>) -> Verifier {
         Verifier {
             workers: Workers::new("bitswap-verify", VERIFY_THREADS),
-            budget: Arc::new(Semaphore::new(limits::MAX_UNVERIFIED_BYTES)),
-            crowd: Crowd::default(),
+            asked: Budget::new(limits::MAX_UNVERIFIED_BYTES - limits::MAX_UNASKED_BYTES),
+            unasked: Budget::new(limits::MAX_UNASKED_BYTES),
             results,
         }
-    }
-
-    /// Those who wait for the budget.
-    pub(crate) fn crowd(&self) -> &Crowd {
-        &self.crowd
     }
 
     /// Waits until `length` more bytes, at most [`limits::MAX_MESSAGE_BYTES`], may be read.
@@ -103,23 +152,27 @@ impl Verifier {
         }
         let own = acquire(&connection.own, length).map(|own| Share {
             _permit: own,
-            _of_all: None,
+            of_all: None,
         });
         select(pin!(shared), pin!(own)).await.factor_first().0
     }
 
     async fn reserve_shared(&self, connection: &Allowance, length: u32) -> Share {
         let of_connection = acquire(&connection.shared, length).await;
-        let of_all = match Arc::clone(&self.budget).try_acquire_many_owned(length) {
+        let budget = match connection.was_asked() {
+            true => &self.asked,
+            false => &self.unasked,
+        };
+        let of_all = match Arc::clone(&budget.bytes).try_acquire_many_owned(length) {
             Ok(of_all) => of_all,
             Err(_) => {
-                let _waiting = self.crowd.wait();
-                acquire(&self.budget, length).await
+                let _waiting = budget.crowd.wait();
+                acquire(&budget.bytes, length).await
             }
         };
         Share {
             _permit: of_connection,
-            _of_all: Some(of_all),
+            of_all: Some((of_all, budget.crowd.clone())),
         }
     }
 

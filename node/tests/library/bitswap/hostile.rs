@@ -171,25 +171,51 @@ fn enough_for(budget: usize, each: usize) -> usize {
     budget / each + 2
 }
 
-#[test]
-fn peers_that_crawl_with_a_message_cost_others_nothing() {
-    let blocks = some_blocks(8, 1024 * 1024);
-    let node = Node::new();
-    let count = enough_for(limits::MAX_UNVERIFIED_BYTES, limits::MAX_MESSAGE_BYTES);
+/// Peers that begin a message of the largest size and come to no end with it.
+fn crawlers(node: &Node, budget: usize, are_asked: bool) -> Vec<Raw> {
+    let count = enough_for(budget, limits::MAX_MESSAGE_BYTES);
     let crawlers: Vec<_> = (0..count).map(|_| Raw::new(NEWEST)).collect();
-    let length = varint(limits::MAX_MESSAGE_BYTES as u64);
     let absent = cids(&some_blocks(1, 9));
+    let session = node.client.session();
     for raw in &crawlers {
-        raw.connect(&node);
+        raw.connect(node);
+    }
+    if are_asked {
+        session.want(&absent);
+        for raw in &crawlers {
+            assert!(contains(&raw.message(), &absent[0].to_bytes()));
+        }
+    }
+    let length = varint(limits::MAX_MESSAGE_BYTES as u64);
+    for raw in &crawlers {
         raw.write([length.clone(), vec![0; 1000]].concat(), Then::Crawl);
         // What comes behind is heard: the large message was begun before.
         raw.write(framed(&wants(&absent)), Then::Close);
         raw.message();
     }
+    crawlers
+}
+
+#[test]
+fn who_was_not_asked_cannot_hold_up_who_was() {
+    let blocks = some_blocks(8, 1024 * 1024);
+    let node = Node::new();
+    let crawlers = crawlers(&node, limits::MAX_UNASKED_BYTES, false);
     let provider = Node::holding(&blocks);
     let session = node.session(&[&provider]);
     assert_eq!(fetch(&session, &cids(&blocks), 8).len(), 8);
-    // One of them made room.
+    drop(crawlers);
+}
+
+#[test]
+fn peers_that_crawl_with_a_message_make_room_for_others() {
+    let blocks = some_blocks(8, 1024 * 1024);
+    let node = Node::new();
+    let budget = limits::MAX_UNVERIFIED_BYTES - limits::MAX_UNASKED_BYTES;
+    let crawlers = crawlers(&node, budget, true);
+    let provider = Node::holding(&blocks);
+    let session = node.session(&[&provider]);
+    assert_eq!(fetch(&session, &cids(&blocks), 8).len(), 8);
     let is_ended = |raw: &Raw| match raw.try_next(Duration::from_millis(10)) {
         Some(event) => event == RawEvent::Ended,
         None => false,

@@ -211,13 +211,10 @@ impl Wants {
             self.late(peer, &hash, now);
         }
         for (hash, want) in &mut self.wants {
-            let is_silent = |(_, since): &mut (PeerId, Instant)| now - *since >= QUERY_WAIT;
-            let silent: Vec<_> = want.queried.extract_if(.., is_silent).collect();
-            if !silent.is_empty() {
+            let before = want.queried.len();
+            want.queried.retain(|(_, since)| now - *since < QUERY_WAIT);
+            if want.queried.len() < before {
                 self.doubtful.push(*hash);
-            }
-            for (peer, _) in silent {
-                want.late(peer);
             }
         }
         for state in self.sessions.values_mut() {
@@ -243,7 +240,9 @@ impl Wants {
         let Some(want) = self.wants.get_mut(hash) else {
             return;
         };
-        want.late(peer);
+        if !want.slow.contains(&peer) {
+            want.slow.push(peer);
+        }
         let want = &self.wants[hash];
         let has_other = want.sessions.iter().any(|(session, _)| {
             self.sessions

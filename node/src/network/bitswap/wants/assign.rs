@@ -14,9 +14,6 @@ use crate::network::bitswap::session::{SessionEvent, SessionId};
 /// find out who has the rest.
 const ROOT_WANTS: usize = 16;
 
-/// Connected peers that are being asked at a time whether they have a block.
-const MAX_QUERIED_PEERS: usize = 64;
-
 /// Where a want can go.
 enum Choice {
     Peer(PeerId),
@@ -32,7 +29,7 @@ impl Wants {
         for session in sessions {
             self.assign(session, now);
         }
-        self.report_not_found(now);
+        self.report_not_found();
         for peer in std::mem::take(&mut self.touched) {
             self.flush(peer);
         }
@@ -139,19 +136,16 @@ impl Wants {
         self.doubtful.push(*hash);
     }
 
-    /// Asks connected peers that were not asked yet whether they have the block.
+    /// Asks connected peers that were not asked yet whether they have the block: all of them, since
+    /// the one that has it may be any, and they are no more than a swarm lets in.
     pub(super) fn query_others(&mut self, hash: &Multihash, now: Instant) {
         let Some(want) = self.wants.get_mut(hash) else {
             return;
         };
         for (peer, remote) in &mut self.remotes {
-            if want.queried.len() >= MAX_QUERIED_PEERS {
-                return;
-            }
             let is_asked = want.asked.is_some_and(|(asked, _)| asked == *peer)
                 || want.queried.iter().any(|(queried, _)| queried == peer)
-                || want.refused.contains(peer)
-                || want.slow.contains(peer);
+                || want.refused.contains(peer);
             if is_asked || !remote.has_presences() || remote.told.len() >= MAX_WANTS {
                 continue;
             }
@@ -162,13 +156,8 @@ impl Wants {
         }
     }
 
-    fn report_not_found(&mut self, now: Instant) {
+    fn report_not_found(&mut self) {
         for hash in std::mem::take(&mut self.doubtful) {
-            let is_querying = |want: &Want| !want.queried.is_empty();
-            if self.wants.get(&hash).is_some_and(is_querying) || self.is_not_found(&hash) {
-                // Many peers are asked by turns.
-                self.query_others(&hash, now);
-            }
             if !self.is_not_found(&hash) {
                 continue;
             }

@@ -63,7 +63,7 @@ struct Want {
     sessions: Vec<(SessionId, Cid)>,
     /// The peer that is asked for the block, and the session whose window it counts in.
     asked: Option<(PeerId, SessionId)>,
-    /// Peers that are being asked whether they have it.
+    /// Peers that were asked whether they have it.
     queried: Vec<(PeerId, Instant)>,
     /// Peers in whose lists it stands.
     told: Vec<PeerId>,
@@ -425,12 +425,6 @@ impl Want {
     fn told_to(&mut self, peer: PeerId) {
         if !self.told.contains(&peer) {
             self.told.push(peer);
-        }
-    }
-
-    fn late(&mut self, peer: PeerId) {
-        if !self.slow.contains(&peer) {
-            self.slow.push(peer);
         }
     }
 
