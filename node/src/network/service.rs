@@ -12,6 +12,7 @@
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use libp2p::PeerId;
@@ -95,12 +96,14 @@ impl Network {
         &self.client
     }
 
-    /// A session with the gateways, if any were named.
-    pub fn gateway_session(&self) -> Option<GatewaySession> {
+    /// A session with the gateways, if any were named, for somebody who gives up when nothing has come
+    /// for `idle_timeout`.
+    pub fn gateway_session(&self, idle_timeout: Duration) -> Option<GatewaySession> {
         let gateways = self.gateways.as_ref()?;
         Some(GatewaySession::start(
             gateways.client.clone(),
             gateways.urls.clone(),
+            idle_timeout,
             &gateways.runtime,
         ))
     }

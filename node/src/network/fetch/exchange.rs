@@ -12,24 +12,19 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, never, select};
 
 use super::queue::Task;
 use crate::block::{Block, Cid, Multihash};
 use crate::network::bitswap::{self, SessionEvent};
-use crate::network::http::gateway::{GatewayEvent, GatewaySession};
+use crate::network::http::gateway::{GatewayEvent, GatewaySession, Usefulness};
 use crate::network::{Network, NetworkEvent};
 
 /// Blocks taken in at a time, and their bytes, before others get their turn.
 const MAX_BATCH_BLOCKS: usize = 512;
 const MAX_BATCH_BYTES: usize = 4 << 20;
-
-/// A stream that brings nothing that is missing for this long, or with so many bytes, is left: it is
-/// of other blocks, or of many that are here, and what is missing comes faster one by one.
-const STREAM_PATIENCE: Duration = Duration::from_secs(15);
-const MAX_USELESS_BYTES: usize = 64 << 20;
 
 /// The connection of a fetch to a running node.
 pub(super) struct Exchange {
@@ -49,31 +44,12 @@ pub(super) struct Routes {
     at_gateways: HashMap<Multihash, Cid>,
     /// DAGs that are being streamed. What they may bring is not asked for one by one.
     streaming: HashSet<Cid>,
-    /// Since when these streams have brought nothing that is missing.
-    useless_since: Option<Instant>,
-    /// And how many bytes meanwhile.
-    useless_bytes: usize,
 }
 
-impl Routes {
-    /// A stream has begun, or brought something that was missing.
-    fn streams_help(&mut self, now: Instant) {
-        self.useless_since = Some(now);
-        self.useless_bytes = 0;
-    }
-
-    /// Whether the streams have brought nothing for too long.
-    fn are_streams_useless(&self, patience: Duration, now: Instant) -> bool {
-        let waited = |since: Instant| now.saturating_duration_since(since) >= patience;
-        !self.streaming.is_empty()
-            && (self.useless_since.is_some_and(waited) || self.useless_bytes > MAX_USELESS_BYTES)
-    }
-}
-
-/// A block, and the way by which it came.
+/// A block, and the stream of a gateway by which it came.
 pub(super) struct Arrival {
     pub(super) block: Block,
-    pub(super) is_by_gateway: bool,
+    pub(super) stream: Option<Arc<Usefulness>>,
 }
 
 /// What came in one go.
@@ -88,10 +64,10 @@ pub(super) struct Arrived {
 }
 
 impl Exchange {
-    pub(super) fn new(network: Arc<Network>) -> Exchange {
+    pub(super) fn new(network: Arc<Network>, idle_timeout: Duration) -> Exchange {
         Exchange {
             bitswap: network.bitswap().session(),
-            gateways: network.gateway_session(),
+            gateways: network.gateway_session(idle_timeout),
             events: network.subscribe(),
             network,
         }
@@ -131,7 +107,6 @@ impl Exchange {
         }
         if routes.roots.remove(cid) {
             routes.streaming.insert(*cid);
-            routes.streams_help(Instant::now());
             gateways.want_all(cid);
         } else if routes.streaming.is_empty() {
             gateways.want(&[*cid]);
@@ -148,31 +123,6 @@ impl Exchange {
         {
             let left: Vec<_> = routes.at_gateways.values().copied().collect();
             gateways.want(&left);
-        }
-    }
-
-    /// A block of a gateway came, which `is_missing` or not.
-    pub(super) fn judge_streams(&self, routes: &mut Routes, block: &Block, is_missing: bool) {
-        if is_missing {
-            routes.streams_help(Instant::now());
-        } else {
-            routes.useless_bytes += block.data().len().max(1);
-        }
-    }
-
-    /// Leaves streams that bring nothing, where a fetch waits for `idle_timeout`.
-    pub(super) fn leave_useless_streams(
-        &self,
-        routes: &mut Routes,
-        idle_timeout: Duration,
-        now: Instant,
-    ) {
-        let patience = STREAM_PATIENCE.min(idle_timeout / 2);
-        if let Some(gateways) = &self.gateways
-            && routes.are_streams_useless(patience, now)
-        {
-            gateways.leave_streams();
-            routes.streams_help(now);
         }
     }
 
@@ -243,23 +193,20 @@ impl Arrived {
 
     fn add(&mut self, event: SessionEvent) {
         match event {
-            SessionEvent::Block { block, .. } => self.add_block(block, false),
+            SessionEvent::Block { block, .. } => self.add_block(block, None),
             event => self.session.push(event),
         }
     }
 
     fn add_from_gateway(&mut self, event: GatewayEvent) {
         match event {
-            GatewayEvent::Block { block, .. } => self.add_block(block, true),
+            GatewayEvent::Block { block, stream, .. } => self.add_block(block, stream),
             event => self.gateway.push(event),
         }
     }
 
-    fn add_block(&mut self, block: Block, is_by_gateway: bool) {
+    fn add_block(&mut self, block: Block, stream: Option<Arc<Usefulness>>) {
         self.bytes += block.data().len();
-        self.blocks.push(Arrival {
-            block,
-            is_by_gateway,
-        });
+        self.blocks.push(Arrival { block, stream });
     }
 }

@@ -197,7 +197,10 @@ impl<'r> Fetcher<'r> {
                 tracing::debug!("the session was opened twice");
             }
         }
-        let exchange = Arc::new(Exchange::new(Arc::clone(&network)));
+        let exchange = Arc::new(Exchange::new(
+            Arc::clone(&network),
+            self.options.idle_timeout,
+        ));
         let mut sources = Sources::new(
             Prospects {
                 idle_timeout: self.options.idle_timeout,
@@ -391,16 +394,11 @@ impl<'r> Fetcher<'r> {
         }
         // All of them, also behind one whose links cannot be followed: what came is kept.
         let mut taken = Ok(());
-        for Arrival {
-            block,
-            is_by_gateway,
-        } in arrived.blocks
-        {
+        for Arrival { block, stream } in arrived.blocks {
             let before = accepted.len();
             taken = taken.and(self.take_block(state, exchange, &block, accepted));
-            if is_by_gateway {
-                let is_missing = accepted.len() > before;
-                exchange.judge_streams(&mut state.routes, &block, is_missing);
+            if let Some(stream) = stream {
+                stream.judge(&block, accepted.len() > before);
             }
         }
         taken?;
@@ -472,7 +470,6 @@ impl<'r> Fetcher<'r> {
         exchange: &Exchange,
         now: Instant,
     ) -> Result<(), Arc<FetchError>> {
-        exchange.leave_useless_streams(&mut state.routes, self.options.idle_timeout, now);
         let sources = state.sources.as_mut().expect("it came with the exchange");
         for cid in sources.take_unanswered(now) {
             if state.queue.is_under_way(cid.hash()) {

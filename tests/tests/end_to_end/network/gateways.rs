@@ -189,7 +189,7 @@ fn a_stream_of_other_blocks_is_left() {
         ("a drip", 100, Duration::from_millis(100)),
     ] {
         let endless = streaming_others(blocks.clone(), root, block_bytes, pause);
-        let fetch = ["fetch", "--idle-timeout=6", "--gateway", &endless];
+        let fetch = ["fetch", "--idle-timeout=12", "--gateway", &endless];
         let taker = Environment::new();
         let fetched = taker.ipfs_exec(fetch).argument(&text).succeeds();
         let warning = format!("{endless}/ipfs/{root}?format=car");

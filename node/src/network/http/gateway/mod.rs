@@ -12,22 +12,26 @@
 //!
 //! [Trustless Gateway]: https://specs.ipfs.tech/http-gateways/trustless-gateway/
 
-use std::collections::{HashSet, VecDeque};
-use std::io::{self, Read};
-use std::sync::{Arc, Mutex, PoisonError};
+mod stream;
 
-use bytes::{Buf, Bytes};
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded as commands};
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use reqwest::Client;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+pub use self::stream::Usefulness;
+
+use self::stream::{STREAM_PATIENCE, Take, read_car};
 use super::{HttpError, Url, root_cause};
 use crate::block::{Block, BlockError, Cid};
-use crate::car::{CarError, CarReader};
+use crate::car::CarError;
 use crate::limits;
 
 const RAW: &str = "application/vnd.ipld.raw";
@@ -83,10 +87,12 @@ pub enum GatewayError {
 }
 
 impl GatewayError {
-    /// Whether the gateway did something wrong, where others only lack the block.
+    /// Whether the gateway did something wrong, where others only lack the block, or give what is here
+    /// already.
     pub fn is_fault(&self) -> bool {
         match self {
             GatewayError::Http(error) => error.is_fault(),
+            GatewayError::Useless { .. } => false,
             _ => true,
         }
     }
@@ -100,6 +106,8 @@ pub enum GatewayEvent {
     Block {
         /// The block.
         block: Block,
+        /// Where it came by a stream, whom to tell whether it was missing.
+        stream: Option<Arc<Usefulness>>,
         #[doc(hidden)]
         _share: Share,
     },
@@ -126,7 +134,6 @@ pub struct Share {
 enum Command {
     Want(Vec<Cid>),
     WantAll(Cid),
-    LeaveStreams,
     Cancel(Vec<Cid>),
 }
 
@@ -138,22 +145,23 @@ pub struct GatewaySession {
 }
 
 impl GatewaySession {
-    /// Begins a session with `gateways`, which are asked in this order, on the runtime `runtime`.
+    /// Begins a session with `gateways`, which are asked in this order, on the runtime `runtime`, for
+    /// somebody who waits for `idle_timeout` at most.
     pub(in crate::network) fn start(
         client: Client,
         gateways: Vec<Url>,
+        idle_timeout: Duration,
         runtime: &tokio::runtime::Handle,
     ) -> GatewaySession {
         let (sender, receiver) = commands();
         let (events, taken) = unbounded();
         let worker = Worker {
-            gateways: Gateways::new(client, gateways),
+            gateways: Gateways::new(client, gateways, idle_timeout),
             backlog: Arc::new(Semaphore::new(MAX_BACKLOG_BYTES)),
             events,
             pending: VecDeque::new(),
             cancelled: HashSet::new(),
             running: FuturesUnordered::new(),
-            left: watch::Sender::new(()),
         };
         runtime.spawn(worker.work(receiver));
         GatewaySession {
@@ -170,12 +178,6 @@ impl GatewaySession {
     /// Asks for the DAG below `root` as one stream. Its blocks come depth first.
     pub fn want_all(&self, root: &Cid) {
         self.command(Command::WantAll(*root));
-    }
-
-    /// The streams that are coming bring nothing that is missing: they go on at the next gateway, if
-    /// there is one.
-    pub fn leave_streams(&self) {
-        self.command(Command::LeaveStreams);
     }
 
     /// No longer asks for blocks; those on their way may still come.
@@ -200,14 +202,20 @@ impl GatewaySession {
 #[derive(Clone)]
 struct Gateways {
     client: Client,
+    stream_patience: Duration,
     /// Each with its wrong answers in a row.
     servers: Arc<Mutex<Vec<(Url, u32)>>>,
 }
 
 impl Gateways {
-    fn new(client: Client, servers: Vec<Url>) -> Gateways {
+    fn new(client: Client, servers: Vec<Url>, idle_timeout: Duration) -> Gateways {
+        // Each can be tried, and all once more, block by block.
+        let turns = u32::try_from(servers.len())
+            .unwrap_or(u32::MAX)
+            .saturating_add(1);
         Gateways {
             client,
+            stream_patience: STREAM_PATIENCE.min(idle_timeout / turns),
             servers: Arc::new(Mutex::new(
                 servers.into_iter().map(|url| (url, 0)).collect(),
             )),
@@ -266,22 +274,22 @@ impl Gateways {
         .await
     }
 
-    /// Streams the DAG below `root`, giving each block to `take`, until it says false. When `left`
-    /// changes the next gateway is asked.
-    async fn dag(
-        &self,
-        root: Cid,
-        left: watch::Receiver<()>,
-        take: impl Fn(Block) -> bool + Clone + Send + 'static,
-    ) -> Result<(), GatewayError> {
+    /// Streams the DAG below `root`, giving each block to `take`, until it says false. A stream that
+    /// brings nothing is left for that of the next gateway.
+    async fn dag(&self, root: Cid, take: impl Take) -> Result<(), GatewayError> {
+        let patience = self.stream_patience;
         self.try_each(|server| {
-            let (mut left, take) = (left.clone(), take.clone());
-            left.mark_unchanged();
+            let (usefulness, take) = (Arc::<Usefulness>::default(), take.clone());
             async move {
                 let url = content_url(&server, &root, "car")?;
+                let given = Arc::clone(&usefulness);
+                let take = move |block| {
+                    given.give(&block);
+                    take(block, &given)
+                };
                 tokio::select! {
                     streamed = self.stream(url.clone(), take) => streamed,
-                    _ = left.changed() => {
+                    () = usefulness.ends(patience) => {
                         tracing::warn!(%url, "the gateway's stream is left: it brings nothing that is missing");
                         Err(GatewayError::Useless { url })
                     }
@@ -334,42 +342,6 @@ async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static
         .expect("verifying a block does not panic")
 }
 
-fn read_car(
-    pieces: tokio::sync::mpsc::Receiver<Bytes>,
-    take: &impl Fn(Block) -> bool,
-) -> Result<(), CarError> {
-    let mut car = CarReader::new(Pieces {
-        pieces,
-        current: Bytes::new(),
-    })?;
-    while let Some(block) = car.next_block()? {
-        if !take(block) {
-            break;
-        }
-    }
-    Ok(())
-}
-
-/// Pieces of a stream, read as one.
-struct Pieces {
-    pieces: tokio::sync::mpsc::Receiver<Bytes>,
-    current: Bytes,
-}
-
-impl Read for Pieces {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.current.is_empty() {
-            match self.pieces.blocking_recv() {
-                Some(piece) => self.current = piece,
-                None => return Ok(0),
-            }
-        }
-        let count = self.current.len().min(buffer.len());
-        self.current.copy_to_slice(&mut buffer[..count]);
-        Ok(count)
-    }
-}
-
 /// What a request came to.
 enum Done {
     Block(Cid, Result<(Block, OwnedSemaphorePermit), GatewayError>),
@@ -385,8 +357,6 @@ struct Worker {
     /// Of the pending ones.
     cancelled: HashSet<Cid>,
     running: FuturesUnordered<BoxFuture<'static, Done>>,
-    /// Changes when the streams are left.
-    left: watch::Sender<()>,
 }
 
 impl Worker {
@@ -415,13 +385,12 @@ impl Worker {
             Command::WantAll(root) => {
                 let (gateways, events) = (self.gateways.clone(), self.events.clone());
                 let backlog = Arc::clone(&self.backlog);
-                let take = move |block: Block| tell_block(&events, &backlog, block);
-                let left = self.left.subscribe();
-                let streaming =
-                    async move { Done::Dag(root, gateways.dag(root, left, take).await) };
+                let take = move |block: Block, stream: &Arc<Usefulness>| {
+                    tell_block(&events, &backlog, block, stream)
+                };
+                let streaming = async move { Done::Dag(root, gateways.dag(root, take).await) };
                 self.running.push(streaming.boxed());
             }
-            Command::LeaveStreams => self.left.send_modify(|()| {}),
             Command::Cancel(cids) => self.cancelled.extend(cids),
         }
     }
@@ -458,6 +427,7 @@ impl Worker {
         let event = match done {
             Done::Block(_, Ok((block, share))) => GatewayEvent::Block {
                 block,
+                stream: None,
                 _share: Share { _of_backlog: share },
             },
             Done::Block(cid, Err(error)) => GatewayEvent::Failed {
@@ -476,13 +446,19 @@ impl Worker {
 }
 
 /// Hands a block of a stream over, on the thread that reads it; false where nobody takes it.
-fn tell_block(events: &Sender<GatewayEvent>, backlog: &Arc<Semaphore>, block: Block) -> bool {
+fn tell_block(
+    events: &Sender<GatewayEvent>,
+    backlog: &Arc<Semaphore>,
+    block: Block,
+    stream: &Arc<Usefulness>,
+) -> bool {
     let waiting = Arc::clone(backlog).acquire_many_owned(permits(&block));
     match tokio::runtime::Handle::current().block_on(waiting) {
         Ok(share) => tell(
             events,
             GatewayEvent::Block {
                 block,
+                stream: Some(Arc::clone(stream)),
                 _share: Share { _of_backlog: share },
             },
         ),

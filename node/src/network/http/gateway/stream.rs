@@ -1,0 +1,173 @@
+//! A DAG as one stream: the CAR in it, and whether it is worth reading on.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use tokio::time::Instant;
+
+use super::permits;
+use crate::block::Block;
+use crate::car::{CarError, CarReader};
+
+/// A stream that brings nothing that is missing for this long, or so much more of other blocks, is left:
+/// it is of other content, or of much that is here, and what is missing comes faster one by one.
+pub(super) const STREAM_PATIENCE: Duration = Duration::from_secs(15);
+const MAX_USELESS_BYTES: u64 = 64 << 20;
+
+/// How often that is looked at.
+const USEFULNESS_INTERVAL: Duration = Duration::from_millis(500);
+
+/// What became of the blocks that one stream brought, as its reader says.
+#[derive(Debug, Default)]
+pub struct Usefulness {
+    /// Bytes of all blocks that came.
+    given: AtomicU64,
+    /// Of blocks that were missing.
+    useful: AtomicU64,
+    /// And of others: of blocks that nobody asked for, or that are here.
+    useless: AtomicU64,
+}
+
+impl Usefulness {
+    /// A block came, and is to be judged.
+    pub(super) fn give(&self, block: &Block) {
+        self.given
+            .fetch_add(permits(block).into(), Ordering::Relaxed);
+    }
+
+    /// A block of the stream was missing or not.
+    pub fn judge(&self, block: &Block, was_missing: bool) {
+        let bytes = match was_missing {
+            true => &self.useful,
+            false => &self.useless,
+        };
+        bytes.fetch_add(permits(block).into(), Ordering::Relaxed);
+    }
+
+    /// Ends when the stream has brought nothing that was missing for as long as `patience`, or far too
+    /// much beside it. Time in which its reader has something to judge does not count: he may be busy
+    /// elsewhere.
+    pub(super) async fn ends(&self, patience: Duration) {
+        let mut last = (Instant::now(), 0);
+        loop {
+            tokio::time::sleep(USEFULNESS_INTERVAL).await;
+            let useful = self.useful.load(Ordering::Relaxed);
+            let useless = self.useless.load(Ordering::Relaxed);
+            let is_judged = useful + useless == self.given.load(Ordering::Relaxed);
+            if useful > last.1 || !is_judged {
+                last = (Instant::now(), useful);
+            }
+            if last.0.elapsed() >= patience || useless > useful + MAX_USELESS_BYTES {
+                return;
+            }
+        }
+    }
+}
+
+/// Takes a block of a stream; false where no more are wanted.
+pub(super) trait Take: Fn(Block, &Arc<Usefulness>) -> bool + Clone + Send + 'static {}
+impl<F: Fn(Block, &Arc<Usefulness>) -> bool + Clone + Send + 'static> Take for F {}
+
+/// Reads the CAR that comes by `pieces`, giving each block to `take`, until it says false.
+pub(super) fn read_car(
+    pieces: tokio::sync::mpsc::Receiver<Bytes>,
+    take: &impl Fn(Block) -> bool,
+) -> Result<(), CarError> {
+    let mut car = CarReader::new(Pieces {
+        pieces,
+        current: Bytes::new(),
+    })?;
+    while let Some(block) = car.next_block()? {
+        if !take(block) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Pieces of a stream, read as one.
+struct Pieces {
+    pieces: tokio::sync::mpsc::Receiver<Bytes>,
+    current: Bytes,
+}
+
+impl Read for Pieces {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.current.is_empty() {
+            match self.pieces.blocking_recv() {
+                Some(piece) => self.current = piece,
+                None => return Ok(0),
+            }
+        }
+        let count = self.current.len().min(buffer.len());
+        self.current.copy_to_slice(&mut buffer[..count]);
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::RAW;
+
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    fn block(bytes: usize) -> Block {
+        Block::new(cid::Version::V1, RAW, vec![0; bytes].into())
+    }
+
+    /// After how many seconds a stream is left to which `step` happens every second.
+    async fn seconds(step: impl Fn(&Usefulness, u64)) -> Option<u64> {
+        let stream = Usefulness::default();
+        let begun = Instant::now();
+        let mut end = std::pin::pin!(stream.ends(PATIENCE));
+        for second in 0..100 {
+            step(&stream, second);
+            let second = tokio::time::sleep(Duration::from_secs(1));
+            tokio::select! {
+                () = &mut end => return Some(begun.elapsed().as_secs()),
+                () = second => {}
+            }
+        }
+        None
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_is_left_when_it_brings_nothing() {
+        let (small, large) = (block(10), block(1 << 20));
+        let give = |stream: &Usefulness, block: &Block, was_missing| {
+            stream.give(block);
+            stream.judge(block, was_missing);
+        };
+        assert_eq!(seconds(|_, _| ()).await, Some(5), "silent");
+        let others = |stream: &Usefulness, _| give(stream, &small, false);
+        assert_eq!(seconds(others).await, Some(5), "of other blocks");
+        let flood = |stream: &Usefulness, _| (0..40).for_each(|_| give(stream, &large, false));
+        assert_eq!(seconds(flood).await, Some(1), "a flood");
+        let slow = |stream: &Usefulness, second: u64| {
+            if second.is_multiple_of(4) {
+                give(stream, &small, true);
+            }
+        };
+        assert_eq!(seconds(slow).await, None, "slow");
+        let mixed = |stream: &Usefulness, _| {
+            give(stream, &large, true);
+            give(stream, &large, false);
+        };
+        assert_eq!(seconds(mixed).await, None, "half of it is here");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_is_busy_elsewhere_keeps_its_stream() {
+        let block = block(1 << 20);
+        let unread = |stream: &Usefulness, second| match second {
+            0 => stream.give(&block),
+            50 => stream.judge(&block, true),
+            _ => {}
+        };
+        assert_eq!(seconds(unread).await, Some(55));
+    }
+}
