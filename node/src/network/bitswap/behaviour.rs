@@ -21,7 +21,7 @@ use tokio::time::{Sleep, sleep};
 
 use super::handler::{FromHandler, Handler, HandlerEvent, OutgoingMessage, ToHandler};
 use super::inbound::InboundError;
-use super::message::Message;
+use super::message::{Message, WantEntry, WantKind};
 use super::outbound::Outgoing;
 use super::server::{Finding, Reply, Server};
 use super::session::{Client, Command, Counters, count};
@@ -229,6 +229,7 @@ impl Behaviour {
             self.deaf.remove(&peer);
             self.wants.disconnected(&peer);
             self.server.disconnected(&peer);
+            self.verifier.disconnected(&peer);
             self.forget_counters(&peer);
         } else if was_current {
             self.deaf.remove(&peer);
@@ -278,6 +279,10 @@ impl Behaviour {
                 on_new_stream,
             } => {
                 tracing::trace!(%peer, wants = wants.len(), "asking");
+                let is_for_block = |want: &WantEntry| want.kind == WantKind::Block && !want.cancel;
+                if wants.iter().any(is_for_block) {
+                    self.verifier.asked(peer);
+                }
                 let message = Message {
                     wants,
                     ..Message::default()
@@ -414,6 +419,7 @@ impl NetworkBehaviour for Behaviour {
                 }
             }
             HandlerEvent::TooSlow => {
+                // All that it wants is forgotten: it asks again if it still does.
                 if self.current(&peer) == Some(connection) {
                     self.server.disconnected(&peer);
                 }

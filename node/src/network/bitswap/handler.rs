@@ -62,7 +62,7 @@ pub(crate) enum HandlerEvent {
     },
     /// The message is with the transport.
     Written { id: u64 },
-    /// The peer reads too slowly; queued replies are lost.
+    /// The peer reads its replies too slowly; those that were queued are lost.
     TooSlow,
     /// Nothing can be sent on this connection; queued messages are lost.
     GivenUp,
@@ -92,7 +92,7 @@ impl Handler {
         Handler {
             peer,
             verifier,
-            allowance: Allowance::new(),
+            allowance: Allowance::new(peer),
             inbound: FuturesUnordered::new(),
             outbound: Outbound::new(readers),
             version: None,
@@ -181,12 +181,7 @@ impl ConnectionHandler for Handler {
 
     fn on_behaviour_event(&mut self, event: ToHandler) {
         match event {
-            ToHandler::Send(OutgoingMessage(outgoing)) => {
-                if outgoing.message.wants.iter().any(|want| !want.cancel) {
-                    self.allowance.ask();
-                }
-                self.outbound.send(outgoing);
-            }
+            ToHandler::Send(OutgoingMessage(outgoing)) => self.outbound.send(outgoing),
             ToHandler::KeepAlive(keep_alive) => self.keep_alive = keep_alive,
         }
     }

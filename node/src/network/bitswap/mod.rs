@@ -73,8 +73,8 @@ pub enum Fault {
         #[source]
         source: MessageError,
     },
-    /// It began a message and did not go on, or did so at a crawl while others waited.
-    #[error("stopped within a message, or was too slow with it")]
+    /// It began a message and did not go on, or only at a crawl.
+    #[error("stopped within a message, or came to no end with it")]
     Stalled,
 }
 

@@ -53,7 +53,8 @@ pub(crate) enum Progress {
     Open,
     /// The message is with the transport.
     Written { id: u64 },
-    /// The peer reads its replies too slowly; those that were queued are lost, and nothing else.
+    /// The peer reads its replies too slowly; those that were queued are lost. What it is asked for
+    /// stays queued.
     TooSlow,
     /// Nothing more can be sent on this connection.
     GivenUp,

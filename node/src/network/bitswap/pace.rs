@@ -12,10 +12,10 @@ pub(crate) const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a message may take beyond a pause: below this many bytes a second, the lowest rate that
 /// Kubo sends at, a peer is only holding memory.
-const SLOWEST_BYTES_PER_SECOND: u64 = 12_500;
+const SLOWEST_BYTES_PER_SECOND: f64 = 12_500.0;
 
 /// The same while others wait for the memory.
-const SLOWEST_BYTES_PER_SECOND_IN_A_CROWD: u64 = 32 * 1024;
+const SLOWEST_BYTES_PER_SECOND_IN_A_CROWD: f64 = 32.0 * 1024.0;
 
 /// How many wait for memory that others hold. Clones are the same number.
 #[derive(Clone, Debug, Default)]
@@ -76,7 +76,8 @@ pub(crate) struct Pace {
     progressed: Instant,
     /// When the rate was taken last, and how many bytes had passed.
     window: (Instant, u64),
-    is_slow: bool,
+    /// What that says.
+    slow: Option<Slow>,
 }
 
 impl Pace {
@@ -86,10 +87,11 @@ impl Pace {
         Pace {
             patience,
             begun: now,
-            allowed: patience.pause + Duration::from_secs(length as u64 / SLOWEST_BYTES_PER_SECOND),
+            allowed: patience.pause
+                + Duration::from_secs_f64(length as f64 / SLOWEST_BYTES_PER_SECOND),
             progressed: now,
             window: (now, passed),
-            is_slow: false,
+            slow: None,
         }
     }
 
@@ -106,16 +108,20 @@ impl Pace {
         let (since, before) = self.window;
         let window = now - since;
         if window >= self.patience.window {
-            let least = SLOWEST_BYTES_PER_SECOND_IN_A_CROWD as f64 * window.as_secs_f64();
-            self.is_slow = ((passed - before) as f64) < least;
+            let rate = (passed - before) as f64 / window.as_secs_f64();
+            self.slow = match rate {
+                ..SLOWEST_BYTES_PER_SECOND => Some(Slow::Crawling),
+                ..SLOWEST_BYTES_PER_SECOND_IN_A_CROWD => Some(Slow::Crowded),
+                _ => None,
+            };
             self.window = (now, passed);
         }
         if now - self.progressed >= self.patience.pause {
             Err(Slow::Stalled)
         } else if now - self.begun >= self.allowed {
             Err(Slow::Crawling)
-        } else if self.is_slow && crowd.is_some_and(Crowd::is_waiting) {
-            Err(Slow::Crowded)
+        } else if crowd.is_some_and(Crowd::is_waiting) {
+            self.slow.map_or(Ok(()), Err)
         } else {
             Ok(())
         }
@@ -154,10 +160,11 @@ mod tests {
         assert_eq!(seconds(MIB, 0, &crowd).await, Some((10, Slow::Stalled)));
         assert_eq!(
             seconds(MIB, 9000, &crowd).await,
-            Some((93, Slow::Crawling)),
+            Some((94, Slow::Crawling)),
             "1 MiB at 12,500 bytes a second, and the pause"
         );
         let waiting = crowd.wait();
+        assert_eq!(seconds(MIB, 9000, &crowd).await, Some((3, Slow::Crawling)));
         assert_eq!(seconds(MIB, 20_000, &crowd).await, Some((3, Slow::Crowded)));
         assert_eq!(seconds(MIB, 40_000, &crowd).await, None);
         drop(waiting);

@@ -6,9 +6,10 @@
 //! share to those who wait; and a connection always has room for small messages, so that wants are
 //! heard however many send large ones.
 
+use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -53,34 +54,23 @@ impl Budget {
 /// What one connection may hold, and what is known of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Allowance {
+    peer: PeerId,
     /// Of the budget of all connections.
     shared: Arc<Semaphore>,
     /// Beside that, for small messages that find no room there.
     own: Arc<Semaphore>,
     /// Bytes that have come.
     received: Arc<AtomicU64>,
-    /// When the peer was asked for blocks last.
-    asked: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Allowance {
-    pub(crate) fn new() -> Allowance {
+    pub(crate) fn new(peer: PeerId) -> Allowance {
         Allowance {
+            peer,
             shared: Arc::new(Semaphore::new(limits::MAX_UNVERIFIED_BYTES_PER_CONNECTION)),
             own: Arc::new(Semaphore::new(limits::MAX_SMALL_MESSAGE_BYTES)),
             received: Arc::default(),
-            asked: Arc::default(),
         }
-    }
-
-    /// The peer is asked for blocks.
-    pub(crate) fn ask(&self) {
-        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-    }
-
-    fn was_asked(&self) -> bool {
-        let asked = *self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        asked.is_some_and(|asked| asked.elapsed() < ASKED)
     }
 
     /// So many bytes have come; gives the sum.
@@ -124,10 +114,12 @@ pub(crate) struct Verified {
 #[derive(Clone)]
 pub(crate) struct Verifier {
     workers: Workers,
-    /// Of peers that were asked for blocks.
-    asked: Budget,
+    /// Peers that were asked for blocks, and when they were last.
+    asked: Arc<Mutex<HashMap<PeerId, Instant>>>,
+    /// Of those.
+    of_asked: Budget,
     /// Of all others, who must not hold up those.
-    unasked: Budget,
+    of_unasked: Budget,
     results: UnboundedSender<Verified>,
 }
 
@@ -135,10 +127,30 @@ impl Verifier {
     pub(crate) fn new(results: UnboundedSender<Verified>) -> Verifier {
         Verifier {
             workers: Workers::new("bitswap-verify", VERIFY_THREADS),
-            asked: Budget::new(limits::MAX_UNVERIFIED_BYTES - limits::MAX_UNASKED_BYTES),
-            unasked: Budget::new(limits::MAX_UNASKED_BYTES),
+            asked: Arc::default(),
+            of_asked: Budget::new(limits::MAX_UNVERIFIED_BYTES - limits::MAX_UNASKED_BYTES),
+            of_unasked: Budget::new(limits::MAX_UNASKED_BYTES),
             results,
         }
+    }
+
+    fn asked_peers(&self) -> MutexGuard<'_, HashMap<PeerId, Instant>> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The peer is asked for blocks.
+    pub(crate) fn asked(&self, peer: PeerId) {
+        self.asked_peers().insert(peer, Instant::now());
+    }
+
+    /// The peer has gone.
+    pub(crate) fn disconnected(&self, peer: &PeerId) {
+        self.asked_peers().remove(peer);
+    }
+
+    fn was_asked(&self, peer: &PeerId) -> bool {
+        let asked = self.asked_peers().get(peer).copied();
+        asked.is_some_and(|asked| asked.elapsed() < ASKED)
     }
 
     /// Waits until `length` more bytes, at most [`limits::MAX_MESSAGE_BYTES`], may be read.
@@ -159,9 +171,9 @@ impl Verifier {
 
     async fn reserve_shared(&self, connection: &Allowance, length: u32) -> Share {
         let of_connection = acquire(&connection.shared, length).await;
-        let budget = match connection.was_asked() {
-            true => &self.asked,
-            false => &self.unasked,
+        let budget = match self.was_asked(&connection.peer) {
+            true => &self.of_asked,
+            false => &self.of_unasked,
         };
         let of_all = match Arc::clone(&budget.bytes).try_acquire_many_owned(length) {
             Ok(of_all) => of_all,

@@ -406,7 +406,7 @@ impl<'r> Fetcher<'r> {
             let cid = state.queue.under_way().next().unwrap_or_default();
             return Err(FetchError::Ended { cid }.into());
         }
-        // After the blocks: the end of a stream comes behind what it brought.
+        // After the blocks: the end of a stream comes behind what it brought, unless it was left.
         let sources = state.sources.as_mut().expect("it came with the exchange");
         for event in arrived.gateway {
             match event {

@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use reqwest::redirect::{Attempt, Policy};
 use reqwest::{Client, Response, StatusCode};
+use tokio::time::Instant;
 
 pub use reqwest::Url;
 
@@ -22,8 +23,11 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// before a fetch counts as idle.
 const READ_LIMIT: Duration = Duration::from_secs(8);
 
-/// How long a block or another short answer may take in all, however steadily it comes.
+/// How long a block or another short answer may take: after the first time it must come at
+/// [`SLOWEST_BYTES_PER_SECOND`], after the second it must be there.
 const ANSWER_LIMIT: Duration = Duration::from_secs(15);
+const SLOW_ANSWER_LIMIT: Duration = Duration::from_secs(25);
+const SLOWEST_BYTES_PER_SECOND: f64 = 4096.0;
 
 /// Redirects of one request: from a name to another, to a path, and one more.
 const MAX_REDIRECTS: usize = 4;
@@ -74,10 +78,12 @@ pub enum HttpError {
         wanted: &'static str,
     },
     /// The answer takes too long.
-    #[error("{url} has not answered in full within {} s", ANSWER_LIMIT.as_secs())]
+    #[error("{url} has not answered in full within {} s", after.as_secs())]
     Slow {
         /// What was asked.
         url: Url,
+        /// How long it was given.
+        after: Duration,
     },
     /// The answer is longer than any right one could be.
     #[error("{url} answered with more than {limit} bytes")]
@@ -188,20 +194,27 @@ fn content_type(response: &Response) -> String {
 /// Reads an answer of at most `limit` bytes.
 async fn body(response: Response, limit: usize) -> Result<Bytes, HttpError> {
     let url = response.url().clone();
-    let slow = |_| HttpError::Slow { url };
-    tokio::time::timeout(ANSWER_LIMIT, whole_body(response, limit))
+    let after = SLOW_ANSWER_LIMIT;
+    tokio::time::timeout(after, whole_body(response, limit))
         .await
-        .map_err(slow)?
+        .map_err(|_| HttpError::Slow { url, after })?
 }
 
 async fn whole_body(mut response: Response, limit: usize) -> Result<Bytes, HttpError> {
     let url = response.url().clone();
+    let begun = Instant::now();
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(failed(&url))? {
         if body.len() + chunk.len() > limit {
             return Err(HttpError::TooLarge { url, limit });
         }
         body.extend_from_slice(&chunk);
+        let after = begun.elapsed();
+        if after >= ANSWER_LIMIT
+            && (body.len() as f64) < SLOWEST_BYTES_PER_SECOND * after.as_secs_f64()
+        {
+            return Err(HttpError::Slow { url, after });
+        }
     }
     Ok(body.into())
 }

@@ -50,6 +50,8 @@ impl ProviderRecords {
         let is_short = |address: &Multiaddr| address.len() <= limits::MAX_PROVIDER_ADDRESS_BYTES;
         record.addresses.retain(is_short);
         record.addresses.truncate(limits::MAX_PROVIDER_ADDRESSES);
+        // There may have been thousands.
+        record.addresses.shrink_to_fit();
 
         let is_full = |this: &Self| this.records.len() >= limits::MAX_PROVIDED_KEYS;
         let is_new = !self.records.contains_key(&record.key);
@@ -181,12 +183,14 @@ mod tests {
             let mut record = record(0, PeerId::random(), now + DAY);
             record.addresses = vec![address(200); 3];
             record.addresses.extend(vec![address(20); 20]);
+            record.addresses.reserve(8000);
             store.add(record, now).unwrap();
         }
         let kept = &store.records.values().next().unwrap();
         assert_eq!(kept.len(), limits::MAX_PROVIDERS_KEPT);
         assert!(kept.iter().all(|record| {
-            record.addresses == vec![address(20); limits::MAX_PROVIDER_ADDRESSES]
+            record.addresses.capacity() <= 2 * limits::MAX_PROVIDER_ADDRESSES
+                && record.addresses == vec![address(20); limits::MAX_PROVIDER_ADDRESSES]
         }));
         let long = ProviderRecord::new(
             vec![0; limits::MAX_DHT_KEY_BYTES + 1],

@@ -175,10 +175,14 @@ fn enough_for(budget: usize, each: usize) -> usize {
 fn crawlers(node: &Node, budget: usize, are_asked: bool) -> Vec<Raw> {
     let count = enough_for(budget, limits::MAX_MESSAGE_BYTES);
     let crawlers: Vec<_> = (0..count).map(|_| Raw::new(NEWEST)).collect();
-    let absent = cids(&some_blocks(1, 9));
+    // Each is asked for one.
+    let absent = cids(&some_blocks(count, 9));
     let session = node.client.session();
     for raw in &crawlers {
         raw.connect(node);
+        if are_asked {
+            session.add_provider(raw.peer);
+        }
     }
     if are_asked {
         session.want(&absent);

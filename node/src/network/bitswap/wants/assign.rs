@@ -1,5 +1,6 @@
 //! Which peer is asked for what next, and what is said to it.
 
+use std::collections::HashSet;
 use std::time::Instant;
 
 use libp2p::PeerId;
@@ -142,15 +143,17 @@ impl Wants {
         let Some(want) = self.wants.get_mut(hash) else {
             return;
         };
+        let queried = want.queried.iter().map(|(peer, _)| peer);
+        let asked = want.asked.iter().map(|(peer, _)| peer);
+        let asked: HashSet<PeerId> = queried.chain(asked).chain(&want.refused).copied().collect();
         for (peer, remote) in &mut self.remotes {
-            let is_asked = want.asked.is_some_and(|(asked, _)| asked == *peer)
-                || want.queried.iter().any(|(queried, _)| queried == peer)
-                || want.refused.contains(peer);
-            if is_asked || !remote.has_presences() || remote.told.len() >= MAX_WANTS {
+            if asked.contains(peer) || !remote.has_presences() || remote.told.len() >= MAX_WANTS {
                 continue;
             }
             want.queried.push((*peer, now));
-            want.told_to(*peer);
+            if !remote.told.contains_key(hash) {
+                want.told.push(*peer);
+            }
             remote.tell(want.cid, WantKind::Have);
             self.touched.insert(*peer);
         }

@@ -25,6 +25,7 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use reqwest::Client;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 pub use self::stream::Usefulness;
 
@@ -38,8 +39,15 @@ const RAW: &str = "application/vnd.ipld.raw";
 /// Depth first, as blocks are needed, and none twice.
 const CAR: &str = "application/vnd.ipld.car; version=1; order=dfs; dups=n";
 
-/// Requests under way at a time: the round trips of a distant server overlap.
+/// Requests under way at a time, at first and at most: the round trips of a distant server overlap, and
+/// on a slow line each takes time from the others.
+const FIRST_REQUESTS: usize = 2;
 const MAX_REQUESTS: usize = 16;
+
+/// An answer within this time calls for more requests at a time, one that takes longer than that for
+/// fewer.
+const PROMPT: Duration = Duration::from_secs(2);
+const LATE: Duration = Duration::from_secs(5);
 
 /// Bytes of blocks that wait for the session's owner. Above it nothing more is read.
 const MAX_BACKLOG_BYTES: usize = 16 << 20;
@@ -161,6 +169,8 @@ impl GatewaySession {
             events,
             pending: VecDeque::new(),
             cancelled: HashSet::new(),
+            asking: 0,
+            most: FIRST_REQUESTS,
             running: FuturesUnordered::new(),
         };
         runtime.spawn(worker.work(receiver));
@@ -282,13 +292,8 @@ impl Gateways {
             let (usefulness, take) = (Arc::<Usefulness>::default(), take.clone());
             async move {
                 let url = content_url(&server, &root, "car")?;
-                let given = Arc::clone(&usefulness);
-                let take = move |block| {
-                    given.give(&block);
-                    take(block, &given)
-                };
                 tokio::select! {
-                    streamed = self.stream(url.clone(), take) => streamed,
+                    streamed = self.stream(url.clone(), take, &usefulness) => streamed,
                     () = usefulness.ends(patience) => {
                         tracing::warn!(%url, "the gateway's stream is left: it brings nothing that is missing");
                         Err(GatewayError::Useless { url })
@@ -302,14 +307,21 @@ impl Gateways {
     async fn stream(
         &self,
         url: Url,
-        take: impl Fn(Block) -> bool + Send + 'static,
+        take: impl Take,
+        usefulness: &Arc<Usefulness>,
     ) -> Result<(), GatewayError> {
         let mut response = super::request(&self.client, url.clone(), CAR, &[]).await?;
         let (pieces, receiver) = tokio::sync::mpsc::channel(CAR_PIECES);
+        let given = Arc::clone(usefulness);
+        let take = move |block| {
+            given.give(&block);
+            take(block, &given)
+        };
         let reading = tokio::task::spawn_blocking(move || read_car(receiver, &take));
         let streamed = loop {
             match response.chunk().await {
                 Ok(Some(piece)) => {
+                    usefulness.receive(&piece);
                     // The reader has had enough, and says why.
                     if pieces.send(piece).await.is_err() {
                         break Ok(());
@@ -344,7 +356,12 @@ async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static
 
 /// What a request came to.
 enum Done {
-    Block(Cid, Result<(Block, OwnedSemaphorePermit), GatewayError>),
+    Block {
+        cid: Cid,
+        given: Result<(Block, OwnedSemaphorePermit), GatewayError>,
+        /// How long the answer took.
+        took: Duration,
+    },
     Dag(Cid, Result<(), GatewayError>),
 }
 
@@ -356,6 +373,9 @@ struct Worker {
     pending: VecDeque<Cid>,
     /// Of the pending ones.
     cancelled: HashSet<Cid>,
+    /// Blocks that are being asked for, and how many may be at a time.
+    asking: usize,
+    most: usize,
     running: FuturesUnordered<BoxFuture<'static, Done>>,
 }
 
@@ -396,7 +416,7 @@ impl Worker {
     }
 
     fn start(&mut self) {
-        while self.running.len() < MAX_REQUESTS
+        while self.asking < self.most
             && let Some(cid) = self.pending.pop_front()
         {
             if self.cancelled.remove(&cid) {
@@ -406,7 +426,10 @@ impl Worker {
             let backlog = Arc::clone(&self.backlog);
             // Whatever waits for room here, the other answers are read on.
             let asking = async move {
-                let given = match gateways.block(cid).await {
+                let begun = Instant::now();
+                let answer = gateways.block(cid).await;
+                let took = begun.elapsed();
+                let given = match answer {
                     Ok(block) => {
                         let share = backlog.acquire_many_owned(permits(&block)).await;
                         let of_backlog = share.expect("the backlog is never closed");
@@ -414,8 +437,9 @@ impl Worker {
                     }
                     Err(error) => Err(error),
                 };
-                Done::Block(cid, given)
+                Done::Block { cid, given, took }
             };
+            self.asking += 1;
             self.running.push(asking.boxed());
         }
         if self.pending.is_empty() {
@@ -425,15 +449,25 @@ impl Worker {
 
     fn finish(&mut self, done: Done) {
         let event = match done {
-            Done::Block(_, Ok((block, share))) => GatewayEvent::Block {
-                block,
-                stream: None,
-                _share: Share { _of_backlog: share },
-            },
-            Done::Block(cid, Err(error)) => GatewayEvent::Failed {
-                cid,
-                error: Arc::new(error),
-            },
+            Done::Block { cid, given, took } => {
+                self.asking -= 1;
+                if took < PROMPT {
+                    self.most = MAX_REQUESTS.min(self.most + 1);
+                } else if took > LATE {
+                    self.most = 1.max(self.most / 2);
+                }
+                match given {
+                    Ok((block, share)) => GatewayEvent::Block {
+                        block,
+                        stream: None,
+                        _share: Share { _of_backlog: share },
+                    },
+                    Err(error) => GatewayEvent::Failed {
+                        cid,
+                        error: Arc::new(error),
+                    },
+                }
+            }
             Done::Dag(root, outcome) => {
                 if let Err(error) = outcome {
                     tracing::debug!(%root, %error, "a stream of a gateway ended early");

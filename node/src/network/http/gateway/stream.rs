@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::permits;
 use crate::block::Block;
 use crate::car::{CarError, CarReader};
+use crate::network::http::SLOWEST_BYTES_PER_SECOND;
 
 /// A stream that brings nothing that is missing for this long, or so much more of other blocks, is left:
 /// it is of other content, or of much that is here, and what is missing comes faster one by one.
@@ -23,6 +24,8 @@ const USEFULNESS_INTERVAL: Duration = Duration::from_millis(500);
 /// What became of the blocks that one stream brought, as its reader says.
 #[derive(Debug, Default)]
 pub struct Usefulness {
+    /// Bytes that came, of any kind.
+    received: AtomicU64,
     /// Bytes of all blocks that came.
     given: AtomicU64,
     /// Of blocks that were missing.
@@ -32,6 +35,12 @@ pub struct Usefulness {
 }
 
 impl Usefulness {
+    /// A part of the stream came.
+    pub(super) fn receive(&self, piece: &Bytes) {
+        self.received
+            .fetch_add(piece.len() as u64, Ordering::Relaxed);
+    }
+
     /// A block came, and is to be judged.
     pub(super) fn give(&self, block: &Block) {
         self.given
@@ -48,19 +57,33 @@ impl Usefulness {
     }
 
     /// Ends when the stream has brought nothing that was missing for as long as `patience`, or far too
-    /// much beside it. Time in which its reader has something to judge does not count: he may be busy
-    /// elsewhere.
+    /// much beside it. A large block may take twice as long while it comes steadily. Time does not count
+    /// before anything has come, nor while the reader has something to judge: he may be busy elsewhere.
     pub(super) async fn ends(&self, patience: Duration) {
-        let mut last = (Instant::now(), 0);
+        let load = |number: &AtomicU64| number.load(Ordering::Relaxed);
+        let (mut since, mut before) = (Instant::now(), (0, 0, 0));
         loop {
             tokio::time::sleep(USEFULNESS_INTERVAL).await;
-            let useful = self.useful.load(Ordering::Relaxed);
-            let useless = self.useless.load(Ordering::Relaxed);
-            let is_judged = useful + useless == self.given.load(Ordering::Relaxed);
-            if useful > last.1 || !is_judged {
-                last = (Instant::now(), useful);
+            let (received, useful, useless) = (
+                load(&self.received),
+                load(&self.useful),
+                load(&self.useless),
+            );
+            if useless > useful + MAX_USELESS_BYTES {
+                return;
             }
-            if last.0.elapsed() >= patience || useless > useful + MAX_USELESS_BYTES {
+            let has_unjudged = useful + useless != load(&self.given);
+            let (received_before, useful_before, useless_before) = before;
+            if useful > useful_before || has_unjudged || received == 0 {
+                since = Instant::now();
+                before = (received, useful, useless);
+                continue;
+            }
+            let waited = since.elapsed();
+            let rate = (received - received_before) as f64 / waited.as_secs_f64();
+            let is_arriving = useless == useless_before && rate >= SLOWEST_BYTES_PER_SECOND;
+            let patience = patience * if is_arriving { 2 } else { 1 };
+            if waited >= patience {
                 return;
             }
         }
@@ -139,13 +162,30 @@ mod tests {
     async fn a_stream_is_left_when_it_brings_nothing() {
         let (small, large) = (block(10), block(1 << 20));
         let give = |stream: &Usefulness, block: &Block, was_missing| {
+            stream.receive(block.data());
             stream.give(block);
             stream.judge(block, was_missing);
         };
-        assert_eq!(seconds(|_, _| ()).await, Some(5), "silent");
+        assert_eq!(seconds(|_, _| ()).await, None, "not begun");
+        let silent = |stream: &Usefulness, second| {
+            if second == 0 {
+                stream.receive(&Bytes::from_static(b"the first"));
+            }
+        };
+        assert_eq!(seconds(silent).await, Some(5), "silent");
+        let arriving = |stream: &Usefulness, _| stream.receive(&vec![0; 50_000].into());
+        assert_eq!(
+            seconds(arriving).await,
+            Some(10),
+            "a block that comes slowly"
+        );
         let others = |stream: &Usefulness, _| give(stream, &small, false);
         assert_eq!(seconds(others).await, Some(5), "of other blocks");
-        let flood = |stream: &Usefulness, _| (0..40).for_each(|_| give(stream, &large, false));
+        let flood = |stream: &Usefulness, _| {
+            (0..40).for_each(|_| give(stream, &large, false));
+            // There is always more than the reader has judged.
+            stream.give(&large);
+        };
         assert_eq!(seconds(flood).await, Some(1), "a flood");
         let slow = |stream: &Usefulness, second: u64| {
             if second.is_multiple_of(4) {
@@ -164,7 +204,10 @@ mod tests {
     async fn a_reader_that_is_busy_elsewhere_keeps_its_stream() {
         let block = block(1 << 20);
         let unread = |stream: &Usefulness, second| match second {
-            0 => stream.give(&block),
+            0 => {
+                stream.receive(block.data());
+                stream.give(&block);
+            }
             50 => stream.judge(&block, true),
             _ => {}
         };
