@@ -179,6 +179,29 @@ fn a_gateway_that_comes_to_no_end_is_passed_over() {
     assert_eq!(read.succeeds().stdout, b"blo");
 }
 
+/// A block that takes eighteen seconds, but comes steadily.
+#[test]
+fn a_slow_gateway_is_waited_for() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let slow = format!("http://{}", listener.local_addr().unwrap());
+    let mut blocks = Blocks::new();
+    let content = vec![7; 180 << 10];
+    let cid = blocks.raw(content.clone());
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let length = format!("content-length: {}\r\n", content.len());
+        stream.write_all(head("raw", &length).as_bytes()).unwrap();
+        for part in content.chunks(5 << 10) {
+            std::thread::sleep(Duration::from_millis(500));
+            stream.write_all(part).unwrap();
+        }
+    });
+    let taker = Environment::new();
+    let read = taker.ipfs_exec(["cat", "--gateway", &slow, "--offset=2", "--length=3"]);
+    let read = read.argument(&cid.to_string()).succeeds();
+    assert_eq!(read.stdout, [7; 3]);
+}
+
 /// What is missing is asked for one by one, or of the next gateway.
 #[test]
 fn a_stream_of_other_blocks_is_left() {
