@@ -2,7 +2,11 @@
 //!
 //! `name_server ADDRESS (NAME A ADDRESS | NAME TXT TEXT)...`
 
-#![expect(clippy::unwrap_used, reason = "a helper of tests")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a helper of tests"
+)]
 
 use std::net::{Ipv4Addr, UdpSocket};
 

@@ -107,7 +107,7 @@ async fn read_body(
 ) -> Result<Bytes, InboundError> {
     let mut body = vec![0; length];
     let mut filled = 0;
-    let mut pace = Pace::begin(length, connection.receive(0), PATIENCE);
+    let mut pace = Pace::begin(length, connection.received(), PATIENCE);
     let mut next_check = Instant::now() + CHECK_INTERVAL;
     while filled < length {
         match timeout_at(next_check, stream.read(&mut body[filled..])).await {
@@ -120,7 +120,7 @@ async fn read_body(
                 }
             },
             Err(_) => {
-                pace.check(connection.receive(0), crowd)?;
+                pace.check(connection.received(), crowd)?;
                 next_check = Instant::now() + CHECK_INTERVAL;
             }
         }

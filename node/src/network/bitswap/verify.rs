@@ -73,10 +73,14 @@ impl Allowance {
         }
     }
 
-    /// So many bytes have come; gives the sum.
-    pub(crate) fn receive(&self, bytes: usize) -> u64 {
-        let bytes = bytes as u64;
-        self.received.fetch_add(bytes, Ordering::Relaxed) + bytes
+    /// So many bytes have come.
+    pub(crate) fn receive(&self, bytes: usize) {
+        self.received.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// How many have come in all.
+    pub(crate) fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
     }
 
     #[cfg(test)]

@@ -198,7 +198,7 @@ fn a_slow_gateway_is_waited_for() {
     });
     let taker = Environment::new();
     let read = taker.ipfs_exec(["cat", "--gateway", &slow, "--offset=2", "--length=3"]);
-    let read = read.argument(&cid.to_string()).succeeds();
+    let read = read.argument(cid.to_string()).succeeds();
     assert_eq!(read.stdout, [7; 3]);
 }
 
