@@ -189,6 +189,7 @@ fn a_slow_gateway_is_waited_for() {
     let cid = blocks.raw(content.clone());
     std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
+        requested_path(&stream);
         let length = format!("content-length: {}\r\n", content.len());
         stream.write_all(head("raw", &length).as_bytes()).unwrap();
         for part in content.chunks(5 << 10) {
@@ -238,10 +239,8 @@ fn streaming_others(blocks: Blocks, root: Cid, block_bytes: usize, pause: Durati
             let blocks = blocks.clone();
             std::thread::spawn(move || {
                 let mut stream = stream.unwrap();
-                let mut line = String::new();
-                BufReader::new(&stream).read_line(&mut line).unwrap();
-                let path = line.split(' ').nth(1).unwrap();
-                let written = match parse(path) {
+                let path = requested_path(&stream);
+                let written = match parse(&path) {
                     Some((cid, "raw")) => {
                         let block = blocks.get(&cid).unwrap();
                         let head = head("raw", &format!("content-length: {}\r\n", block.len()));
@@ -255,6 +254,13 @@ fn streaming_others(blocks: Blocks, root: Cid, block_bytes: usize, pause: Durati
         }
     });
     url
+}
+
+/// Waits for a request, and gives its path.
+fn requested_path(stream: &TcpStream) -> String {
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).unwrap();
+    line.split(' ').nth(1).unwrap().to_owned()
 }
 
 fn head(format: &str, length: &str) -> String {

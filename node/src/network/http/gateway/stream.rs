@@ -61,32 +61,48 @@ impl Usefulness {
     /// before anything has come, nor while the reader has something to judge: he may be busy elsewhere.
     pub(super) async fn ends(&self, patience: Duration) {
         let load = |number: &AtomicU64| number.load(Ordering::Relaxed);
-        let (mut since, mut before) = (Instant::now(), (0, 0, 0));
+        // When something that was missing came last, and all that had come by then.
+        let (mut since, mut then) = (Instant::now(), Came::default());
+        let (mut last, mut ticks_unread) = (Came::default(), 0);
         loop {
             tokio::time::sleep(USEFULNESS_INTERVAL).await;
-            let (received, useful, useless) = (
-                load(&self.received),
-                load(&self.useful),
-                load(&self.useless),
-            );
-            if useless > useful + MAX_USELESS_BYTES {
+            let now = Came {
+                received: load(&self.received),
+                useful: load(&self.useful),
+                useless: load(&self.useless),
+            };
+            if now.useless > now.useful + MAX_USELESS_BYTES {
                 return;
             }
-            let has_unjudged = useful + useless != load(&self.given);
-            let (received_before, useful_before, useless_before) = before;
-            if useful > useful_before || has_unjudged || received == 0 {
-                since = Instant::now();
-                before = (received, useful, useless);
+            // One that is only just coming is no sign.
+            let is_unread = load(&self.given) > now.judged() && now.judged() == last.judged();
+            ticks_unread = if is_unread { ticks_unread + 1 } else { 0 };
+            last = now;
+            if now.useful > then.useful || now.received == 0 || ticks_unread > 1 {
+                (since, then) = (Instant::now(), now);
                 continue;
             }
             let waited = since.elapsed();
-            let rate = (received - received_before) as f64 / waited.as_secs_f64();
-            let is_arriving = useless == useless_before && rate >= SLOWEST_BYTES_PER_SECOND;
-            let patience = patience * if is_arriving { 2 } else { 1 };
-            if waited >= patience {
+            let rate = (now.received - then.received) as f64 / waited.as_secs_f64();
+            let is_arriving = now.useless == then.useless && rate >= SLOWEST_BYTES_PER_SECOND;
+            if waited >= patience * if is_arriving { 2 } else { 1 } {
                 return;
             }
         }
+    }
+}
+
+/// Bytes that have come.
+#[derive(Clone, Copy, Default)]
+struct Came {
+    received: u64,
+    useful: u64,
+    useless: u64,
+}
+
+impl Came {
+    fn judged(&self) -> u64 {
+        self.useful + self.useless
     }
 }
 
@@ -181,6 +197,19 @@ mod tests {
         );
         let others = |stream: &Usefulness, _| give(stream, &small, false);
         assert_eq!(seconds(others).await, Some(5), "of other blocks");
+        let unjudged = |stream: &Usefulness, second| {
+            if second > 0 {
+                stream.judge(&small, false);
+            }
+            stream.receive(small.data());
+            stream.give(&small);
+        };
+        let left = seconds(unjudged).await;
+        assert_eq!(
+            left,
+            Some(6),
+            "of other blocks, the last of them not judged"
+        );
         let flood = |stream: &Usefulness, _| {
             (0..40).for_each(|_| give(stream, &large, false));
             // There is always more than the reader has judged.
