@@ -21,6 +21,9 @@ const MAX_USELESS_BYTES: u64 = 64 << 20;
 /// How often that is looked at.
 const USEFULNESS_INTERVAL: Duration = Duration::from_millis(500);
 
+/// For so many of these a reader judges nothing who is busy elsewhere.
+const BUSY_INTERVALS: u32 = 3;
+
 /// What became of the blocks that one stream brought, as its reader says.
 #[derive(Debug, Default)]
 pub struct Usefulness {
@@ -63,7 +66,7 @@ impl Usefulness {
         let load = |number: &AtomicU64| number.load(Ordering::Relaxed);
         // When something that was missing came last, and all that had come by then.
         let (mut since, mut then) = (Instant::now(), Came::default());
-        let (mut last, mut ticks_unread) = (Came::default(), 0);
+        let (mut last, mut intervals_unread) = (Came::default(), 0);
         loop {
             tokio::time::sleep(USEFULNESS_INTERVAL).await;
             let now = Came {
@@ -74,11 +77,10 @@ impl Usefulness {
             if now.useless > now.useful + MAX_USELESS_BYTES {
                 return;
             }
-            // One that is only just coming is no sign.
             let is_unread = load(&self.given) > now.judged() && now.judged() == last.judged();
-            ticks_unread = if is_unread { ticks_unread + 1 } else { 0 };
+            intervals_unread = if is_unread { intervals_unread + 1 } else { 0 };
             last = now;
-            if now.useful > then.useful || now.received == 0 || ticks_unread > 1 {
+            if now.useful > then.useful || now.received == 0 || intervals_unread >= BUSY_INTERVALS {
                 (since, then) = (Instant::now(), now);
                 continue;
             }
@@ -207,7 +209,7 @@ mod tests {
         let left = seconds(unjudged).await;
         assert_eq!(
             left,
-            Some(6),
+            Some(5),
             "of other blocks, the last of them not judged"
         );
         let flood = |stream: &Usefulness, _| {
