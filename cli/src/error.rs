@@ -142,6 +142,11 @@ fn chain(error: &dyn Error) -> String {
 }
 
 fn classify(error: &(dyn Error + 'static), failed: &mut CommandError) {
+    // Where one is boxed, the box is the cause.
+    let error = match error.downcast_ref::<Box<UnixfsError>>() {
+        Some(boxed) => &**boxed,
+        None => error,
+    };
     if let Some(error) = block_error(error) {
         failed.hint = block_hint(error).or(failed.hint);
     } else if let Some(error) = error.downcast_ref::<UnixfsError>() {

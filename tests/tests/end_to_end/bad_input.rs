@@ -170,6 +170,17 @@ fn inputs_with_a_missing_block() {
 }
 
 #[test]
+fn an_input_that_is_not_here_has_a_hint() {
+    let machine = Machine::new();
+    let missing = Blocks::new().directory(&[]).to_string();
+    for mode in ["--input-mode=mount", "--input-mode=copy"] {
+        let run = ["run", "--offline", mode, &machine.rootfs, &missing];
+        let run = machine.environment.ipfs_exec(run);
+        run.fails(125, &[&missing, "is not here", "hint: name a peer"]);
+    }
+}
+
+#[test]
 fn entries_with_names_that_no_file_may_have() {
     let long = "n".repeat(256);
     for name in [
