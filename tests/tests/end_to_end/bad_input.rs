@@ -172,7 +172,9 @@ fn inputs_with_a_missing_block() {
 #[test]
 fn an_input_that_is_not_here_has_a_hint() {
     let machine = Machine::new();
-    let missing = Blocks::new().directory(&[]).to_string();
+    let mut blocks = Blocks::new();
+    let file = blocks.raw("nowhere");
+    let missing = blocks.directory(&[Link::new("file", file, 7)]).to_string();
     for mode in ["--input-mode=mount", "--input-mode=copy"] {
         let run = ["run", "--offline", mode, &machine.rootfs, &missing];
         let run = machine.environment.ipfs_exec(run);
