@@ -28,7 +28,8 @@ pub enum SessionEvent {
         peer: PeerId,
     },
     /// Every peer of the session and every other connected one has answered that it does not have
-    /// the block, or has not answered in time. The want stays open; this is not repeated until a peer comes or goes.
+    /// the block, or has not answered in time. The want stays open; this is not repeated until a
+    /// peer comes or goes.
     NotFound {
         /// The block.
         cid: Cid,
