@@ -5,7 +5,6 @@
 //! [`ExportedInput`] writes the whole DAG out beforehand; [`MountedInput`] reads what the program
 //! touches.
 
-use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -19,8 +18,9 @@ use rustix::fs::{AtFlags, FileType, statat};
 
 use crate::beneath;
 use crate::mount::{DIRECTORY_MODE, FILE_MODE, Failure, MountError, Observer, SandboxMount, Top};
+use crate::sandbox::{INPUT, InputSource};
 
-/// Name of the export, or of the mount point, in scratch.
+/// Name of the export in scratch.
 pub(crate) const EXPORT: &str = "input";
 
 /// Why an input cannot be shown.
@@ -84,9 +84,9 @@ pub enum InputKind {
 
 /// An input DAG that a sandbox can be given.
 pub trait InputTree {
-    /// Where it stands on the host. Its content must not change while the program runs; the
-    /// sandbox binds it read-only.
-    fn host_path(&self) -> &Path;
+    /// Where the sandbox takes it from. Its content must not change while the program runs; the sandbox
+    /// binds it read-only.
+    fn source(&self) -> InputSource<'_>;
 
     /// What it is.
     fn kind(&self) -> InputKind;
@@ -154,8 +154,8 @@ impl ExportedInput {
 }
 
 impl InputTree for ExportedInput {
-    fn host_path(&self) -> &Path {
-        &self.path
+    fn source(&self) -> InputSource<'_> {
+        InputSource::Exported(&self.path)
     }
 
     fn kind(&self) -> InputKind {
@@ -176,43 +176,29 @@ pub struct MountedInput<'b> {
 }
 
 impl<'b> MountedInput<'b> {
-    /// Prepares to show the DAG `cid` in the directory `scratch`, which has no entry of that name
-    /// yet and is emptied by its owner. Reads its root.
+    /// Prepares to show the DAG `cid`. Reads its root.
     ///
     /// # Errors
     /// [`InputError`].
     pub fn new(
-        scratch: &Path,
         blocks: &'b dyn Blocks,
         cid: &Cid,
         observer: Option<&'b dyn Observer>,
     ) -> Result<MountedInput<'b>, InputError> {
-        let target = scratch.join(EXPORT);
-        let mount = SandboxMount::new(blocks, Top::Dag(cid), &target, observer)
+        let mount = SandboxMount::new(blocks, Top::Dag(cid), INPUT, observer)
             .map_err(|error| InputError::Mount(Box::new(error)))?;
-        let failed = |source| InputError::Io {
-            cid: *cid,
-            path: scratch.to_owned(),
-            source,
-        };
         let kind = match mount.kind() {
             Some(NodeKind::Symlink) => return Err(InputError::Symlink { cid: *cid }),
-            Some(NodeKind::File) => {
-                File::create_new(&target).map_err(failed)?;
-                InputKind::File
-            }
-            _ => {
-                fs::create_dir(&target).map_err(failed)?;
-                InputKind::Directory
-            }
+            Some(NodeKind::File) => InputKind::File,
+            _ => InputKind::Directory,
         };
         Ok(MountedInput { mount, kind })
     }
 }
 
 impl InputTree for MountedInput<'_> {
-    fn host_path(&self) -> &Path {
-        self.mount.target()
+    fn source(&self) -> InputSource<'_> {
+        InputSource::Mounted
     }
 
     fn kind(&self) -> InputKind {

@@ -22,11 +22,17 @@ pub(crate) const OUTPUT: &str = "output";
 /// Name in scratch of what stands at `/tmp`.
 pub(crate) const TMP: &str = "tmp";
 
+/// Names in scratch of what overlays on both need.
+pub(crate) const WORK: [&str; 2] = ["output-work", "tmp-work"];
+
 /// Mode of `/output`.
 const OUTPUT_MODE: u32 = 0o755;
 
 /// Mode of `/tmp`, as on every system.
 const TMP_MODE: u32 = 0o1777;
+
+/// Mode of what nobody looks into.
+const WORK_MODE: u32 = 0o700;
 
 /// Why there is no output.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +74,7 @@ pub struct WritableDirectories {
     scratch: OwnedFd,
     output: PathBuf,
     tmp: PathBuf,
+    work: [PathBuf; 2],
 }
 
 impl WritableDirectories {
@@ -85,21 +92,28 @@ impl WritableDirectories {
         };
         let output = make(OUTPUT, OUTPUT_MODE)?;
         let tmp = make(TMP, TMP_MODE)?;
+        let [first, second] = WORK.map(|name| make(name, WORK_MODE));
         Ok(WritableDirectories {
             scratch: descriptor,
             output,
             tmp,
+            work: [first?, second?],
         })
     }
 
-    /// What to bind at `/output`.
+    /// What to show at `/output`.
     pub fn output(&self) -> &Path {
         &self.output
     }
 
-    /// What to bind at `/tmp`.
+    /// What to show at `/tmp`.
     pub fn tmp(&self) -> &Path {
         &self.tmp
+    }
+
+    /// Two empty directories on the same file system, for overlays on both.
+    pub fn work(&self) -> [&Path; 2] {
+        self.work.each_ref().map(PathBuf::as_path)
     }
 
     /// Imports what stands at `/output`, and counts what is in it. No process may have access to it any

@@ -10,9 +10,8 @@
 //! The scratch directory is emptied here, because the program may have left trees in it that only
 //! [`tree`] can remove; a process that is killed leaves it to the repository.
 
-use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
+use std::{fmt, fs};
 
 use ipfs_exec_node::block::Blocks;
 use ipfs_exec_node::progress::Reporter;
@@ -29,9 +28,11 @@ use crate::limits::{Held, Limits, Usage};
 use crate::mount::{MountError, Observer, SandboxMount};
 use crate::output::{self, OutputError, WritableDirectories};
 use crate::rootfs::{
-    InitError, MOUNTED, MountedRootfs, Rootfs, RootfsCache, RootfsError, RootfsOptions, TopEntry,
+    InitError, MountedRootfs, Rootfs, RootfsCache, RootfsError, RootfsOptions, TopEntry,
 };
-use crate::sandbox::{self, Bubblewrap, Ended, Exit, HostPaths, RootLayout, SandboxError};
+use crate::sandbox::{
+    self, Bubblewrap, Ended, Exit, HostPaths, Isolation, RootSource, SandboxError, StandardInput,
+};
 use ipfs_exec_node::tree::{self, TreeError};
 
 /// Exit code of a run that failed by itself.
@@ -46,6 +47,9 @@ pub const EXIT_KILLED: u8 = 137;
 pub const EXIT_NOT_EXECUTABLE: u8 = 126;
 /// Exit code where there is no `/sbin/init`.
 pub const EXIT_NOT_FOUND: u8 = 127;
+
+/// Name in scratch of the directory for the stage.
+const STAGE: &str = "stage";
 
 /// What a run does beside computing.
 #[derive(Clone, Debug)]
@@ -64,6 +68,8 @@ pub struct RunOptions {
     pub output: ImportOptions,
     /// What the program may use.
     pub limits: Limits,
+    /// Where the program's standard input comes from.
+    pub stdin: StandardInput,
     /// Name of the pin that keeps the output; no pin where there is none.
     pub pin: Option<String>,
 }
@@ -77,6 +83,7 @@ impl Default for RunOptions {
             input: ExportOptions::default(),
             output: ImportOptions::default(),
             limits: Limits::default(),
+            stdin: StandardInput::default(),
             pin: Some(String::new()),
         }
     }
@@ -96,6 +103,8 @@ pub struct Outcome {
     pub usage: Usage,
     /// By what each limit was held.
     pub held: Held,
+    /// What of the sandbox was the run's own.
+    pub isolation: Isolation,
     /// What was left out of the root file system: the first warnings.
     pub warnings: Vec<Warning>,
     /// How many further warnings there were.
@@ -166,7 +175,7 @@ impl RunError {
         match self {
             RunError::Init(InitError::NotFound { .. }) => EXIT_NOT_FOUND,
             RunError::Init(InitError::NotExecutable { .. })
-            | RunError::Sandbox(SandboxError::NotExecuted) => EXIT_NOT_EXECUTABLE,
+            | RunError::Sandbox(SandboxError::NotExecuted(_)) => EXIT_NOT_EXECUTABLE,
             RunError::Sandbox(SandboxError::Limit { hit, .. }) if hit.limit.is_time() => EXIT_TIME,
             RunError::Sandbox(SandboxError::Limit { .. }) => EXIT_KILLED,
             RunError::Output(OutputError::Refused(_)) => EXIT_REFUSED,
@@ -262,6 +271,7 @@ impl Run<'_> {
         let root = self.root()?;
         root.init()?;
         let directories = WritableDirectories::create(self.session.scratch())?;
+        self.make_stage()?;
         let mut input = self.input()?;
         self.check_interrupted()?;
         let mut result = self.execute(&bubblewrap, &root, &*input, &directories);
@@ -283,9 +293,16 @@ impl Run<'_> {
             exit: ended.exit,
             usage: ended.usage,
             held: ended.held,
+            isolation: ended.isolation,
             warnings: root.warnings().to_vec(),
             more_warnings: root.more_warnings(),
         })
+    }
+
+    /// An empty directory, on which the stage is mounted in namespaces of the sandbox's own.
+    fn make_stage(&self) -> Result<(), OutputError> {
+        let path = self.session.scratch().join(STAGE);
+        fs::create_dir(&path).map_err(|source| OutputError::Make { path, source })
     }
 
     /// A directory is shown as it is, an archive is unpacked.
@@ -298,8 +315,7 @@ impl Run<'_> {
         let node = Node::load(self.blocks, cid)
             .map_err(|source| RootfsError::Content { cid: *cid, source })?;
         if node.kind().is_directory() {
-            let scratch = self.session.scratch();
-            let mounted = MountedRootfs::new(scratch, self.blocks, cid)?;
+            let mounted = MountedRootfs::new(self.blocks, cid)?;
             return Ok(Root::Mounted(Box::new(mounted)));
         }
         Ok(Root::Unpacked(Box::new(self.rootfs()?)))
@@ -326,8 +342,8 @@ impl Run<'_> {
         if self.options.input_mode == InputMode::Copy {
             return self.copied_input();
         }
-        let (scratch, cid) = (self.session.scratch(), self.job.input());
-        match MountedInput::new(scratch, self.blocks, cid, self.observer) {
+        let cid = self.job.input();
+        match MountedInput::new(self.blocks, cid, self.observer) {
             Err(InputError::Mount(error))
                 if self.may_copy() && matches!(*error, MountError::Device(_)) =>
             {
@@ -375,18 +391,14 @@ impl Run<'_> {
             InputKind::Directory => None,
             InputKind::File => Some(root.top_entries()?),
         };
-        let layout = match &entries {
-            None => RootLayout::Whole(root.tree()),
-            Some(entries) => RootLayout::Entries {
-                tree: root.tree(),
-                entries,
-            },
-        };
+        let stage = self.session.scratch().join(STAGE);
         let paths = HostPaths {
-            root: layout,
-            input: input.host_path(),
+            stage: &stage,
+            root: root.source(entries.as_deref()),
+            input: input.source(),
             output: directories.output(),
             tmp: directories.tmp(),
+            work: directories.work(),
         };
         let mounts: Vec<_> = root.mount().into_iter().chain(input.mount()).collect();
         match sandbox::execute(
@@ -395,9 +407,10 @@ impl Run<'_> {
             &paths,
             &mounts,
             &self.options.limits,
+            self.options.stdin,
             self.cancel,
         ) {
-            Err(SandboxError::NotExecuted) => Err(root.not_executed().into()),
+            Err(SandboxError::NotExecuted(_)) => Err(root.not_executed().into()),
             result => Ok(result?),
         }
     }
@@ -435,10 +448,14 @@ enum Root<'r> {
 }
 
 impl Root<'_> {
-    fn tree(&self) -> &Path {
+    /// Where the sandbox takes it from; with its `entries`, where those are needed one by one.
+    fn source<'p>(&'p self, entries: Option<&'p [TopEntry]>) -> RootSource<'p> {
         match self {
-            Root::Unpacked(rootfs) => rootfs.tree(),
-            Root::Mounted(rootfs) => rootfs.tree(),
+            Root::Unpacked(rootfs) => RootSource::Unpacked {
+                tree: rootfs.tree(),
+                entries,
+            },
+            Root::Mounted(_) => RootSource::Mounted { entries },
         }
     }
 
@@ -498,7 +515,7 @@ impl Root<'_> {
 
 /// Whether bubblewrap did not even start, as where the kernel refuses what it needs before.
 fn is_not_started(result: &Result<Ended, RunError>) -> bool {
-    matches!(result, Err(RunError::Sandbox(SandboxError::Spawn { .. })))
+    matches!(result, Err(RunError::Sandbox(SandboxError::Stage { .. })))
 }
 
 /// Empties the scratch directory of what a run leaves there.
@@ -515,8 +532,9 @@ fn clean_up(session: &Session<'_>, result: Result<Outcome, RunError>) -> Result<
 fn remove_leavings(session: &Session<'_>) -> Result<(), TreeError> {
     let scratch =
         beneath::open_root(session.scratch()).map_err(|errno| TreeError::new(b"scratch", errno))?;
-    [input::EXPORT, MOUNTED, output::OUTPUT, output::TMP]
+    [input::EXPORT, STAGE, output::OUTPUT, output::TMP]
         .into_iter()
+        .chain(output::WORK)
         .try_for_each(|name| tree::remove_tree(scratch.as_fd(), name.as_bytes()))
 }
 

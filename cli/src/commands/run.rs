@@ -12,7 +12,7 @@ use ipfs_exec_executor::input::InputMode;
 use ipfs_exec_executor::limits::Usage;
 use ipfs_exec_executor::mount::Observer;
 use ipfs_exec_executor::run::EXIT_FAILED;
-use ipfs_exec_executor::sandbox::SandboxError;
+use ipfs_exec_executor::sandbox::{SandboxError, StandardInput};
 use ipfs_exec_executor::trace::Trace;
 use ipfs_exec_executor::{Job, Outcome, RunError, RunOptions};
 use ipfs_exec_node::network::Fetched;
@@ -38,7 +38,8 @@ use crate::{duration, output, size};
 /// `/tmp` alone. When it and all it started have ended, `/output` is added and pinned, and its CID
 /// is printed, also when the program failed.
 ///
-/// The program reads this command's stdin; what it prints goes to stderr.
+/// What the program prints goes to stderr. Its standard input is empty, unless `--interactive` passes
+/// this command's on, or both are at a terminal.
 #[derive(Args, Debug)]
 #[command(after_long_help = HELP, override_usage = "ipfs-exec run [OPTIONS] ROOTFS INPUT [ARG]...")]
 pub(crate) struct RunArgs {
@@ -51,6 +52,11 @@ pub(crate) struct RunArgs {
     /// Set a variable in the program's environment
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_variable)]
     env: Vec<(OsString, OsString)>,
+
+    /// Pass standard input on to the program; without it the program finds its input at the end, but at a
+    /// terminal
+    #[arg(short, long)]
+    interactive: bool,
 
     /// Refuse archives that unpack to more than this
     #[arg(long, value_name = "SIZE", default_value = "16GiB", value_parser = size::parse)]
@@ -128,6 +134,7 @@ Examples:
   ipfs-exec run $busybox $input sh -c 'tr a-z A-Z < /input/hello > /output/shout'
   ipfs-exec run --env LEVEL=3 ./rootfs.tar.gz ./data compute
   ipfs-exec run --peer $address --serve=until=1 $rootfs $input sort /input/words
+  tar c ./photos | ipfs-exec run -i $rootfs $input sh -c 'tar x -C /output'
   ipfs-exec run --memory 2GiB --timeout 10m --pids 100 $rootfs $input compute
 
 A program that hits a limit is killed with all that it started, and has no output. Limits are held by
@@ -220,6 +227,9 @@ fn compute_from(
     options.input_mode = arguments.input_mode.into();
     options.output = output;
     options.limits = arguments.limits.limits(&context.config.limits);
+    if arguments.interactive {
+        options.stdin = StandardInput::Inherited;
+    }
     options.pin = arguments.pin.then(String::new);
     let cancel = Some(context.interrupt.descriptor());
     let trace = Trace::default();

@@ -9,8 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Access, MemfdFlags, access, fstat, memfd_create};
-use rustix::io::Errno;
-use rustix::process::{Pid, Resource, Rlimit, geteuid, getrlimit, prlimit};
+use rustix::process::geteuid;
 use rustix::thread::{CpuSet, sched_getaffinity};
 
 use super::cgroup::{Door, Group};
@@ -197,28 +196,12 @@ impl Watch {
         self.door = None;
     }
 
-    /// Puts on process `first` of the sandbox, which has not started the program yet, what can be put on
-    /// from outside.
-    pub(crate) fn hold(&self, first: Pid) -> io::Result<()> {
-        if self.held.contains(&(Limit::Pids, Mechanism::Rlimit)) {
-            // More than it may have, so that it can be seen that it was too much: who is refused a process
-            // may be gone before anybody looks. It is enough that its host is spared.
-            let most = self.limits.most_pids().max(Limits::DEFAULT_PIDS);
-            let most = most.saturating_add(most / 4);
-            // Nobody may have more than was allowed before.
-            let allowed = getrlimit(Resource::Nproc).maximum;
-            let most = Some(allowed.map_or(most, |allowed| allowed.min(most)));
-            let limit = Rlimit {
-                current: most,
-                maximum: most,
-            };
-            match prlimit(Some(first), Resource::Nproc, limit) {
-                // It ended before the program was started: bubblewrap tells why.
-                Err(Errno::SRCH) => {}
-                result => drop(result?),
-            }
-        }
-        Ok(())
+    /// Most processes and threads that the kernel is to let the sandbox's user have. More than the program
+    /// may have, so that it can be seen that it was too much: a process that is refused one may be gone
+    /// before anybody looks. It is the same wherever the job runs.
+    pub(crate) fn most_processes(&self) -> u64 {
+        let most = self.limits.most_pids().max(Limits::DEFAULT_PIDS);
+        most.saturating_add(most / 4)
     }
 
     /// How long nobody has to look; for ever where there is nothing to look at.

@@ -30,7 +30,6 @@ use std::ffi::CString;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -135,17 +134,22 @@ pub(crate) fn probe_device() -> Result<(), MountError> {
     device::open().map(drop).map_err(MountError::Device)
 }
 
-fn owner() -> Owner {
+/// The caller, who owns what is mounted on the host.
+fn caller() -> Owner {
     Owner {
         uid: geteuid().as_raw(),
         gid: getegid().as_raw(),
     }
 }
 
+/// User 0 of the namespace that a sandbox is prepared in, who owns what is mounted there.
+const INSIDE: Owner = Owner { uid: 0, gid: 0 };
+
 /// What is shown, ready to be served.
 fn view<'b>(
     blocks: &'b dyn Blocks,
     top: Top<'_>,
+    owner: Owner,
     observer: &'b dyn Observer,
 ) -> Result<View<'b>, MountError> {
     let content = |source| match top {
@@ -155,7 +159,7 @@ fn view<'b>(
         },
         Top::Everything => MountError::Serve(io::Error::other(source)),
     };
-    View::new(blocks, top, owner(), observer).map_err(content)
+    View::new(blocks, top, owner, observer).map_err(content)
 }
 
 /// A mount on the host. Dropped, it is taken away.
@@ -194,7 +198,7 @@ impl<'b> Mount<'b> {
         if fs::read_dir(&directory).map_err(at)?.next().is_some() {
             return Err(MountError::NotEmpty { path: directory });
         }
-        let view = view(blocks, top, observer)?;
+        let view = view(blocks, top, caller(), observer)?;
         if let (Top::Dag(cid) | Top::DagWith(cid, _), Some(kind)) = (top, view.top_kind())
             && !kind.is_directory()
         {
@@ -280,41 +284,36 @@ fn wait(ended: &Stop, cancel: Option<BorrowedFd<'_>>) -> io::Result<bool> {
     }
 }
 
-/// A mount inside a sandbox, at a path of the host that only the sandbox sees as a mount.
+/// A mount inside a sandbox, made in its stage.
 pub struct SandboxMount<'b> {
     view: View<'b>,
     /// Holds the number of the one that is mounted, which the sandbox opens for itself.
     device: OwnedFd,
-    target: PathBuf,
+    name: &'static str,
     lists_nodes: bool,
     stop: Stop,
 }
 
 impl<'b> SandboxMount<'b> {
-    /// Prepares to show `top` at `target`, a directory, or a file where `top` is one.
+    /// Prepares to show `top` as `name` of the stage, a directory, or a file where `top` is one.
     ///
     /// # Errors
     /// [`MountError`].
     pub fn new(
         blocks: &'b dyn Blocks,
         top: Top<'_>,
-        target: &Path,
+        name: &'static str,
         observer: Option<&'b dyn Observer>,
     ) -> Result<SandboxMount<'b>, MountError> {
         let device = device::open().map_err(MountError::Device)?;
         Ok(SandboxMount {
-            view: view(blocks, top, observer.unwrap_or(&Unobserved))?,
+            view: view(blocks, top, INSIDE, observer.unwrap_or(&Unobserved))?,
             device,
-            target: target.to_owned(),
+            name,
             // An observer learns what was asked for, not what came along.
             lists_nodes: observer.is_none(),
             stop: Stop::new().map_err(MountError::Serve)?,
         })
-    }
-
-    /// Where it appears.
-    pub fn target(&self) -> &Path {
-        &self.target
     }
 
     /// What is at the top.
@@ -329,16 +328,16 @@ impl<'b> SandboxMount<'b> {
 
     /// What a process mounts that inherits the device.
     pub(crate) fn request(&self) -> crate::process::MountRequest {
-        let target = CString::new(self.target.as_os_str().as_bytes());
         let options = format!(
             "fd={},rootmode={:o},user_id={},group_id={},default_permissions",
             self.device.as_raw_fd(),
             self.view.top_type(),
-            geteuid().as_raw(),
-            getegid().as_raw(),
+            INSIDE.uid,
+            INSIDE.gid,
         );
         crate::process::MountRequest {
-            target: target.expect("paths of the repository have no NUL"),
+            target: CString::new(self.name).expect("names of a stage have no NUL"),
+            is_file: self.kind() == Some(NodeKind::File),
             device: self.device.as_raw_fd(),
             options: CString::new(options).expect("options have no NUL"),
         }
@@ -363,6 +362,6 @@ impl<'b> SandboxMount<'b> {
 impl std::fmt::Debug for SandboxMount<'_> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut debug = formatter.debug_struct("SandboxMount");
-        debug.field("target", &self.target).finish_non_exhaustive()
+        debug.field("name", &self.name).finish_non_exhaustive()
     }
 }

@@ -36,17 +36,24 @@ pub(crate) enum GroupEntry {
 
 /// Limits of single processes that programs can see, and may work by, as on a machine that nobody has
 /// configured: the first applies, and it can be raised to the second.
-const USUAL_LIMITS: [(Resource, Option<u64>, Option<u64>); 10] = [
+const USUAL_LIMITS: [(Resource, Option<u64>, Option<u64>); 15] = [
     (Resource::As, None, None),
     // The least, which keeps programs of the host from being run to take a core: core(5).
     (Resource::Core, Some(1), Some(1)),
     (Resource::Cpu, None, None),
     (Resource::Data, None, None),
     (Resource::Fsize, None, None),
+    (Resource::Locks, None, None),
     (Resource::Memlock, Some(64 << 10), Some(64 << 10)),
+    // Bytes of message queues.
+    (Resource::Msgqueue, Some(819_200), Some(819_200)),
     (Resource::Nice, Some(0), Some(0)),
     (Resource::Nofile, Some(1024), Some(4096)),
+    (Resource::Rss, None, None),
     (Resource::Rtprio, Some(0), Some(0)),
+    (Resource::Rttime, None, None),
+    // Of the signals that may wait for the user's processes, all sandboxes together have no more.
+    (Resource::Sigpending, Some(8192), Some(8192)),
     (Resource::Stack, Some(8 << 20), None),
 ];
 
@@ -72,10 +79,15 @@ fn usual_limit(
     Ok(rustix::process::setrlimit(resource, possible)?)
 }
 
+/// Puts the usual limits on this process and all that it starts. A user namespace that is made later
+/// has them too: the kernel counts waiting signals for all of its processes.
+pub(super) fn apply_usual_limits() -> io::Result<()> {
+    USUAL_LIMITS.into_iter().try_for_each(usual_limit)
+}
+
 impl Bounds {
-    /// Puts them, and the usual limits, on this process and all that it starts.
+    /// Puts them on this process and all that it starts.
     pub(super) fn apply(&self) -> io::Result<()> {
-        USUAL_LIMITS.into_iter().try_for_each(usual_limit)?;
         if let GroupEntry::Tasks(tasks) = &self.group {
             for tasks in tasks {
                 rustix::io::write(borrow(*tasks), b"0")?;

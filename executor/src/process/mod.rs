@@ -25,10 +25,12 @@
 mod bounds;
 mod clock;
 mod courier;
+mod cover;
 mod haste;
 mod landlock;
-mod opener;
+mod namespace;
 mod rights;
+mod stage;
 mod supervisor;
 mod usage;
 
@@ -41,18 +43,27 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::ptr;
 
-use rustix::fs::{Mode, OFlags, stat};
+use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal};
 use rustix::termios::Termios;
 
 pub(crate) use bounds::{Bounds, GroupEntry};
 pub(crate) use clock::Clock;
+pub(crate) use courier::{open as socket_pair, receive_bytes};
+pub(crate) use cover::Covered;
 pub(crate) use haste::Haste;
-pub(crate) use landlock::{REFERS, Ruleset, SCOPES, landlock_version};
-pub(crate) use opener::{NOT_EXECUTED, Parameters, opener};
+pub(crate) use landlock::{REFERS, Restriction, SCOPES, landlock_version};
 pub(crate) use rights::with_all_rights;
+pub(crate) use stage::{
+    BOOT_ID, Device, EMPTY_DIRECTORY, EMPTY_FILE, Overlay, Part, Place, Stage, Staged, Step,
+};
 pub(crate) use usage::{ProcessUsage, wait};
+
+use courier::Note;
+use cover::Covers;
+use namespace::Mapping;
+use supervisor::Meeting;
 
 /// Files that the child creates are writable by their owner only, whatever the caller's umask.
 const UMASK: u32 = 0o022;
@@ -75,24 +86,16 @@ const SIGNAL_SET_BYTES: usize = 8;
 /// The device of FUSE.
 const DEVICE: &CStr = c"/dev/fuse";
 
-/// Devices that the child may open. Our own files of them must not be changed through it.
-const DEVICES: [&CStr; 6] = [
-    c"/dev/null",
-    c"/dev/zero",
-    c"/dev/full",
-    c"/dev/random",
-    c"/dev/urandom",
-    c"/dev/tty",
-];
-
 /// A FUSE file system that the child is to see.
 ///
 /// The kernel takes a device only from the user namespace that it was opened in. So the child opens
 /// it, in place of a descriptor that we hold, whose number the options can name.
 #[derive(Clone, Debug)]
 pub(crate) struct MountRequest {
-    /// Where, on the host.
+    /// Where, in the stage.
     pub(crate) target: CString,
+    /// Whether a file is mounted, and not a directory.
+    pub(crate) is_file: bool,
     /// The descriptor.
     pub(crate) device: RawFd,
     /// What the kernel is told, that number included.
@@ -139,15 +142,39 @@ pub(crate) struct Supervised {
     pub(crate) devices: Vec<OwnedFd>,
     /// Where it was to be counted: the time of all of them, from before the child's start.
     pub(crate) clock: Option<Clock>,
+    /// What became of the stage.
+    pub(crate) staged: Staged,
     /// What the supervisor tells at its end.
     pub(crate) report: OwnedFd,
 }
 
+/// What a child finds.
+#[derive(Debug)]
+pub(crate) struct Scene {
+    pub(crate) stage: Stage,
+    /// Where the supervisor meets the stub.
+    pub(crate) meeting: OwnedFd,
+    /// What is covered then.
+    pub(crate) covered: Covered,
+}
+
+/// Why a child did not start.
+#[derive(Debug)]
+pub(crate) enum SpawnError {
+    /// The stage could not be made.
+    Stage(Place, io::Error),
+    /// The child could not be started.
+    Start(io::Error),
+}
+
+impl From<io::Error> for SpawnError {
+    fn from(error: io::Error) -> SpawnError {
+        SpawnError::Start(error)
+    }
+}
+
 /// Starts `program` with an empty environment, in a session of its own, so that signals of the
-/// terminal reach only us.
-///
-/// Where the device files belong to us, the child sees them as read-only: their devices can be
-/// written, but not their modes.
+/// terminal reach only us; where there is a `scene`, in namespaces in which that is made.
 ///
 /// `inherited` descriptors are kept open under their numbers; all others above 2 are closed.
 pub(crate) fn spawn(
@@ -155,18 +182,17 @@ pub(crate) fn spawn(
     arguments: &[OsString],
     streams: Streams,
     inherited: &[BorrowedFd<'_>],
-    mounts: Vec<MountRequest>,
+    scene: Option<Scene>,
     bounds: Bounds,
-) -> io::Result<Supervised> {
-    let (collar, leash) = pipe_with(PipeFlags::CLOEXEC)?;
+) -> Result<Supervised, SpawnError> {
+    let (collar, leash) = pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from)?;
     let (sender, receiver) = courier::open()?;
-    let (count, is_counted) = (mounts.len(), bounds.counts_time);
-    let preparation = Preparation {
-        owns_devices: stat(DEVICES[0])?.st_uid == rustix::process::geteuid().as_raw(),
+    let (has_scene, is_counted) = (scene.is_some(), bounds.counts_time);
+    let mut preparation = Preparation {
         inherited: inherited.iter().map(AsRawFd::as_raw_fd).collect(),
-        identity: Identity::maps(),
+        mapping: Mapping::new(),
         bounds,
-        mounts,
+        scene,
         sender,
         collar: collar.as_raw_fd(),
         terminal: streams.terminal,
@@ -181,37 +207,75 @@ pub(crate) fn spawn(
     // SAFETY: `Preparation::run` makes system calls only: it neither allocates nor takes a lock
     // that a thread of the parent could hold, and touches no memory but its own copy of itself.
     unsafe { command.pre_exec(move || preparation.run()) };
-    let mut supervisor = command.spawn()?;
+    let spawned = command.spawn();
     // The closure holds the other end, without which receiving would not end.
     drop(command);
-    // They were sent before `exec`, which has succeeded.
-    let receive = || courier::receive(&receiver);
-    let clock = is_counted.then(receive).transpose();
-    let devices: io::Result<_> = (0..count).map(|_| receive()).collect();
-    match clock.and_then(|clock| Ok((clock, devices?))) {
-        Ok((clock, devices)) => Ok(Supervised {
+    let mut supervisor = match spawned {
+        Ok(supervisor) => supervisor,
+        Err(error) => return Err(failed_at(&receiver, error)),
+    };
+    // All was sent before `exec`, which has succeeded.
+    match Sent::receive(&receiver, is_counted, has_scene) {
+        Ok(sent) => Ok(Supervised {
             supervisor,
             leash,
-            devices,
-            clock: clock.map(Clock::from),
+            devices: sent.devices,
+            clock: sent.clock.map(Clock::from),
+            staged: sent.staged,
             report: receiver,
         }),
         Err(error) => {
             drop(leash);
             supervisor.wait()?;
-            Err(error)
+            Err(error.into())
         }
+    }
+}
+
+/// What the child said last, where it did not start.
+fn failed_at(receiver: &OwnedFd, error: io::Error) -> SpawnError {
+    loop {
+        match courier::receive(receiver) {
+            Ok((Note::Failed(place), _)) => return SpawnError::Stage(Place::of(place), error),
+            Ok(_) => {}
+            Err(_) => return SpawnError::Start(error),
+        }
+    }
+}
+
+/// What a child sends before it executes anything.
+#[derive(Default)]
+struct Sent {
+    clock: Option<OwnedFd>,
+    devices: Vec<OwnedFd>,
+    staged: Staged,
+}
+
+impl Sent {
+    fn receive(receiver: &OwnedFd, is_counted: bool, has_scene: bool) -> io::Result<Sent> {
+        let mut sent = Sent::default();
+        if is_counted {
+            sent.clock = courier::receive(receiver)?.1;
+        }
+        while has_scene {
+            match courier::receive(receiver)? {
+                (Note::Staged(numbers), _) => {
+                    sent.staged = Staged::of(numbers);
+                    break;
+                }
+                (_, device) => sent.devices.extend(device),
+            }
+        }
+        Ok(sent)
     }
 }
 
 /// What is done between `fork` and `exec`.
 struct Preparation {
-    owns_devices: bool,
     inherited: Vec<RawFd>,
-    /// For a user namespace of the child's own.
-    identity: Identity,
+    mapping: Mapping,
     bounds: Bounds,
-    mounts: Vec<MountRequest>,
+    scene: Option<Scene>,
     /// By which the clock and the devices of the mounts get to us, and at the end what was read and written.
     sender: OwnedFd,
     /// Our end of the leash.
@@ -221,22 +285,19 @@ struct Preparation {
 
 impl Preparation {
     /// Splits the process in two. The supervisor never returns from here.
-    fn run(&self) -> io::Result<()> {
+    fn run(&mut self) -> io::Result<()> {
         reset_signals()?;
         rustix::process::setsid()?;
         rustix::process::umask(Mode::from_raw_mode(UMASK));
         if self.bounds.counts_time {
-            courier::send(&self.sender, Clock::start()?.as_fd())?;
+            let clock = Clock::start()?;
+            courier::send(&self.sender, Note::Descriptor, Some(clock.as_fd()))?;
         }
-        if self.owns_devices || !self.mounts.is_empty() {
-            enter_mount_namespace(&self.identity)?;
-        }
-        if self.owns_devices {
-            DEVICES.into_iter().try_for_each(seal_device)?;
-        }
-        self.mounts
-            .iter()
-            .try_for_each(|mount| mount.fulfil(&self.sender))?;
+        bounds::apply_usual_limits()?;
+        let meeting = match &self.scene {
+            Some(scene) => Some(scene.set(&mut self.mapping, &self.sender)?),
+            None => None,
+        };
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
         let supervisor = rustix::process::getpid();
         let forked = match self.bounds.group {
@@ -249,6 +310,7 @@ impl Preparation {
                     collar: self.collar,
                     report: self.sender.as_raw_fd(),
                     terminal: self.terminal.as_ref(),
+                    meeting,
                 };
                 supervisor::supervise(child, &ends)
             }
@@ -262,6 +324,27 @@ impl Preparation {
                 keep_only(&self.inherited)
             }
         }
+    }
+}
+
+impl Scene {
+    /// Makes the stage, tells what became of it, and leaves it.
+    fn set(&self, mapping: &mut Mapping, sender: &OwnedFd) -> io::Result<Meeting<'_>> {
+        match self.stage.make(mapping, sender) {
+            Ok(staged) => courier::send(sender, staged.note(), None)?,
+            Err((place, error)) => {
+                courier::send(sender, Note::Failed(place.number()), None)?;
+                return Err(error);
+            }
+        }
+        let meeting = Meeting {
+            socket: self.meeting.as_raw_fd(),
+            covers: Covers::take()?,
+            covered: &self.covered,
+        };
+        // Wherever the caller is: that may have been removed.
+        rustix::process::chdir(c"/")?;
+        Ok(meeting)
     }
 }
 
@@ -313,8 +396,8 @@ fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// Closes every descriptor but three, some of which may be the same.
-fn close_all_but(mut kept: [RawFd; 3]) -> io::Result<()> {
+/// Closes every descriptor but these, some of which may be the same.
+fn close_all_but<const N: usize>(mut kept: [RawFd; N]) -> io::Result<()> {
     kept.sort_unstable();
     let mut from = 0;
     for descriptor in kept {
@@ -322,7 +405,7 @@ fn close_all_but(mut kept: [RawFd; 3]) -> io::Result<()> {
         if from < descriptor {
             close_range(from, descriptor - 1, 0)?;
         }
-        from = descriptor + 1;
+        from = from.max(descriptor + 1);
     }
     close_range(from, libc::c_uint::MAX, 0)
 }
@@ -367,26 +450,6 @@ impl Identity {
     }
 }
 
-/// Puts the process into a mount namespace of its own, in which nothing reaches the host. Who may
-/// not make one by itself gets a user namespace for it, and stays who it was.
-fn enter_mount_namespace(identity: &Identity) -> io::Result<()> {
-    // SAFETY: the flag asks for a new mount namespace; memory and descriptors stay shared with
-    // nobody, as `fork` left them.
-    if let Err(error) = check(unsafe { libc::unshare(libc::CLONE_NEWNS) }.into()) {
-        if error.raw_os_error() != Some(libc::EPERM) {
-            return Err(error);
-        }
-        let flags = libc::CLONE_NEWUSER | libc::CLONE_NEWNS;
-        // SAFETY: as above.
-        check(unsafe { libc::unshare(flags) }.into())?;
-        identity.put_on()?;
-    }
-    let none = ptr::null();
-    let private = libc::MS_REC | libc::MS_SLAVE;
-    // SAFETY: all pointers are null or end in NUL.
-    check(unsafe { libc::mount(none, c"/".as_ptr(), none, private, ptr::null()) }.into())
-}
-
 fn write_setting(path: &CStr, value: &CStr) -> io::Result<()> {
     let file = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
     rustix::io::write(&file, value.to_bytes())?;
@@ -402,41 +465,16 @@ impl MountRequest {
         if replaced < 0 {
             return Err(io::Error::last_os_error());
         }
-        courier::send(sender, borrow(self.device))?;
+        courier::send(sender, Note::Descriptor, Some(borrow(self.device)))?;
         let flags = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV;
-        let (source, kind) = (c"ipfs-exec".as_ptr(), c"fuse.ipfs".as_ptr());
-        let (target, options) = (self.target.as_ptr(), self.options.as_ptr());
-        // SAFETY: all pointers end in NUL.
-        check(unsafe { libc::mount(source, target, kind, flags, options.cast()) }.into())
-    }
-}
-
-/// Puts a read-only mount of the device file on itself.
-///
-/// Root of the host stays the owner of what belongs to it also in a user namespace without any
-/// capability, and so could change the mode of the host's `/dev/null` from inside a sandbox.
-fn seal_device(path: &CStr) -> io::Result<()> {
-    let (path, none) = (path.as_ptr(), ptr::null());
-    // SAFETY: all pointers are null or end in NUL.
-    check(unsafe { libc::mount(path, path, none, libc::MS_BIND, ptr::null()) }.into())?;
-    // Adds to the flags of the mount, some of which may be locked. Linux 5.12.
-    let attributes = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_RDONLY,
-        attr_clr: 0,
-        propagation: 0,
-        userns_fd: 0,
-    };
-    // SAFETY: the kernel reads the structure, whose size is given, and the path, which ends in NUL.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            libc::AT_FDCWD,
-            path,
-            0,
-            &raw const attributes,
-            size_of::<libc::mount_attr>(),
+        stage::mount(
+            c"ipfs-exec",
+            &self.target,
+            c"fuse.ipfs",
+            flags,
+            &self.options,
         )
-    })
+    }
 }
 
 /// Has the kernel end this process and what it starts before all others where it runs out of memory.
@@ -542,7 +580,7 @@ mod tests {
             &arguments,
             streams(writer),
             inherited,
-            vec![],
+            None,
             Bounds::default(),
         )
         .unwrap();
@@ -597,11 +635,14 @@ mod tests {
             &[],
             streams(output),
             &[],
-            vec![],
+            None,
             Bounds::default(),
         )
         .unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        assert!(
+            matches!(&error, SpawnError::Start(error) if error.kind() == io::ErrorKind::NotFound),
+            "{error:?}"
+        );
     }
 
     #[test]
@@ -614,7 +655,7 @@ mod tests {
                 &arguments,
                 streams(output),
                 &[],
-                vec![],
+                None,
                 Bounds::default(),
             )
             .unwrap();
@@ -635,7 +676,7 @@ mod tests {
                 &arguments,
                 streams(writer),
                 &[],
-                vec![],
+                None,
                 Bounds::default(),
             )
             .unwrap();

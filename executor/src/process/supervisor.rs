@@ -3,17 +3,21 @@
 //! A copy of our process that runs nothing of it: one thread, no memory allocated, system calls
 //! only. It waits for the child's end or for ours, kills what is left, and ends as the child did.
 
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, Result, read};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg, send};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, getpid, kill_process, kill_process_group,
     pidfd_open, wait, waitpid,
 };
 use rustix::termios::{OptionalActions, tcsetattr};
 
+use super::cover::{Covered, Covers};
 use super::haste::hasten;
 use super::{HostTerminal, borrow, close_all_but, exit_now};
 
@@ -40,7 +44,19 @@ pub(super) struct Ends<'e> {
     pub(super) report: RawFd,
     /// What it gives back.
     pub(super) terminal: Option<&'e HostTerminal>,
+    /// Where it meets the stub, and what it does then.
+    pub(super) meeting: Option<Meeting<'e>>,
 }
+
+/// What happens when the sandbox is complete, before the program starts.
+pub(super) struct Meeting<'e> {
+    pub(super) socket: RawFd,
+    pub(super) covers: Covers,
+    pub(super) covered: &'e Covered,
+}
+
+/// Most descriptors that the supervisor keeps.
+const MAX_KEPT: usize = 8;
 
 /// Watches over `child` until it ends or the collar closes, and puts all in order behind it.
 pub(super) fn supervise(child: Pid, ends: &Ends<'_>) -> ! {
@@ -61,16 +77,28 @@ pub(super) fn supervise(child: Pid, ends: &Ends<'_>) -> ! {
 
 fn watch(child: Pid, ends: &Ends<'_>) -> Result<WaitStatus> {
     let (collar, report) = (ends.collar, ends.report);
-    let terminal = ends
-        .terminal
-        .map_or(collar, |terminal| terminal.descriptor.as_raw_fd());
+    let mut kept = [collar; MAX_KEPT];
+    kept[1] = report;
+    if let Some(terminal) = ends.terminal {
+        kept[2] = terminal.descriptor.as_raw_fd();
+    }
+    if let Some(meeting) = &ends.meeting {
+        kept[3] = meeting.socket;
+        kept[4..].copy_from_slice(&meeting.covers.descriptors());
+    }
     // Above all the pipe by which our parent learns of the child's `exec`, and locks.
-    if close_all_but([collar, report, terminal]).is_err() {
+    if close_all_but(kept).is_err() {
         return Err(Errno::BADF);
     }
     let descriptor = pidfd_open(child, PidfdFlags::empty())?;
     hasten(None);
-    wait_for_end(&descriptor, collar)?;
+    let has_ended = match &ends.meeting {
+        Some(meeting) => meeting.hold(&descriptor, collar)?,
+        None => false,
+    };
+    if !has_ended {
+        wait_for(&descriptor, collar, collar)?;
+    }
     // Nobody waited for the child yet, so its number, which is also its group's, is its own.
     // What it starts may leave the group, but by then the kernel kills that with the child.
     ignore_missing(kill_process_group(child, Signal::KILL))?;
@@ -91,17 +119,65 @@ fn tell_counters(report: RawFd) -> Result<()> {
     Ok(())
 }
 
-/// Waits until the child has ended or is to be killed.
-fn wait_for_end(descriptor: &OwnedFd, collar: RawFd) -> Result<()> {
-    let collar = borrow(collar);
+impl Meeting<'_> {
+    /// Waits for the stub, covers its `/proc`, and lets it go on. Gives whether the child ended, or is to
+    /// be killed, before.
+    fn hold(&self, child: &OwnedFd, collar: RawFd) -> Result<bool> {
+        if wait_for(child, collar, self.socket)? {
+            return Ok(true);
+        }
+        // Bubblewrap may end without it.
+        let Some(stub) = self.receive()? else {
+            return Ok(false);
+        };
+        let errno = match self.covers.put_on(stub, self.covered) {
+            Ok(()) => 0,
+            Err(error) => error.raw_os_error().unwrap_or(Errno::IO.raw_os_error()),
+        };
+        match send(
+            borrow(self.socket),
+            &errno.to_ne_bytes(),
+            SendFlags::NOSIGNAL,
+        ) {
+            // It is gone meanwhile.
+            Err(Errno::PIPE | Errno::CONNRESET) => Ok(false),
+            result => result.map(|_| false),
+        }
+    }
+
+    /// The process that said it was there, as the kernel says.
+    fn receive(&self) -> Result<Option<Pid>> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let mut byte = [0];
+        let mut parts = [IoSliceMut::new(&mut byte)];
+        recvmsg(
+            borrow(self.socket),
+            &mut parts,
+            &mut ancillary,
+            RecvFlags::empty(),
+        )?;
+        let mut senders = ancillary.drain().filter_map(|message| match message {
+            RecvAncillaryMessage::ScmCredentials(sender) => Some(sender.pid),
+            _ => None,
+        });
+        Ok(senders.next())
+    }
+}
+
+/// Waits until the child has ended or is to be killed, which it tells by true, or `other` is ready.
+fn wait_for(descriptor: &OwnedFd, collar: RawFd, other: RawFd) -> Result<bool> {
+    let (collar, other) = (borrow(collar), borrow(other));
     let mut events = [
         PollFd::new(descriptor, PollFlags::IN),
         PollFd::from_borrowed_fd(collar.as_fd(), PollFlags::IN),
+        PollFd::from_borrowed_fd(other.as_fd(), PollFlags::IN),
     ];
     loop {
         match poll(&mut events, None) {
             Err(Errno::INTR) => {}
-            result => return result.map(drop),
+            Err(errno) => return Err(errno),
+            Ok(_) => return Ok(events[..2].iter().any(|event| !event.revents().is_empty())),
         }
     }
 }

@@ -47,7 +47,7 @@ use crate::mount::{Failure, MountError};
 use ipfs_exec_node::tree::{self, TreeError};
 
 pub use init::InitError;
-pub(crate) use mounted::{MOUNTED, MountedRootfs};
+pub(crate) use mounted::{MountedRootfs, STAGED_ROOTFS};
 pub use mountpoints::{MOUNT_POINTS, MountPointError};
 pub use top::{TopEntry, TopEntryKind};
 

@@ -1,9 +1,8 @@
 //! A root file system that is a UnixFS directory: mounted in the sandbox, nothing unpacked.
 
+use std::io;
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
-use std::{fs, io};
 
 use ipfs_exec_node::Cid;
 use ipfs_exec_node::block::Blocks;
@@ -17,8 +16,8 @@ use super::top::{TopEntry, TopEntryKind};
 use super::{RootfsError, init};
 use crate::mount::{Failure, SandboxMount, Top};
 
-/// Name of the mount point in scratch.
-pub(crate) const MOUNTED: &str = "rootfs";
+/// Where it is mounted in the stage of a sandbox.
+pub(crate) const STAGED_ROOTFS: &str = "rootfs";
 
 /// Symbolic links that are followed on the way to the program: as many as the kernel does.
 const MAX_LINKS: usize = 40;
@@ -34,23 +33,13 @@ pub(crate) struct MountedRootfs<'b> {
 }
 
 impl<'b> MountedRootfs<'b> {
-    /// Prepares to show the directory `cid` in `scratch`, which has no entry of that name yet and is
-    /// emptied by its owner.
-    pub(crate) fn new(
-        scratch: &Path,
-        blocks: &'b dyn Blocks,
-        cid: &Cid,
-    ) -> Result<MountedRootfs<'b>, RootfsError> {
+    /// Prepares to show the directory `cid`.
+    pub(crate) fn new(blocks: &'b dyn Blocks, cid: &Cid) -> Result<MountedRootfs<'b>, RootfsError> {
         for name in MOUNT_POINTS {
             check_mount_point(blocks, cid, name)?;
         }
-        let target = scratch.join(MOUNTED);
-        fs::create_dir(&target).map_err(|source| RootfsError::Cache {
-            path: target.clone(),
-            source,
-        })?;
         let top = Top::DagWith(cid, &MOUNT_POINTS);
-        let mount = SandboxMount::new(blocks, top, &target, None)
+        let mount = SandboxMount::new(blocks, top, STAGED_ROOTFS, None)
             .map_err(|error| RootfsError::Mount(Box::new(error)))?;
         Ok(MountedRootfs {
             blocks,
@@ -61,10 +50,6 @@ impl<'b> MountedRootfs<'b> {
 
     pub(crate) fn mount(&self) -> &SandboxMount<'b> {
         &self.mount
-    }
-
-    pub(crate) fn tree(&self) -> &Path {
-        self.mount.target()
     }
 
     pub(crate) fn take_failure(&self) -> Option<Failure> {
@@ -188,7 +173,8 @@ impl<'b> MountedRootfs<'b> {
                 Some(target) => TopEntryKind::Symlink {
                     target: std::ffi::OsString::from_vec(target.to_vec()),
                 },
-                None => TopEntryKind::Real,
+                None if node.kind().is_directory() => TopEntryKind::Directory,
+                None => TopEntryKind::File,
             };
             entries.push(TopEntry {
                 name: std::ffi::OsString::from_vec(name.as_bytes().to_vec()),
@@ -246,11 +232,7 @@ fn check_mount_point(
 
 impl std::fmt::Debug for MountedRootfs<'_> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let path: PathBuf = self.tree().to_owned();
         let mut debug = formatter.debug_struct("MountedRootfs");
-        debug
-            .field("cid", &self.cid)
-            .field("path", &path)
-            .finish_non_exhaustive()
+        debug.field("cid", &self.cid).finish_non_exhaustive()
     }
 }

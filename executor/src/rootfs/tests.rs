@@ -123,7 +123,7 @@ fn built_once_and_sealed() {
         top,
         [TopEntry {
             name: "sbin".into(),
-            kind: TopEntryKind::Real
+            kind: TopEntryKind::Directory
         }]
     );
 }

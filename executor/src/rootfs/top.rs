@@ -21,8 +21,10 @@ pub struct TopEntry {
 /// What an entry of `/` is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TopEntryKind {
-    /// A file or directory.
-    Real,
+    /// A directory.
+    Directory,
+    /// A file, or what else is no directory.
+    File,
     /// A symbolic link.
     Symlink {
         /// Where it leads, as it stands there.
@@ -48,7 +50,8 @@ pub(super) fn list(tree: &OwnedFd) -> Result<Vec<TopEntry>> {
                     target: OsString::from_vec(target),
                 }
             }
-            _ => TopEntryKind::Real,
+            FileType::Directory => TopEntryKind::Directory,
+            _ => TopEntryKind::File,
         };
         entries.push(TopEntry {
             name: OsString::from_vec(name.into_bytes()),

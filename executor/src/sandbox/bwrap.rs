@@ -4,39 +4,46 @@
 //! we --- supervisor --- bwrap (monitor) --- init = process 1 of the sandbox --- ...
 //!    leash: a pipe; closed, it has the supervisor kill everything
 //!    status: a pipe, on which the monitor tells `exit-code`
-//!    gate: a pipe that gets one byte once the program is held by its limits
+//!    meeting: a socket between the supervisor and the stub, before the program
+//!    voice: a socket on which the stub tells what it could not do, and sends its terminal
 //! ```
 //!
 //! The kernel lets process 1 of a process namespace end only after all others in it have, and the
 //! supervisor ends after process 1. So when the supervisor has ended, `/output` is at rest.
 //! Nothing here waits for time to pass.
 
+use std::ffi::CString;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::{Child, ExitStatus};
 use std::thread;
 use std::time::Duration;
 
+use ipfs_exec_node::path::escape;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_setfl};
-use rustix::io::{Errno, ioctl_fionread};
+use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde::Serialize;
 
 use super::error::SandboxError;
-use super::held::hold;
-use super::masks::masked;
-use super::opener::{Failure, Opener};
-use super::plan::{self, Descriptors, Host, HostPaths, Plan};
+use super::masks::covered;
+use super::plan::Plan;
 use super::probe::{Bubblewrap, obstacle};
 use super::seccomp;
+use super::stage::{HostPaths, InputSource, RootSource, stage};
 use super::status::Status;
-use super::streams::{self, OutputRelay};
+use super::streams::{self, Relays, StandardInput};
+use super::stub::{Failure, Orders, Said, Stub, Voice};
 use crate::job::Job;
 use crate::limits::{Directories, Held, Hit, LimitError, Limits, Usage, Watch};
 use crate::mount::SandboxMount;
-use crate::process::{self, Bounds, Clock, ProcessUsage, Streams, Supervised};
+use crate::process::{
+    self, Bounds, Clock, Part, Place, ProcessUsage, Scene, SpawnError, Stage, Staged, Step,
+    Streams, Supervised,
+};
 
 /// Exit code after a death by SIGKILL.
 const KILLED: i32 = 137;
@@ -68,8 +75,8 @@ impl Exit {
     }
 }
 
-/// Runs `job` and waits for its end. The program's stdin is ours, its stdout and stderr are our
-/// stderr; what is no terminal or pipe of these is relayed by threads.
+/// Runs `job` and waits for its end. The program's stdin is what `input` says, its stdout and stderr
+/// are our stderr; threads relay them.
 ///
 /// `cancel` becomes readable when the program is to be killed, as it is when it hits one of its
 /// `limits`. `mounts` are made in the sandbox and
@@ -86,6 +93,7 @@ pub fn execute(
     paths: &HostPaths<'_>,
     mounts: &[&SandboxMount<'_>],
     limits: &Limits,
+    input: StandardInput,
     cancel: Option<BorrowedFd<'_>>,
 ) -> Result<Ended, SandboxError> {
     let directories = Directories {
@@ -93,26 +101,49 @@ pub fn execute(
         tmp: paths.tmp,
     };
     let mut watch = Watch::new(limits, directories, &bubblewrap.path)?;
-    let (streams, output) = streams::open(watch.log()).map_err(SandboxError::Follow)?;
-    let writable = [paths.output, paths.tmp];
-    let opener = Opener::new(&writable, &streams).map_err(SandboxError::Confine)?;
+    let (streams, mut relays) = streams::open(input, watch.log()).map_err(SandboxError::Follow)?;
     let bounds = watch.bounds();
+    let orders = Orders {
+        filters: seccomp::programs(bounds.cpus.is_some()),
+        processes: watch.most_processes(),
+        terminal: relays.settings(),
+        ..Orders::of(job)
+    };
     let Started {
-        mut gate,
+        voice,
         status,
         running,
         devices,
         clock,
-    } = start(bubblewrap, job, paths, mounts, streams, &opener, bounds)?;
+        staged,
+    } = start(bubblewrap, paths, mounts, streams, &orders, bounds)?;
     watch.start(running.supervisor.id(), clock);
     let mut status = Status::new(status);
+    let mut failure = None;
     let (stopped, ended, used) = thread::scope(|scope| {
         let serving: Vec<_> = mounts
             .iter()
             .zip(devices)
             .map(|(mount, device)| scope.spawn(|| mount.serve(device)))
             .collect();
-        let followed = follow_to_end(running, &mut status, &mut watch, &mut gate, &output, cancel);
+        let mut hears = |relays: &mut Relays| -> io::Result<()> {
+            while let Some(said) = voice.take()? {
+                match said {
+                    Said::Terminal(master) => relays.connect(master)?,
+                    Said::Failed(why) => failure = Some(why),
+                }
+            }
+            Ok(())
+        };
+        let followed = follow_to_end(
+            running,
+            &mut status,
+            &mut watch,
+            &voice,
+            &mut hears,
+            &mut relays,
+            cancel,
+        );
         // Nobody is left who could read.
         mounts.iter().for_each(|mount| mount.stop());
         let mut failed = None;
@@ -125,7 +156,7 @@ pub fn execute(
     })?;
     status.read().map_err(SandboxError::Follow)?;
     // Nobody writes to it any more: what the program printed is out before its end is told.
-    drop(output);
+    drop(relays);
     let usage = watch.usage(&used);
     let hit = match stopped {
         Some(Stopped::Cancelled) => return Err(SandboxError::Interrupted),
@@ -139,10 +170,12 @@ pub fn execute(
         let usage = Box::new(usage);
         return Err(SandboxError::Limit { hit, usage });
     }
-    match opener.failure().map_err(SandboxError::Follow)? {
+    match failure {
         None => {}
-        Some(Failure::Execute) => return Err(SandboxError::NotExecuted),
-        Some(Failure::Confine) => return Err(SandboxError::NotConfined),
+        Some(Failure::Execute(source)) => return Err(SandboxError::NotExecuted(source)),
+        Some(Failure::Confine(action, source)) => {
+            return Err(SandboxError::NotConfined { action, source });
+        }
     }
     match status.exit_code() {
         Some(code) => Ok(Ended {
@@ -151,8 +184,9 @@ pub fn execute(
                 .map_err(|_| SandboxError::NoStatus)?,
             usage,
             held: watch.held().clone(),
+            isolation: Isolation::of(staged, paths),
         }),
-        None => Err(failure(&gate, ended)),
+        None => Err(no_exit_code(ended)),
     }
 }
 
@@ -165,6 +199,63 @@ pub struct Ended {
     pub usage: Usage,
     /// By what each limit was held.
     pub held: Held,
+    /// What of the sandbox was the run's own.
+    pub isolation: Isolation,
+}
+
+/// By what a part of the sandbox was shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Shown {
+    /// An overlay: its inodes are the run's own.
+    Overlay,
+    /// FUSE: its inodes are the run's own.
+    Fuse,
+    /// A bind mount, where the kernel or the file system has no overlays: runs that share a root file
+    /// system see locks and leases of each other, and the program sees the path of the repository.
+    Bind,
+    /// Devices that were made for the run.
+    Own,
+    /// Devices of the host, where the user may make none.
+    Host,
+}
+
+/// What of the sandbox was the run's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[expect(missing_docs, reason = "the names say it")]
+#[non_exhaustive]
+pub struct Isolation {
+    pub root: Shown,
+    pub input: Shown,
+    pub output: Shown,
+    pub tmp: Shown,
+    pub devices: Shown,
+}
+
+impl Isolation {
+    fn of(staged: Staged, paths: &HostPaths<'_>) -> Isolation {
+        let overlay = |part| match staged.is_overlay(part) {
+            true => Shown::Overlay,
+            false => Shown::Bind,
+        };
+        Isolation {
+            root: match paths.root {
+                RootSource::Unpacked { .. } => overlay(Part::Root),
+                RootSource::Mounted { .. } => Shown::Fuse,
+            },
+            input: match paths.input {
+                InputSource::Mounted => Shown::Fuse,
+                InputSource::Exported(_) => Shown::Bind,
+            },
+            output: overlay(Part::Output),
+            tmp: overlay(Part::Tmp),
+            devices: match staged.has_own_devices {
+                true => Shown::Own,
+                false => Shown::Host,
+            },
+        }
+    }
 }
 
 /// Why a program was killed.
@@ -179,117 +270,121 @@ fn follow_to_end(
     mut running: Running,
     status: &mut Status,
     watch: &mut Watch,
-    gate: &mut Gate,
-    output: &OutputRelay,
+    voice: &Voice,
+    hears: &mut dyn FnMut(&mut Relays) -> io::Result<()>,
+    relays: &mut Relays,
     cancel: Option<BorrowedFd<'_>>,
 ) -> io::Result<(Option<Stopped>, ExitStatus, ProcessUsage)> {
-    let stopped = running.follow(status, watch, gate, output, cancel)?;
+    let stopped = running.follow(status, watch, voice, hears, relays, cancel)?;
     let (ended, used) = running.end()?;
+    hears(relays)?;
     Ok((stopped, ended, used))
 }
 
 /// Bubblewrap, and what it was started with.
 struct Started {
-    gate: Gate,
+    voice: Voice,
     /// By which it reports.
     status: File,
     running: Running,
     /// Of what is mounted.
     devices: Vec<OwnedFd>,
     clock: Option<Clock>,
+    staged: Staged,
 }
 
 /// Starts bubblewrap.
 fn start(
     bubblewrap: &Bubblewrap,
-    job: &Job,
     paths: &HostPaths<'_>,
     mounts: &[&SandboxMount<'_>],
     streams: Streams,
-    opener: &Opener,
+    orders: &Orders,
     bounds: Bounds,
 ) -> Result<Started, SandboxError> {
     let follow = |error: Errno| SandboxError::Follow(error.into());
-    let gate = Gate::new().map_err(SandboxError::Follow)?;
     let (status, report) = pipe_with(PipeFlags::CLOEXEC).map_err(follow)?;
     fcntl_setfl(&status, OFlags::NONBLOCK).map_err(follow)?;
-    let hold_all = |contents: &[&[u8]]| {
-        let held = contents.iter().map(|content| hold(content));
-        held.collect::<io::Result<Vec<_>>>()
-            .map_err(SandboxError::Follow)
-    };
-    let programs = seccomp::programs(bounds.cpus.is_some());
-    let filters = hold_all(&programs.each_ref().map(Vec::as_slice))?;
-    let boot_id = hold(plan::BOOT_ID.as_bytes()).map_err(SandboxError::Follow)?;
-    let descriptors = Descriptors {
-        status: report.as_raw_fd(),
-        gate: gate.pipe.as_raw_fd(),
-        filters: std::array::from_fn(|index| filters[index].as_raw_fd()),
-        boot_id: boot_id.as_raw_fd(),
-        opener: opener.number(),
-    };
-    let host = Host {
-        version: bubblewrap.version,
-        masked: &masked(),
-    };
-    let plan = Plan::new(job, paths, descriptors, host)?;
-    let mut inherited = vec![report.as_fd(), gate.pipe.as_fd(), boot_id.as_fd()];
-    inherited.extend(filters.iter().map(AsFd::as_fd));
-    inherited.extend(opener.inherited());
-    let mounts = mounts.iter().map(|mount| mount.request()).collect();
-    let (path, arguments) = (&bubblewrap.path, plan.arguments());
-    let child = process::spawn(path, arguments, streams, &inherited, mounts, bounds);
-    let mut child = child.map_err(|source| SandboxError::Spawn {
-        program: bubblewrap.path.clone(),
+    let (stub, meeting) = Stub::new(orders).map_err(SandboxError::Confine)?;
+    let places = paths.places();
+    let plan = Plan::new(bubblewrap.version, &places, report.as_raw_fd(), stub.path())?;
+    let requests = mounts.iter().map(|mount| mount.request()).collect();
+    let prepare = |action: &str, source| SandboxError::Stage {
+        action: action.to_owned(),
+        obstacle: None,
         source,
-    })?;
+    };
+    let stage =
+        stage(paths, requests).map_err(|error| prepare("look at the root file system", error))?;
+    let scene = Scene {
+        stage: stage.clone(),
+        meeting,
+        covered: covered().map_err(|error| prepare("list /proc", error))?,
+    };
+    let mut inherited = vec![report.as_fd()];
+    inherited.extend(stub.inherited());
+    let (path, arguments) = (&bubblewrap.path, plan.arguments());
+    let child = process::spawn(path, arguments, streams, &inherited, Some(scene), bounds);
+    let mut child = child.map_err(|error| not_started(bubblewrap, &stage, error))?;
     let devices = std::mem::take(&mut child.devices);
     let clock = child.clock.take();
     Ok(Started {
-        gate,
+        voice: stub.started(),
         status: File::from(status),
-        running: Running::new(child).map_err(SandboxError::Follow)?,
         devices,
         clock,
+        staged: child.staged,
+        running: Running::new(child).map_err(SandboxError::Follow)?,
     })
 }
 
-/// Keeps a sandbox that is complete from executing its program.
-struct Gate {
-    pipe: OwnedFd,
-    /// To let it go on; gone once that was done.
-    closed: Option<File>,
+/// Why bubblewrap did not start, in a stage of these steps.
+pub(super) fn not_started(
+    bubblewrap: &Bubblewrap,
+    stage: &Stage,
+    error: SpawnError,
+) -> SandboxError {
+    match error {
+        SpawnError::Start(source) => SandboxError::Spawn {
+            program: bubblewrap.path.clone(),
+            source,
+        },
+        SpawnError::Stage(place, source) => SandboxError::Stage {
+            action: match place {
+                Place::Namespaces => "make a user namespace with mounts of its own".to_owned(),
+                Place::Step(index) => stage
+                    .steps
+                    .get(index as usize)
+                    .map_or_else(String::new, action),
+            },
+            obstacle: obstacle(),
+            source,
+        },
+    }
 }
 
-impl Gate {
-    fn new() -> io::Result<Gate> {
-        let (pipe, closed) = pipe_with(PipeFlags::CLOEXEC)?;
-        Ok(Gate {
-            pipe,
-            closed: Some(closed.into()),
-        })
-    }
-
-    fn open(&mut self) -> io::Result<()> {
-        self.closed
-            .take()
-            .map_or(Ok(()), |mut gate| gate.write_all(&[0]))
-    }
-
-    /// Whether somebody has passed.
-    fn was_passed(&self) -> bool {
-        self.closed.is_none() && ioctl_fionread(&self.pipe).is_ok_and(|bytes| bytes == 0)
+/// What a step does, in words.
+fn action(step: &Step) -> String {
+    let shown = |path: &CString| escape(path.to_bytes());
+    match step {
+        Step::Directory(path) | Step::File(path, _) | Step::Attributes(path, ..) => {
+            format!("make `{}`", shown(path))
+        }
+        Step::Symlink(target, at) => format!("link `{}` to `{}`", shown(at), shown(target)),
+        Step::Device(device) => {
+            format!("show `{}` as `{}`", shown(&device.host), shown(&device.at))
+        }
+        Step::Tmpfs(at, _) | Step::Terminals(at) => format!("mount `{}`", shown(at)),
+        Step::Bind(from, at, _) => format!("show `{}` as `{}`", shown(from), shown(at)),
+        Step::Fuse(request) => format!("mount `{}` by FUSE", shown(&request.target)),
+        Step::Overlay(overlay) => format!("mount `{}`", shown(&overlay.at)),
     }
 }
 
 /// Why there is no exit code.
-fn failure(gate: &Gate, ended: ExitStatus) -> SandboxError {
-    let complete = gate.was_passed();
+fn no_exit_code(ended: ExitStatus) -> SandboxError {
     if ended.code().is_none() {
         SandboxError::NoStatus
-    } else if complete {
-        // It did not get as far as the program.
-        SandboxError::NotConfined
     } else {
         SandboxError::SetUp {
             obstacle: obstacle(),
@@ -338,25 +433,27 @@ impl Running {
         &mut self,
         status: &mut Status,
         watch: &mut Watch,
-        gate: &mut Gate,
-        output: &OutputRelay,
+        voice: &Voice,
+        hears: &mut dyn FnMut(&mut Relays) -> io::Result<()>,
+        relays: &mut Relays,
         cancel: Option<BorrowedFd<'_>>,
     ) -> io::Result<Option<Stopped>> {
         let mut stopped = None;
         loop {
             let is_running = stopped.is_none();
             let patience = watch.patience().filter(|_| is_running);
-            let cancels = [cancel, output.interrupted()];
+            let cancels = [cancel, relays.interrupted()];
             let cancels = cancels.map(|cancel| cancel.filter(|_| is_running));
-            let ready = wait(&self.descriptor, status, cancels, patience)?;
+            let ready = wait(&self.descriptor, status, voice, cancels, patience)?;
             status.read()?;
+            if ready.voice {
+                hears(relays)?;
+            }
             if ready.end {
                 return Ok(stopped);
             }
             if let Some(first) = status.take_child() {
-                watch.hold(first)?;
-                output.set_first(first);
-                gate.open()?;
+                relays.set_first(first);
             }
             if ready.cancel {
                 stopped = Some(Stopped::Cancelled);
@@ -393,6 +490,8 @@ impl Drop for Running {
 /// What a call of [`wait`] found.
 struct Ready {
     end: bool,
+    /// The stub says something.
+    voice: bool,
     cancel: bool,
 }
 
@@ -401,6 +500,7 @@ struct Ready {
 fn wait(
     supervisor: &OwnedFd,
     status: &Status,
+    voice: &Voice,
     cancels: [Option<BorrowedFd<'_>>; 2],
     patience: Option<Duration>,
 ) -> io::Result<Ready> {
@@ -408,7 +508,10 @@ fn wait(
         tv_sec: patience.as_secs().try_into().unwrap_or(i64::MAX),
         tv_nsec: patience.subsec_nanos().into(),
     });
-    let mut events = vec![PollFd::new(supervisor, PollFlags::IN)];
+    let mut events = vec![
+        PollFd::new(supervisor, PollFlags::IN),
+        PollFd::new(voice, PollFlags::IN),
+    ];
     let cancels = cancels.into_iter().flatten();
     events.extend(cancels.map(|cancel| PollFd::from_borrowed_fd(cancel, PollFlags::IN)));
     let last_cancel = events.len();
@@ -425,6 +528,7 @@ fn wait(
     let is_ready = |event: &PollFd<'_>| !event.revents().is_empty();
     Ok(Ready {
         end: is_ready(&events[0]),
-        cancel: events[1..last_cancel].iter().any(is_ready),
+        voice: events[1].revents().contains(PollFlags::IN),
+        cancel: events[2..last_cancel].iter().any(is_ready),
     })
 }

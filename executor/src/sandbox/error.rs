@@ -32,15 +32,32 @@ pub enum SandboxError {
         /// What of this machine most likely is the reason.
         obstacle: Option<Obstacle>,
     },
+    /// The files of the sandbox could not be prepared.
+    #[error("cannot prepare the sandbox: cannot {action}")]
+    Stage {
+        /// What failed.
+        action: String,
+        /// What of this machine most likely is the reason.
+        obstacle: Option<Obstacle>,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
+    },
     /// The sandbox was complete, but the program could not be confined, or be given its terminal.
-    #[error("cannot confine the program in its sandbox")]
-    NotConfined,
+    #[error("cannot confine the program in its sandbox: cannot {action}")]
+    NotConfined {
+        /// What failed.
+        action: &'static str,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
+    },
     /// What confines the program could not be made.
     #[error("cannot make what confines the program")]
     Confine(#[source] io::Error),
     /// The sandbox was complete, but the kernel refused the program.
     #[error("cannot execute `{INIT}`")]
-    NotExecuted,
+    NotExecuted(#[source] io::Error),
     /// Bubblewrap was killed by something else than us, or speaks in riddles.
     #[error("bubblewrap ended without the exit code of the program")]
     NoStatus,
@@ -73,11 +90,15 @@ impl SandboxError {
             SandboxError::Probe(error) => Some(error.hint()),
             SandboxError::SetUp {
                 obstacle: Some(obstacle),
+            }
+            | SandboxError::Stage {
+                obstacle: Some(obstacle),
+                ..
             } => Some(obstacle.hint),
             SandboxError::Confine(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 Some("`sysctl vm.memfd_noexec` must be less than 2")
             }
-            SandboxError::Confine(_) | SandboxError::NotConfined => {
+            SandboxError::Confine(_) | SandboxError::NotConfined { .. } => {
                 Some("look at the log of the kernel (`dmesg`)")
             }
             SandboxError::Watch(error) => error.hint(),

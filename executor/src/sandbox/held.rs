@@ -7,11 +7,6 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
 
-/// Holds bytes for whoever inherits the descriptor.
-pub(super) fn hold(bytes: &[u8]) -> io::Result<File> {
-    hold_in(memfd_create(c"ipfs-exec", MemfdFlags::CLOEXEC)?, bytes)
-}
-
 /// Holds a program that can be executed.
 pub(super) fn hold_program(bytes: &[u8]) -> io::Result<File> {
     let flags = MemfdFlags::CLOEXEC;

@@ -1,38 +1,111 @@
-//! What of `/proc` is hidden, because it tells of the host and nothing of the sandbox.
+//! What of `/proc` a program sees.
+//!
+//! Beside its own processes `/proc` tells of the host: memory, devices, interrupts, other programs. A
+//! short list stays visible, because programs rely on it; everything else is covered by an empty file or
+//! directory, also what this list does not know because the kernel is newer. So is each file that the
+//! host shows to root alone: the sandbox of root must see what that of another user sees.
 
-use std::path::Path;
+use std::ffi::{CStr, CString};
+use std::io;
 
-/// An entry of `/proc` that the program gets empty.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Masked {
-    /// One that cannot be opened.
-    File(&'static str),
-    /// One with nothing in it.
-    Directory(&'static str),
-}
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, openat, statat};
+use rustix::io::Errno;
 
-/// Entries of `/proc` that tell of the host, also in a process namespace.
-const MASKED: [Masked; 9] = [
-    // All of its memory.
-    Masked::File("/proc/kcore"),
-    // Those of the user, also of other sandboxes.
-    Masked::File("/proc/keys"),
-    Masked::File("/proc/key-users"),
-    // What runs when.
-    Masked::File("/proc/timer_list"),
-    Masked::File("/proc/sched_debug"),
-    Masked::File("/proc/latency_stats"),
-    // Hot keys of the console.
-    Masked::File("/proc/sysrq-trigger"),
-    // Devices.
-    Masked::Directory("/proc/acpi"),
-    Masked::Directory("/proc/scsi"),
+use crate::process::Covered;
+
+/// Entries of `/proc` that stay, beside those of processes, and why. The documentation of
+/// [`security`](crate::security) lists them.
+pub(crate) const VISIBLE: [(&str, &str); 13] = [
+    ("cpuinfo", "programs choose instructions and threads by it"),
+    ("filesystems", "tools look for what can be mounted"),
+    ("loadavg", "build tools choose how much they do at a time"),
+    ("meminfo", "programs size their memory by it"),
+    ("mounts", "a link to what the process itself sees mounted"),
+    ("net", "a link to the sandbox's own network"),
+    ("self", "a link to the process that asks"),
+    ("stat", "C libraries count processors in it"),
+    ("sys", "settings of the kernel; secrets of root are covered"),
+    (
+        "sysvipc",
+        "shared memory, semaphores and queues of the sandbox's own",
+    ),
+    ("thread-self", "a link to the thread that asks"),
+    ("uptime", "programs take the time by it"),
+    ("version", "the release of the kernel, as `uname` has it"),
 ];
 
-/// Those of them that this kernel has.
-pub(super) fn masked() -> Vec<Masked> {
-    let is_there = |masked: &Masked| match masked {
-        Masked::File(path) | Masked::Directory(path) => Path::new(path).exists(),
+/// Directories of `/proc/sys` in which some files are for root alone.
+const SETTINGS: [&CStr; 3] = [c"/proc/sys/fs", c"/proc/sys/kernel", c"/proc/sys/vm"];
+
+/// Directories of settings with nothing but such files, or of devices of the host.
+const SETTING_DIRECTORIES: [&CStr; 3] = [
+    c"/proc/sys/debug",
+    c"/proc/sys/dev",
+    c"/proc/sys/kernel/usermodehelper",
+];
+
+/// Read by all.
+const OTHERS_READ: u32 = 0o004;
+
+/// What is covered with this kernel.
+pub(super) fn covered() -> io::Result<Covered> {
+    let mut covered = Covered::default();
+    entries(c"/proc", |_, name, kind| {
+        let bytes = name.to_bytes();
+        // Processes come last.
+        if bytes[0].is_ascii_digit() {
+            return Ok(false);
+        }
+        let is_visible = VISIBLE
+            .iter()
+            .any(|(visible, _)| visible.as_bytes() == bytes);
+        match kind {
+            _ if is_visible => {}
+            FileType::Directory => covered.directories.push(join(c"/proc", name)),
+            FileType::Symlink => {}
+            _ => covered.files.push(join(c"/proc", name)),
+        }
+        Ok(true)
+    })?;
+    for directory in SETTINGS {
+        entries(directory, |at, name, kind| {
+            let mode = || statat(at, name, AtFlags::SYMLINK_NOFOLLOW).map(|status| status.st_mode);
+            if kind == FileType::RegularFile && mode()? & OTHERS_READ == 0 {
+                covered.files.push(join(directory, name));
+            }
+            Ok(true)
+        })?;
+    }
+    covered
+        .directories
+        .extend(SETTING_DIRECTORIES.map(CStr::to_owned));
+    Ok(covered)
+}
+
+/// Visits the entries of a directory, if it is there, for as long as `visit` wants more.
+fn entries(
+    path: &CStr,
+    mut visit: impl FnMut(&std::os::fd::OwnedFd, &CStr, FileType) -> Result<bool, Errno>,
+) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = match openat(CWD, path, flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(()),
+        directory => directory?,
     };
-    MASKED.into_iter().filter(is_there).collect()
+    for entry in Dir::read_from(&directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if [&b"."[..], b".."].contains(&name.to_bytes()) {
+            continue;
+        }
+        if !visit(&directory, name, entry.file_type())? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn join(directory: &CStr, name: &CStr) -> CString {
+    let path = [directory.to_bytes(), b"/", name.to_bytes()].concat();
+    CString::new(path).expect("names have no NUL")
 }

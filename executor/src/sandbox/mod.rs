@@ -1,7 +1,7 @@
 //! Running a job in bubblewrap.
 //!
-//! [`plan`] says what bubblewrap is told, as a value; [`probe`] finds bubblewrap; [`bwrap`] obeys
-//! the plan; `opener` does inside what bubblewrap cannot. The promise, whatever the program does: it sees its root file system and `/input`
+//! [`stage`] says what files are prepared, and [`plan`] what bubblewrap is told, both as values; [`probe`]
+//! finds bubblewrap; [`bwrap`] obeys; the stub does inside what bubblewrap cannot. The promise, whatever the program does: it sees its root file system and `/input`
 //! read-only, `/output` and `/tmp` writable, and nothing of the host; when [`bwrap::execute`]
 //! returns, none of its processes lives.
 
@@ -9,19 +9,23 @@ pub mod bwrap;
 mod error;
 mod held;
 mod masks;
-mod opener;
 pub mod plan;
 pub mod probe;
+mod relay;
 mod seccomp;
+pub mod stage;
 mod status;
 mod streams;
+mod stub;
 mod terminal;
 #[cfg(test)]
 mod tests;
 pub(crate) mod trial;
 
-pub use bwrap::{Ended, Exit, execute};
+pub use bwrap::{Ended, Exit, Isolation, Shown, execute};
 pub use error::SandboxError;
-pub use masks::Masked;
-pub use plan::{Descriptors, Host, HostPaths, Plan, PlanError, RootLayout};
+pub use plan::PlanError;
 pub use probe::{Bubblewrap, ProbeError, Version};
+pub(crate) use stage::INPUT;
+pub use stage::{HostPaths, InputSource, RootSource};
+pub use streams::StandardInput;

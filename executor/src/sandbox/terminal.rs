@@ -4,6 +4,8 @@
 //! the user's terminal, raw ══ us ══ master │ slave ══ the program, leader of its session
 //! ```
 //!
+//! The stub opens the pair in the sandbox's own `devpts`, and sends us the master.
+//!
 //! What the user types goes to the program as it is, so that job control, Ctrl-C and Ctrl-Z happen
 //! inside. The user's terminal itself never gets inside. It is given back as it was when the program
 //! ends, and by the supervisor where we are killed.
@@ -20,19 +22,18 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::thread::{self, JoinHandle};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal};
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{
-    LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetpgrp, tcgetwinsize,
-    tcsetattr, tcsetwinsize,
+    LocalModes, OptionalActions, SpecialCodeIndex, Termios, Winsize, tcgetattr, tcgetpgrp,
+    tcgetwinsize, tcsetattr, tcsetwinsize,
 };
 use signal_hook::SigId;
 use signal_hook::consts::SIGWINCH;
 
-use crate::process::{HostTerminal, Streams};
+use super::stub::Terminal;
+use crate::process::HostTerminal;
 
 /// Bytes that are passed on at a time.
 const PIECE_BYTES: usize = 4096;
@@ -42,6 +43,9 @@ const PIECE_BYTES: usize = 4096;
 pub(super) struct Borrowed {
     terminal: OwnedFd,
     before: Termios,
+    settings: Terminal,
+    /// That the window has another size, and where to tell of what ends a program; up to the connection.
+    events: Option<(File, File)>,
     /// Closed, it ends the thread that reads what is typed.
     stop: Option<OwnedFd>,
     input: Option<JoinHandle<()>>,
@@ -76,57 +80,100 @@ impl Drop for Borrowed {
     }
 }
 
-/// Borrows `terminal`; gives the program's streams, and what it prints.
-pub(super) fn open(terminal: BorrowedFd<'_>) -> io::Result<(Streams, File, Borrowed)> {
-    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
-    grantpt(&master)?;
-    unlockpt(&master)?;
-    let name = ptsname(&master, Vec::new())?;
-    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let slave = rustix::fs::open(name, flags, Mode::empty())?;
-    let terminal = terminal.try_clone_to_owned()?;
-    let before = tcgetattr(&terminal)?;
-    tcsetattr(&slave, OptionalActions::Now, &before)?;
-    tcsetwinsize(&slave, tcgetwinsize(&terminal)?)?;
-
-    let (stop, stopping) = pipe_with(PipeFlags::CLOEXEC)?;
-    let (sizes, resize) = pipe_with(PipeFlags::CLOEXEC)?;
-    let (interrupted, interrupt) = pipe_with(PipeFlags::CLOEXEC)?;
-    let first = Arc::new(AtomicI32::new(0));
-    let resized = signal_hook::low_level::pipe::register(SIGWINCH, resize)?;
-    let mut raw = before.clone();
-    raw.make_raw();
-    tcsetattr(&terminal, OptionalActions::Now, &raw)?;
-    // From here on it is given back in any case.
-    let mut borrowed = Borrowed {
-        terminal: terminal.try_clone()?,
-        before: before.clone(),
-        stop: Some(stopping),
-        input: None,
-        resized,
-        first: Arc::clone(&first),
-        interrupted,
-    };
-    let (from, to) = (terminal.try_clone()?, File::from(master.try_clone()?));
-    let fatal = Fatal {
-        first,
-        interrupt: interrupt.into(),
-    };
-    let thread = thread::Builder::new().name("sandbox-terminal".into());
-    borrowed.input = Some(thread.spawn(move || {
-        if let Err(error) = pass_on(&File::from(from), to, &stop, &File::from(sizes), fatal) {
-            tracing::debug!(%error, "what is typed is no longer passed on");
-        }
-    })?);
-    let streams = Streams {
-        stdin: slave.try_clone()?,
-        output: slave,
-        terminal: Some(HostTerminal {
-            descriptor: terminal,
+impl Borrowed {
+    /// Borrows `terminal`; gives also what the supervisor has to know of it.
+    pub(super) fn take(terminal: BorrowedFd<'_>) -> io::Result<(Borrowed, HostTerminal)> {
+        let terminal = terminal.try_clone_to_owned()?;
+        let before = tcgetattr(&terminal)?;
+        let settings = settings(&before, tcgetwinsize(&terminal)?);
+        let (sizes, resize) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (interrupted, interrupt) = pipe_with(PipeFlags::CLOEXEC)?;
+        let resized = signal_hook::low_level::pipe::register(SIGWINCH, resize)?;
+        let host = HostTerminal {
+            descriptor: terminal.try_clone()?,
+            before: before.clone(),
+        };
+        let mut raw = before.clone();
+        raw.make_raw();
+        tcsetattr(&terminal, OptionalActions::Now, &raw)?;
+        // From here on it is given back in any case.
+        let borrowed = Borrowed {
+            terminal,
             before,
-        }),
-    };
-    Ok((streams, File::from(master), borrowed))
+            settings,
+            events: Some((File::from(sizes), File::from(interrupt))),
+            stop: None,
+            input: None,
+            resized,
+            first: Arc::new(AtomicI32::new(0)),
+            interrupted,
+        };
+        Ok((borrowed, host))
+    }
+
+    /// How it was set, for the program's own.
+    pub(super) fn settings(&self) -> Terminal {
+        self.settings
+    }
+
+    /// Passes on what is typed to the program's terminal, whose `master` this is.
+    pub(super) fn connect(&mut self, master: OwnedFd) -> io::Result<()> {
+        let Some((sizes, interrupt)) = self.events.take() else {
+            return Ok(());
+        };
+        let (stop, stopping) = pipe_with(PipeFlags::CLOEXEC)?;
+        let from = File::from(self.terminal.try_clone()?);
+        let fatal = Fatal {
+            first: Arc::clone(&self.first),
+            interrupt,
+        };
+        let thread = thread::Builder::new().name("sandbox-terminal".into());
+        self.input = Some(thread.spawn(move || {
+            if let Err(error) = pass_on(&from, File::from(master), &stop, &sizes, fatal) {
+                tracing::debug!(%error, "what is typed is no longer passed on");
+            }
+        })?);
+        self.stop = Some(stopping);
+        Ok(())
+    }
+}
+
+/// What stands for such settings in the kernel: `struct termios` and `struct winsize`.
+fn settings(termios: &Termios, size: Winsize) -> Terminal {
+    const CODES: [SpecialCodeIndex; 17] = [
+        SpecialCodeIndex::VINTR,
+        SpecialCodeIndex::VQUIT,
+        SpecialCodeIndex::VERASE,
+        SpecialCodeIndex::VKILL,
+        SpecialCodeIndex::VEOF,
+        SpecialCodeIndex::VTIME,
+        SpecialCodeIndex::VMIN,
+        SpecialCodeIndex::VSWTC,
+        SpecialCodeIndex::VSTART,
+        SpecialCodeIndex::VSTOP,
+        SpecialCodeIndex::VSUSP,
+        SpecialCodeIndex::VEOL,
+        SpecialCodeIndex::VREPRINT,
+        SpecialCodeIndex::VDISCARD,
+        SpecialCodeIndex::VWERASE,
+        SpecialCodeIndex::VLNEXT,
+        SpecialCodeIndex::VEOL2,
+    ];
+    let mut codes = [0; 20];
+    // The line discipline comes first: that of terminals.
+    for (place, code) in codes[1..].iter_mut().zip(CODES) {
+        *place = termios.special_codes[code];
+    }
+    Terminal {
+        modes: [
+            termios.input_modes.bits(),
+            termios.output_modes.bits(),
+            termios.control_modes.bits(),
+            termios.local_modes.bits(),
+        ],
+        codes,
+        size: [size.ws_row, size.ws_col, size.ws_xpixel, size.ws_ypixel],
+    }
 }
 
 /// Passes on what is typed, and the size of the window, until `stop` closes.

@@ -82,7 +82,8 @@ impl Host {
                     Ok(target) => TopEntryKind::Symlink {
                         target: target.into(),
                     },
-                    Err(_) => TopEntryKind::Real,
+                    Err(_) if entry.path().is_dir() => TopEntryKind::Directory,
+                    Err(_) => TopEntryKind::File,
                 },
             })
             .collect();
@@ -98,21 +99,26 @@ impl Host {
         let arguments = arguments.iter().map(OsString::from).collect();
         let job = Job::new(Cid::default(), Cid::default(), arguments, []).unwrap();
         let (tree, entries) = (self.path("tree"), self.entries());
+        let work = ["work-output", "work-tmp", "stage"].map(|name| self.path(name));
+        for directory in &work {
+            // What a run before has left there is no layer of another one.
+            fs::remove_dir_all(directory).or_else(if_missing).unwrap();
+            fs::create_dir(directory).unwrap();
+        }
         let paths = HostPaths {
-            root: match self.file_input {
-                false => RootLayout::Whole(&tree),
-                true => RootLayout::Entries {
-                    tree: &tree,
-                    entries: &entries,
-                },
+            stage: &work[2],
+            root: RootSource::Unpacked {
+                tree: &tree,
+                entries: self.file_input.then_some(&entries),
             },
-            input: &self.path(if self.file_input {
+            input: InputSource::Exported(&self.path(if self.file_input {
                 "input/file"
             } else {
                 "input"
-            }),
+            })),
             output: &self.path("output"),
             tmp: &self.path("tmp"),
+            work: [&work[0], &work[1]],
         };
         let limits = Limits::default();
         execute(
@@ -121,6 +127,7 @@ impl Host {
             &paths,
             &[],
             &limits,
+            StandardInput::default(),
             cancel,
         )
         .map(|ended| ended.exit)
@@ -141,6 +148,13 @@ impl Host {
 }
 
 use crate::job::Job;
+
+fn if_missing(error: std::io::Error) -> std::io::Result<()> {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => Ok(()),
+        _ => Err(error),
+    }
+}
 
 /// Has another process write a program: were it this one, a child that another test forks would
 /// hold the file open for a moment, and the kernel executes no file that somebody may write to.
@@ -360,14 +374,14 @@ fn a_program_that_cannot_be_executed() {
         host.file_input = file_input;
         host.write_init("#!/no/such/interpreter\n");
         let error = host.execute(&[], None).unwrap_err();
-        assert!(matches!(error, SandboxError::NotExecuted), "{error:?}");
+        assert!(matches!(error, SandboxError::NotExecuted(_)), "{error:?}");
         fs::set_permissions(&init, fs::Permissions::from_mode(0o644)).unwrap();
         let error = host.execute(&[], None).unwrap_err();
-        assert!(matches!(error, SandboxError::NotExecuted), "{error:?}");
+        assert!(matches!(error, SandboxError::NotExecuted(_)), "{error:?}");
     }
     fs::remove_file(&init).unwrap();
     let error = host.execute(&[], None).unwrap_err();
-    assert!(matches!(error, SandboxError::NotExecuted), "{error:?}");
+    assert!(matches!(error, SandboxError::NotExecuted(_)), "{error:?}");
 }
 
 #[test]

@@ -1,19 +1,20 @@
 //! Whether bubblewrap can make a sandbox here, and a program be confined in it.
 
-use std::ffi::OsString;
+use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use super::bwrap::not_started;
 use super::error::SandboxError;
-use super::held::hold;
-use super::opener::{Failure, Opener};
-use super::plan;
+use super::masks::covered;
 use super::probe::Bubblewrap;
-use super::seccomp;
-use crate::process::{self, Bounds, Streams};
+use super::stub::{Failure, Orders, Said, Stub};
+use super::{plan, seccomp, stage, streams};
+use crate::process::{self, Bounds, Scene, Streams};
 
 /// Most bytes of what bubblewrap says.
 const MAX_SAID: u64 = 64 << 10;
@@ -36,34 +37,56 @@ impl From<io::Error> for TrialError {
 impl Bubblewrap {
     /// Makes a sandbox as that of a run on the host's own files, in which bubblewrap prints its version.
     pub(crate) fn try_out(&self) -> Result<(), TrialError> {
-        let filters = seccomp::programs(false).map(|program| hold(&program));
-        let filters = filters.into_iter().collect::<io::Result<Vec<_>>>()?;
-        let numbers = std::array::from_fn(|index| filters[index].as_raw_fd());
         let (reader, output) = pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from)?;
-        let (stdin, _) = pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from)?;
-        let streams = Streams::new(stdin, output);
+        let streams = Streams::new(streams::empty()?, output);
         let unconfined = |error| TrialError::Confinement(SandboxError::Confine(error));
-        let opener = Opener::new(&[], &streams).map_err(unconfined)?;
-        let mut arguments = plan::trial(self.version, numbers, opener.number());
-        arguments.extend([
-            self.path.clone().into_os_string(),
-            OsString::from("--version"),
-        ]);
-        let mut inherited: Vec<_> = filters.iter().map(AsFd::as_fd).collect();
-        inherited.extend(opener.inherited());
+        let string = |bytes: &[u8]| CString::new(bytes).map_err(io::Error::from);
+        let orders = Orders {
+            arguments: vec![
+                string(self.path.as_os_str().as_bytes())?,
+                string(b"--version")?,
+            ],
+            environment: Vec::new(),
+            filters: seccomp::programs(false),
+            processes: 0,
+            terminal: None,
+        };
+        let (stub, meeting) = Stub::new(&orders).map_err(unconfined)?;
+        // It is there on every system, and only the sandbox sees it covered.
+        let directory = Path::new("/tmp");
+        let arguments = plan::trial(self.version, &stage::trial_devices(directory), stub.path());
+        let stage = stage::trial(directory);
+        let scene = Scene {
+            stage: stage.clone(),
+            meeting,
+            covered: covered()?,
+        };
         let child = process::spawn(
             &self.path,
             &arguments,
             streams,
-            &inherited,
-            Vec::new(),
+            &stub.inherited(),
+            Some(scene),
             Bounds::default(),
-        )?;
+        );
+        let child = child.map_err(|error| match not_started(self, &stage, error) {
+            SandboxError::Stage { action, source, .. } => {
+                TrialError::Sandbox(format!("cannot {action}: {source}"))
+            }
+            SandboxError::Spawn { source, .. } => source.into(),
+            error => TrialError::Sandbox(error.to_string()),
+        })?;
+        let voice = stub.started();
         let mut said = Vec::new();
         File::from(reader).take(MAX_SAID).read_to_end(&mut said)?;
         let (ended, _) = process::wait(&child.supervisor, &child.report)?;
-        match opener.failure()? {
-            Some(Failure::Confine) => Err(TrialError::Confinement(SandboxError::NotConfined)),
+        match voice.take()? {
+            Some(Said::Failed(Failure::Confine(action, source))) => {
+                Err(TrialError::Confinement(SandboxError::NotConfined {
+                    action,
+                    source,
+                }))
+            }
             None if ended.success() => Ok(()),
             _ => {
                 let said = String::from_utf8_lossy(&said);

@@ -19,7 +19,9 @@ const SOURCE: &str = r#"
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/personality.h>
+#include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -71,6 +73,40 @@ static long attack(const char *name) {
     if (!strcmp(name, "vsock")) return socket(40, SOCK_STREAM, 0);
     if (!strcmp(name, "alg")) return socket(38, SOCK_SEQPACKET, 0);
     if (!strcmp(name, "packet")) return socket(17, SOCK_RAW, 0);
+    if (!strcmp(name, "pair-vsock")) return socketpair(40, SOCK_STREAM, 0, (int *)buffer);
+    if (!strcmp(name, "netlink-audit")) return socket(AF_NETLINK, SOCK_RAW, 9);
+    if (!strcmp(name, "netlink-route")) return socket(AF_NETLINK, SOCK_RAW, 0);
+    if (!strcmp(name, "sctp")) return socket(AF_INET, SOCK_STREAM, 132);
+    if (!strcmp(name, "mptcp")) return socket(AF_INET6, SOCK_STREAM, 262);
+    if (!strcmp(name, "icmp6-of-4")) return socket(AF_INET, SOCK_DGRAM, 58);
+    if (!strcmp(name, "tcp")) return socket(AF_INET, SOCK_STREAM, 6);
+    if (!strcmp(name, "udp6")) return socket(AF_INET6, SOCK_DGRAM, 17);
+    int file = open("/tmp/file", O_RDWR | O_CREAT, 0600);
+    if (!strcmp(name, "TIOCSETD")) return ioctl(0, 0x5423, buffer);
+    if (!strcmp(name, "FICLONE")) return ioctl(file, 0x40049409, 0);
+    if (!strcmp(name, "FS_IOC_GETFLAGS")) return ioctl(file, 0x80086601, buffer);
+    if (!strcmp(name, "TCGETS2")) return ioctl(file, 0x802c542a, buffer);
+    if (!strcmp(name, "lease")) return fcntl(file, 1024, 1);
+    if (!strcmp(name, "write-hint")) return fcntl(file, 1036, buffer);
+    if (!strcmp(name, "notify")) return fcntl(open("/tmp", O_RDONLY), 1026, 1);
+    if (!strcmp(name, "delegation")) return fcntl(open("/tmp", O_RDONLY), 1024 + 16, buffer);
+    int ends[2];
+    if (!strncmp(name, "pipe", 4) && pipe(ends)) return -1;
+    if (!strcmp(name, "pipe-size")) return fcntl(ends[0], 1031, 1 << 20);
+    if (!strcmp(name, "pipe-size-get")) return fcntl(ends[0], 1032);
+    if (!strcmp(name, "lock")) return lockf(file, F_TLOCK, 0);
+    if (!strcmp(name, "fallocate")) return fallocate(file, 0, 0, 1 << 20);
+    if (!strcmp(name, "fallocate-keep")) return fallocate(file, 1, 0, 1 << 20);
+    if (!strcmp(name, "fallocate-zero")) return fallocate(file, 0x10, 0, 1 << 20);
+    if (!strcmp(name, "punch-hole")) return fallocate(file, 3, 0, 1 << 20);
+    if (!strcmp(name, "huge-mmap")) return (long)mmap(0, 2 << 20, 3, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
+    if (!strcmp(name, "huge-memfd")) return syscall(SYS_memfd_create, "x", 4);
+    if (!strcmp(name, "huge-shm")) return shmget(IPC_PRIVATE, 2 << 20, IPC_CREAT | 04000 | 0600);
+    if (!strcmp(name, "mmap")) return mmap(0, 4096, 3, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == MAP_FAILED ? -1 : 0;
+    if (!strcmp(name, "sync")) { sync(); return 0; }
+    if (!strcmp(name, "syncfs")) return syncfs(file);
+    if (!strcmp(name, "io_setup")) return syscall(SYS_io_setup, 1, buffer);
+    if (!strcmp(name, "cachestat")) return syscall(451, file, buffer, buffer, 0);
     if (!strcmp(name, "unix")) return socket(AF_UNIX, SOCK_STREAM, 0);
     if (!strcmp(name, "device")) return mknod("/tmp/device", S_IFBLK | 0600, 0x0800);
     if (!strcmp(name, "unknown")) return syscall(1000);
@@ -152,9 +188,6 @@ fn calls_that_reach_for_the_kernel_are_refused() {
         "read-parent",
         "kcmp",
         "open_by_handle_at",
-        "vsock",
-        "alg",
-        "packet",
         "device",
         "TIOCSTI",
         "TIOCSTI-high",
@@ -167,10 +200,51 @@ fn calls_that_reach_for_the_kernel_are_refused() {
     }
 }
 
+/// What depends on how a kernel was built fails as where it was built without.
+#[test]
+fn what_a_kernel_may_lack_is_lacking() {
+    for (attack, wanted) in [
+        ("vsock", "EAFNOSUPPORT"),
+        ("alg", "EAFNOSUPPORT"),
+        ("packet", "EAFNOSUPPORT"),
+        ("pair-vsock", "EAFNOSUPPORT"),
+        ("netlink-audit", "EPROTONOSUPPORT"),
+        ("netlink-route", "done"),
+        ("sctp", "EPROTONOSUPPORT"),
+        ("mptcp", "EPROTONOSUPPORT"),
+        ("icmp6-of-4", "EPROTONOSUPPORT"),
+        ("tcp", "done"),
+        ("udp6", "done"),
+        ("TIOCSETD", "ENOTTY"),
+        ("FICLONE", "ENOTTY"),
+        ("FS_IOC_GETFLAGS", "ENOTTY"),
+        ("TCGETS2", "ENOTTY"),
+        ("lease", "EINVAL"),
+        ("write-hint", "EINVAL"),
+        ("notify", "EINVAL"),
+        ("delegation", "EINVAL"),
+        ("pipe-size", "EINVAL"),
+        ("pipe-size-get", "done"),
+        ("lock", "done"),
+        ("fallocate", "EOPNOTSUPP"),
+        ("fallocate-keep", "EOPNOTSUPP"),
+        ("fallocate-zero", "EOPNOTSUPP"),
+        ("punch-hole", "done"),
+        ("huge-mmap", "ENOMEM"),
+        ("huge-memfd", "ENOMEM"),
+        ("huge-shm", "ENOMEM"),
+        ("mmap", "done"),
+        ("sync", "done"),
+        ("syncfs", "done"),
+    ] {
+        assert_eq!(outcomes(&machine(), &[attack])[0].1, wanted, "{attack}");
+    }
+}
+
 /// Programs fall back to what they used before where a call is unknown.
 #[test]
 fn calls_that_are_unknown_do_not_exist() {
-    let mut attacks = vec!["clone3", "unknown"];
+    let mut attacks = vec!["clone3", "unknown", "io_setup", "cachestat"];
     if cfg!(target_arch = "x86_64") {
         attacks.push("x32");
     }

@@ -351,12 +351,16 @@ fn init_may_be_a_link() {
 fn standard_input_reaches_the_program() {
     let machine = Machine::new();
     let input = vec![b'x'; 1_000_000];
-    let cid = machine
-        .run(["sh", "-c", "cat > /output/copy"])
-        .input(input.clone())
-        .succeeds()
-        .line();
+    let script = ["sh", "-c", "cat > /output/copy"];
+    let mut passed_on = machine
+        .environment
+        .ipfs_exec(["run", "-i", &machine.rootfs, EMPTY]);
+    passed_on = passed_on.arguments(script).input(input.clone());
+    let cid = passed_on.succeeds().line();
     assert!(machine.environment.cat(&format!("{cid}/copy")) == input);
+    // Nothing of it gets in where nobody asked for that.
+    let cid = machine.run(script).input(input).succeeds().line();
+    assert!(machine.environment.cat(&format!("{cid}/copy")).is_empty());
 }
 
 #[test]
