@@ -20,25 +20,29 @@
 //!    ([`rootfs`](crate::rootfs)). A directory as root file system is mounted, and its mount points are
 //!    shown in addition to what is in the DAG.
 //! 2. `/output` and `/tmp` are made empty in a scratch directory of the run
-//!    ([`output`](crate::output)). The input is mounted, or written below the same directory.
-//! 3. The process splits. A supervisor, which holds one end of a pipe and nothing else, kills all that
-//!    follows when we die, at whatever moment. The child gets default signal dispositions, umask 022,
-//!    three standard streams and what bubblewrap is told of; all other descriptors are closed. Streams
-//!    that lead to files, sockets or devices are relayed, so that no descriptor of the host comes
-//!    inside ([`sandbox::bwrap`](crate::sandbox::bwrap)).
-//! 4. Where the device files of the host belong to the caller they are mounted read-only over
-//!    themselves in a mount namespace of the child's: the owner could change their modes from inside
-//!    otherwise. FUSE file systems are mounted in the same namespace, and are nowhere on the host.
+//!    ([`output`](crate::output)). The input is mounted by FUSE, or written below the same directory.
+//! 3. The process splits. A supervisor, which holds one end of a pipe and nothing else of ours, kills all
+//!    that follows when we die, at whatever moment. The child gets default signal dispositions, umask 022,
+//!    the same limits of processes everywhere, three standard streams and what bubblewrap is told of; all
+//!    other descriptors are closed. Each stream is a pipe of ours whose bytes a thread carries, or a
+//!    terminal of the sandbox's own ([`sandbox`](crate::sandbox)): no open file description of the caller
+//!    comes inside.
+//! 4. The supervisor makes a user and a mount namespace, and in it a [stage](crate::sandbox::stage): a
+//!    `tmpfs` with device nodes, and empty files and directories for covering. The root file system,
+//!    `/output` and `/tmp` are overlays there, so that a run has inodes of its own, and runs that share a
+//!    tree share no locks, leases, watches or hints. FUSE file systems are mounted in the same namespace,
+//!    and are nowhere on the host. Limits of that user namespace bound instances and watches of inotify.
 //! 5. The child switches off the randomisation of addresses, and offers itself to the kernel as the first
 //!    to be killed where memory runs out.
 //! 6. Bubblewrap makes the namespaces and mounts of the [plan](crate::sandbox::plan), drops all
-//!    capabilities, sets `no_new_privs`, loads the filters of system calls, and executes the opener: a
-//!    program of a few hundred bytes that is in no file system.
-//! 7. The opener takes the terminal, if the program has one of its own, for the session that bubblewrap
-//!    made. It confines itself by Landlock: beside what mounts are read-only, nothing can be written to
-//!    but `/output`, `/tmp` and `/dev` (Linux 5.19), and no process or abstract socket outside can be
-//!    reached (Linux 6.12). It closes every descriptor but three, and executes `/sbin/init`.
-//! 8. When process 1 has ended, the kernel has killed all others of its namespace, and the supervisor
+//!    capabilities, sets `no_new_privs`, and executes the stub: a static program of 4 KiB that is in no
+//!    file system, and that carries arguments, environment and filters with it.
+//! 7. The supervisor enters the mount namespace of the sandbox and covers what of `/proc` tells of the host.
+//! 8. The stub opens the terminal, if the program has one, in the sandbox's own `devpts`. It confines
+//!    itself by Landlock: beside what mounts are read-only, nothing can be written to but `/output`, `/tmp`
+//!    and `/dev` (Linux 5.19), and no process or abstract socket outside can be reached (Linux 6.12). It
+//!    has every descriptor but three closed, loads the filters of system calls, and executes `/sbin/init`.
+//! 9. When process 1 has ended, the kernel has killed all others of its namespace, and the supervisor
 //!    what was left of bubblewrap. Only then is `/output` imported, by descriptor and without following
 //!    a link. Sockets and pipes in it are errors of the program.
 //!
@@ -54,33 +58,50 @@
 //! | `--disable-userns` (bubblewrap 0.8) | nested user namespaces, and with their capabilities the parts of the kernel in which most holes are found; the filter refuses them as well |
 //! | `--cap-drop ALL` | root inside would be root of its namespace |
 //! | `--die-with-parent` | the sandbox would live on when bubblewrap is killed |
-//! | `--new-session` | the program could push input into the caller's terminal (CVE-2017-5226); the filter refuses that as well. Where the program has a terminal of its own, the opener takes that for the new session; the caller's is not in the sandbox at all |
-//! | `--clearenv`, `--setenv` | secrets of the caller's environment, and results that depend on it |
-//! | `--ro-bind TREE /` | the program could change the cached root file system, and so later runs |
+//! | `--new-session` | the program could push input into the caller's terminal (CVE-2017-5226); the filter refuses that as well |
+//! | `--clearenv` | the stub would start with the caller's environment |
+//! | `--ro-bind ROOT /` | the program could change its root file system; the overlay is read-only, too |
 //! | `--proc /proc`, `--remount-ro /proc` | below |
-//! | `--dev /dev`, `--tmpfs /dev/shm`, `--remount-ro /dev` | below |
+//! | `--dev-bind DEV /dev` | below |
 //! | `--ro-bind /input`, `--bind /output`, `--bind /tmp` | the three places of the contract |
 //! | `--chdir /` | the caller's directory would be the program's |
-//! | `--json-status-fd`, `--block-fd` | a failure of bubblewrap could be taken for one of the program |
-//! | `--add-seccomp-fd` | below |
+//! | `--json-status-fd` | a failure of bubblewrap could be taken for one of the program |
 //!
 //! # `/dev`
-//! A tmpfs with bind mounts of `null`, `zero`, `full`, `random`, `urandom` and `tty`, links to the
-//! standard streams, a new instance of `devpts` with `ptmx`, and `/dev/shm`, a tmpfs of at most 1 GiB
-//! where bubblewrap can say so (0.7). All that these six devices do is give or take bytes. No device of
-//! a disk, of memory or of a console can be opened or made: `mknod` needs a capability of the host. `tty`
-//! is that of the program's session: its own terminal, or none. The directory
-//! is read-only, so that nothing can be put there but into `/dev/shm`.
+//! Lists [`VISIBLE_DEVICES`] and nothing else; the directory is read-only. All that the six devices do is
+//! give or take bytes. Where root runs the sandbox they are made for the run; no other user may make
+//! devices, and the host's are shown read-only, so that their modes stay. No device of a disk, of memory or
+//! of a console can be opened or made: `mknod` needs a capability of the host.
 //!
 //! # `/proc`
-//! Mounted anew for the sandbox's process namespace: it shows its processes alone. Programs rely on it
-//! (`/proc/self/exe`, `/proc/self/fd`, `/proc/cpuinfo`). What it holds beside processes belongs to the
-//! host, so it is read-only as a whole: where the user is root on the host, the kernel takes root of the
-//! sandbox for the owner of `/proc/sys` and of `sysrq-trigger`, and a `core_pattern` would run programs
-//! outside. Memory, keys, timers and hot keys of the host (`kcore`, `keys`, `key-users`, `timer_list`,
-//! `sched_debug`, `latency_stats`, `sysrq-trigger`, `acpi`, `scsi`) are covered. `boot_id` is a constant.
-//! What is left, such as `cpuinfo`, `meminfo` and `uptime`, can be read; a program whose output
-//! depends on it is not pure, and gives away that much of the machine.
+//! Mounted anew for the sandbox's process namespace: it shows its processes alone. What it holds beside
+//! processes belongs to the host, so it is read-only as a whole: where the user is root on the host, the
+//! kernel takes root of the sandbox for the owner of `/proc/sys` and of `sysrq-trigger`, and a
+//! `core_pattern` would run programs outside. [`VISIBLE_PROC`] stays visible. Every other entry is covered
+//! by an empty file or directory of the stage, also one that a newer kernel brings: `kcore`, `keys`,
+//! `kallsyms`, `cmdline`, `config.gz`, `interrupts`, `modules`, `pressure`, `vmstat` and so on. In
+//! `/proc/sys` each file is covered that others than root may not read, and `dev` and `debug`. `boot_id` is
+//! a constant ([`BOOT_IDENTITY`](crate::sandbox::stage::BOOT_IDENTITY)).
+//!
+//! # What remains visible of the machine
+//! A program whose output depends on one of these is not pure.
+//!
+//! | what | where |
+//! | --- | --- |
+//! | processors, their flags and speed; their number is bounded by `--cpus` | `/proc/cpuinfo`, `/proc/stat`, `sched_getaffinity`, `cpuid` |
+//! | memory of the machine, load, uptime, time of the last boot | `/proc/meminfo`, `/proc/loadavg`, `/proc/stat`, `/proc/uptime`, `sysinfo` |
+//! | release and settings of the kernel | `uname`, `/proc/version`, `/proc/filesystems`, `/proc/sys` |
+//! | the clock, and how long things take | `clock_gettime`, times of new files |
+//! | size of the disk and what is free of it | `statfs` of `/output` and `/tmp` |
+//! | inode numbers, and the order of entries, of an unpacked root file system and of `/output` | `stat`, `readdir` |
+//! | numbers of mounts, devices and processes; user ids in the options of a `tmpfs`; that devices are the host's, where the caller is not root | `/proc/self/mountinfo`, `stat` |
+//! | which pages of a shared root file system are in memory | `mincore`, timing |
+//! | random numbers | `getrandom`, `/dev/urandom`, `AT_RANDOM` |
+//! | where there is no overlay: the path of the repository, and locks and leases of other runs on the same root file system; `--json` says so (`isolation`) | `/proc/self/mountinfo`, `fcntl` |
+//!
+//! # What an ordinary user cannot bound
+//! Pages in pipes: the kernel counts them for each user, and gives pipes of the same user one page where
+//! there are too many. A program cannot enlarge its pipes.
 //!
 //! # System calls
 //! The lists stand in the source of `sandbox::seccomp`. What is refused, and why:
@@ -97,12 +118,19 @@
 //! | `clock_settime`, `settimeofday`, `adjtimex`, `sethostname` | the machine belongs to all |
 //! | `personality` | would undo that addresses are not random; old personalities weaken the kernel's checks |
 //! | `ioctl` with `TIOCSTI` or `TIOCLINUX`, whatever the upper half of the request | push input into a terminal |
-//! | `socket` of families other than UNIX, IPv4, IPv6 and netlink | `AF_VSOCK` ends at the hypervisor, outside of every network namespace; `AF_ALG` is code of the kernel for everybody |
+//! | other requests of `ioctl` that are not of terminals, descriptors or addresses: `ENOTTY` | ask file systems and devices of the host, load line disciplines |
+//! | `socket`, `socketpair` of families other than UNIX, IPv4, IPv6 and netlink: `EAFNOSUPPORT` | `AF_VSOCK` ends at the hypervisor, outside of every network namespace; `AF_ALG` is code of the kernel for everybody |
+//! | protocols of netlink other than routes, of internet other than TCP, UDP and ICMP: `EPROTONOSUPPORT` | load modules of the kernel |
+//! | `fcntl` with leases, delegations, directory watches, hints and pipe sizes: `EINVAL` | a file has them for all who use it; pages in pipes are a pool of the user |
+//! | `fallocate` that takes disk: `EOPNOTSUPP` | takes gigabytes in a millisecond, before anybody can look |
+//! | huge pages of `mmap`, `memfd_create`, `shmget`: `ENOMEM` | the host has few, for everybody |
+//! | `io_setup` and its family, `cachestat`: `ENOSYS` | takes all 65,536 contexts of the system; tells what others have read |
+//! | `sync`, `syncfs`: done, and nothing happens | would write what others have to write |
 //! | `open_by_handle_at`, `name_to_handle_at` | open files without a path |
 //! | `mbind`, `set_mempolicy`, `move_pages`, `migrate_pages` | say where memory lies on this machine |
 //!
 //! `getgroups` gives no groups: those of the caller cannot be given up without privileges, and their
-//! number would be part of the result. The others fail with `EPERM`. What is unknown, also because it is
+//! number would be part of the result. Where nothing else is said a call fails with `EPERM`. What is unknown, also because it is
 //! newer than this list, fails with `ENOSYS`: programs then fall back to what they used before it came.
 //! Calls of a 32-bit program on a 64-bit machine end it with `SIGSYS`.
 //!
@@ -120,9 +148,49 @@
 //!   (CVE-2026-87766). Harmless here, since it makes none: every mount point exists as a real directory,
 //!   and the tree is read-only before the first of them is mounted.
 //! - Before 0.8: no `--disable-userns`; the filter of system calls stands in for it. Before 0.7:
-//!   `/dev/shm` is limited by the machine's memory alone.
+//!   `/dev/shm` would be limited by the machine's memory alone; the stage makes it.
 //!
 //! # Out of scope
 //! Holes of the kernel in what is allowed; side channels between processes of a machine, such as timing
 //! and caches; another process of the same user, who owns the repository; covert use of time, of
 //! `/proc/cpuinfo` or of `/dev/urandom` by a program that does not want to be pure.
+
+/// Entries of `/proc` that stay visible beside those of processes, sorted, and why.
+pub const VISIBLE_PROC: [(&str, &str); 13] = [
+    ("cpuinfo", "programs choose instructions and threads by it"),
+    ("filesystems", "tools look for what can be mounted"),
+    ("loadavg", "build tools choose how much they do at a time"),
+    ("meminfo", "programs size their memory by it"),
+    ("mounts", "a link to what the process itself sees mounted"),
+    ("net", "a link to the sandbox's own network"),
+    ("self", "a link to the process that asks"),
+    ("stat", "C libraries count processors in it"),
+    (
+        "sys",
+        "settings of the kernel; what others than root may not read is covered",
+    ),
+    (
+        "sysvipc",
+        "shared memory, semaphores and queues of the sandbox's own",
+    ),
+    ("thread-self", "a link to the thread that asks"),
+    ("uptime", "programs measure time by it"),
+    ("version", "the release of the kernel, as `uname` tells it"),
+];
+
+/// Entries of `/dev`, sorted, and why.
+pub const VISIBLE_DEVICES: [(&str, &str); 13] = [
+    ("fd", "a link to the descriptors of the process"),
+    ("full", "a device on which no write succeeds"),
+    ("null", "the device that takes everything"),
+    ("ptmx", "a link by which terminals are opened"),
+    ("pts", "terminals of the sandbox's own"),
+    ("random", "random numbers"),
+    ("shm", "shared memory of POSIX: a `tmpfs` of at most 1 GiB"),
+    ("stderr", "a link to descriptor 2"),
+    ("stdin", "a link to descriptor 0"),
+    ("stdout", "a link to descriptor 1"),
+    ("tty", "the terminal of the session: its own, or none"),
+    ("urandom", "random numbers"),
+    ("zero", "a device that gives zeros"),
+];

@@ -378,6 +378,7 @@ fn report(
             "limits": outcome.held.iter().map(|(limit, mechanism)| {
                 json!({ "limit": limit, "held_by": mechanism })
             }).collect::<Vec<_>>(),
+            "isolation": outcome.isolation,
         }))?;
     } else {
         output::line(outcome.output.cid)?;

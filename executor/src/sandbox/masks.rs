@@ -12,27 +12,7 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, openat, statat};
 use rustix::io::Errno;
 
 use crate::process::Covered;
-
-/// Entries of `/proc` that stay, beside those of processes, and why. The documentation of
-/// [`security`](crate::security) lists them.
-pub(crate) const VISIBLE: [(&str, &str); 13] = [
-    ("cpuinfo", "programs choose instructions and threads by it"),
-    ("filesystems", "tools look for what can be mounted"),
-    ("loadavg", "build tools choose how much they do at a time"),
-    ("meminfo", "programs size their memory by it"),
-    ("mounts", "a link to what the process itself sees mounted"),
-    ("net", "a link to the sandbox's own network"),
-    ("self", "a link to the process that asks"),
-    ("stat", "C libraries count processors in it"),
-    ("sys", "settings of the kernel; secrets of root are covered"),
-    (
-        "sysvipc",
-        "shared memory, semaphores and queues of the sandbox's own",
-    ),
-    ("thread-self", "a link to the thread that asks"),
-    ("uptime", "programs take the time by it"),
-    ("version", "the release of the kernel, as `uname` has it"),
-];
+use crate::security::VISIBLE_PROC;
 
 /// Directories of `/proc/sys` in which some files are for root alone.
 const SETTINGS: [&CStr; 3] = [c"/proc/sys/fs", c"/proc/sys/kernel", c"/proc/sys/vm"];
@@ -56,7 +36,7 @@ pub(super) fn covered() -> io::Result<Covered> {
         if bytes[0].is_ascii_digit() {
             return Ok(false);
         }
-        let is_visible = VISIBLE
+        let is_visible = VISIBLE_PROC
             .iter()
             .any(|(visible, _)| visible.as_bytes() == bytes);
         match kind {

@@ -20,6 +20,7 @@ mod fixtures;
 mod vectors;
 
 mod images;
+mod leaks;
 mod mount;
 mod output;
 mod rootfs;
