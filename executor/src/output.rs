@@ -16,14 +16,15 @@ use rustix::io::Errno;
 
 use crate::beneath;
 
-/// Name of the directory in scratch.
-pub(crate) const OUTPUT: &str = "output";
+/// Name in scratch of the directory with both.
+pub(crate) const WRITABLE: &str = "writable";
 
-/// Name in scratch of what stands at `/tmp`.
-pub(crate) const TMP: &str = "tmp";
+/// Name in scratch of what an overlay on it needs.
+pub(crate) const WORK: &str = "work";
 
-/// Names in scratch of what overlays on both need.
-pub(crate) const WORK: [&str; 2] = ["output-work", "tmp-work"];
+/// Names in it of what stands at `/output` and `/tmp`.
+const OUTPUT: &str = "output";
+const TMP: &str = "tmp";
 
 /// Mode of `/output`.
 const OUTPUT_MODE: u32 = 0o755;
@@ -31,8 +32,8 @@ const OUTPUT_MODE: u32 = 0o755;
 /// Mode of `/tmp`, as on every system.
 const TMP_MODE: u32 = 0o1777;
 
-/// Mode of what nobody looks into.
-const WORK_MODE: u32 = 0o700;
+/// Mode of directories that hold them.
+const OWN_MODE: u32 = 0o700;
 
 /// Why there is no output.
 #[derive(Debug, thiserror::Error)]
@@ -71,10 +72,12 @@ impl OutputError {
 /// The directories that a program may write to.
 #[derive(Debug)]
 pub struct WritableDirectories {
-    scratch: OwnedFd,
+    /// The directory with both.
+    inside: OwnedFd,
     output: PathBuf,
     tmp: PathBuf,
-    work: [PathBuf; 2],
+    writable: PathBuf,
+    work: PathBuf,
 }
 
 impl WritableDirectories {
@@ -84,20 +87,22 @@ impl WritableDirectories {
     /// [`OutputError::Make`].
     pub fn create(scratch: &Path) -> Result<WritableDirectories, OutputError> {
         let descriptor = beneath::open_root(scratch).map_err(failed(scratch))?;
-        let make = |name, mode| {
-            let path = scratch.join(name);
-            make_directory(&descriptor, name, mode)
+        let make = |parent: &OwnedFd, path: &Path, name: &str, mode| {
+            let path = path.join(name);
+            make_directory(parent, name, mode)
                 .map_err(failed(&path))
-                .map(|()| path)
+                .map(|directory| (path, directory))
         };
-        let output = make(OUTPUT, OUTPUT_MODE)?;
-        let tmp = make(TMP, TMP_MODE)?;
-        let [first, second] = WORK.map(|name| make(name, WORK_MODE));
+        let (work, _) = make(&descriptor, scratch, WORK, OWN_MODE)?;
+        let (writable, inside) = make(&descriptor, scratch, WRITABLE, OWN_MODE)?;
+        let (output, _) = make(&inside, &writable, OUTPUT, OUTPUT_MODE)?;
+        let (tmp, _) = make(&inside, &writable, TMP, TMP_MODE)?;
         Ok(WritableDirectories {
-            scratch: descriptor,
+            inside,
             output,
             tmp,
-            work: [first?, second?],
+            writable,
+            work,
         })
     }
 
@@ -111,9 +116,14 @@ impl WritableDirectories {
         &self.tmp
     }
 
-    /// Two empty directories on the same file system, for overlays on both.
-    pub fn work(&self) -> [&Path; 2] {
-        self.work.each_ref().map(PathBuf::as_path)
+    /// The directory that holds both.
+    pub fn writable(&self) -> &Path {
+        &self.writable
+    }
+
+    /// An empty directory on the same file system, for an overlay.
+    pub fn work(&self) -> &Path {
+        &self.work
     }
 
     /// Imports what stands at `/output`, and counts what is in it. No process may have access to it any
@@ -131,7 +141,7 @@ impl WritableDirectories {
         let mut nodes = 0;
         let imported = unixfs::import_path(
             blocks,
-            self.scratch.as_fd(),
+            self.inside.as_fd(),
             name,
             options,
             reporter,
@@ -145,10 +155,11 @@ impl WritableDirectories {
 }
 
 /// Makes a directory with exactly this mode.
-fn make_directory(parent: &OwnedFd, name: &str, mode: u32) -> Result<(), Errno> {
+fn make_directory(parent: &OwnedFd, name: &str, mode: u32) -> Result<OwnedFd, Errno> {
     mkdirat(parent, name, Mode::RWXU)?;
     let directory = beneath::open_entry(parent, name.as_bytes())?;
-    fchmod(directory, Mode::from_raw_mode(mode))
+    fchmod(&directory, Mode::from_raw_mode(mode))?;
+    Ok(directory)
 }
 
 fn failed(path: &Path) -> impl FnOnce(Errno) -> OutputError + use<> {

@@ -396,8 +396,7 @@ impl Run<'_> {
             stage: &stage,
             root: root.source(entries.as_deref()),
             input: input.source(),
-            output: directories.output(),
-            tmp: directories.tmp(),
+            writable: directories.writable(),
             work: directories.work(),
         };
         let mounts: Vec<_> = root.mount().into_iter().chain(input.mount()).collect();
@@ -532,9 +531,8 @@ fn clean_up(session: &Session<'_>, result: Result<Outcome, RunError>) -> Result<
 fn remove_leavings(session: &Session<'_>) -> Result<(), TreeError> {
     let scratch =
         beneath::open_root(session.scratch()).map_err(|errno| TreeError::new(b"scratch", errno))?;
-    [input::EXPORT, STAGE, output::OUTPUT, output::TMP]
+    [input::EXPORT, STAGE, output::WRITABLE, output::WORK]
         .into_iter()
-        .chain(output::WORK)
         .try_for_each(|name| tree::remove_tree(scratch.as_fd(), name.as_bytes()))
 }
 

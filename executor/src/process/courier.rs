@@ -9,8 +9,8 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 
-/// Bytes of a note: what it is, and three numbers.
-const NOTE_BYTES: usize = 32;
+/// Bytes of a note: what it is, and two numbers.
+const NOTE_BYTES: usize = 24;
 
 /// What the child says of itself before it executes anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,20 +18,20 @@ pub(super) enum Note {
     /// Comes with a descriptor that was asked for.
     Descriptor,
     /// The stage is made.
-    Staged([u64; 3]),
+    Staged([u64; 2]),
     /// The stage could not be made, there.
     Failed(u32),
 }
 
 impl Note {
     fn bytes(self) -> [u8; NOTE_BYTES] {
-        let (kind, [first, second, third]) = match self {
-            Note::Descriptor => (0, [0; 3]),
+        let (kind, [first, second]) = match self {
+            Note::Descriptor => (0, [0; 2]),
             Note::Staged(numbers) => (1, numbers),
-            Note::Failed(place) => (2, [place.into(), 0, 0]),
+            Note::Failed(place) => (2, [place.into(), 0]),
         };
         let mut bytes = [0; NOTE_BYTES];
-        for (place, number) in bytes.chunks_exact_mut(8).zip([kind, first, second, third]) {
+        for (place, number) in bytes.chunks_exact_mut(8).zip([kind, first, second]) {
             place.copy_from_slice(&u64::to_ne_bytes(number));
         }
         bytes
@@ -43,7 +43,7 @@ impl Note {
             u64::from_ne_bytes(number)
         });
         let mut next = || numbers.next().unwrap_or_default();
-        let (kind, numbers) = (next(), [next(), next(), next()]);
+        let (kind, numbers) = (next(), [next(), next()]);
         match kind {
             0 => Some(Note::Descriptor),
             1 => Some(Note::Staged(numbers)),
@@ -117,7 +117,7 @@ mod tests {
         let (sender, receiver) = open().unwrap();
         for note in [
             Note::Descriptor,
-            Note::Staged([1, u64::MAX, 3]),
+            Note::Staged([1, u64::MAX]),
             Note::Failed(7),
         ] {
             for descriptor in [None, Some(sender.as_fd())] {

@@ -96,8 +96,7 @@ pub(crate) struct Overlay {
 #[repr(u32)]
 pub(crate) enum Part {
     Root = 1,
-    Output = 2,
-    Tmp = 4,
+    Writable = 2,
 }
 
 /// What became of a stage.
@@ -106,8 +105,8 @@ pub(crate) struct Staged {
     overlays: u32,
     /// Whether the devices are ours, and not the host's.
     pub(crate) has_own_devices: bool,
-    /// Numbers of the file systems at `/output` and `/tmp`.
-    pub(crate) devices: [u64; 2],
+    /// Number of the file system that `/output` and `/tmp` are on.
+    pub(crate) device: u64,
 }
 
 impl Staged {
@@ -118,14 +117,14 @@ impl Staged {
 
     pub(super) fn note(self) -> Note {
         let flags = u64::from(self.has_own_devices) << 32 | u64::from(self.overlays);
-        Note::Staged([flags, self.devices[0], self.devices[1]])
+        Note::Staged([flags, self.device])
     }
 
-    pub(super) fn of([flags, output, tmp]: [u64; 3]) -> Staged {
+    pub(super) fn of([flags, device]: [u64; 2]) -> Staged {
         Staged {
             overlays: flags as u32,
             has_own_devices: flags >> 32 != 0,
-            devices: [output, tmp],
+            device,
         }
     }
 }
@@ -136,8 +135,8 @@ pub(crate) struct Stage {
     /// An empty directory of the host. The stage is mounted there.
     pub(crate) directory: CString,
     pub(crate) steps: Vec<Step>,
-    /// Where `/output` and `/tmp` are, for [`Staged::devices`].
-    pub(crate) writable: [CString; 2],
+    /// Where `/output` and `/tmp` are, for [`Staged::device`].
+    pub(crate) writable: CString,
 }
 
 /// Where making a stage failed: before its steps, or at which of them.
@@ -193,10 +192,8 @@ impl Stage {
             step.take(&mut staged, sender)
                 .map_err(|error| (Place::Step(index as u32), error))?;
         }
-        for (device, path) in staged.devices.iter_mut().zip(&self.writable) {
-            // A trial has none.
-            *device = stat(path.as_c_str()).map_or(0, |status| status.st_dev);
-        }
+        // A trial has none.
+        staged.device = stat(self.writable.as_c_str()).map_or(0, |status| status.st_dev);
         Ok(staged)
     }
 

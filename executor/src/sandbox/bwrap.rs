@@ -96,9 +96,10 @@ pub fn execute(
     input: StandardInput,
     cancel: Option<BorrowedFd<'_>>,
 ) -> Result<Ended, SandboxError> {
+    let (output, tmp) = paths.written();
     let directories = Directories {
-        output: paths.output,
-        tmp: paths.tmp,
+        output: &output,
+        tmp: &tmp,
     };
     let mut watch = Watch::new(limits, directories, &bubblewrap.path)?;
     let (streams, mut relays) = streams::open(input, watch.log()).map_err(SandboxError::Follow)?;
@@ -110,7 +111,7 @@ pub fn execute(
         ..Orders::of(job)
     };
     let Started {
-        voice,
+        mut voice,
         status,
         running,
         devices,
@@ -126,24 +127,12 @@ pub fn execute(
             .zip(devices)
             .map(|(mount, device)| scope.spawn(|| mount.serve(device)))
             .collect();
-        let mut hears = |relays: &mut Relays| -> io::Result<()> {
-            while let Some(said) = voice.take()? {
-                match said {
-                    Said::Terminal(master) => relays.connect(master)?,
-                    Said::Failed(why) => failure = Some(why),
-                }
-            }
-            Ok(())
+        let ears = Ears {
+            voice: &mut voice,
+            relays: &mut relays,
+            failure: &mut failure,
         };
-        let followed = follow_to_end(
-            running,
-            &mut status,
-            &mut watch,
-            &voice,
-            &mut hears,
-            &mut relays,
-            cancel,
-        );
+        let followed = follow_to_end(running, &mut status, &mut watch, ears, cancel);
         // Nobody is left who could read.
         mounts.iter().for_each(|mount| mount.stop());
         let mut failed = None;
@@ -248,8 +237,8 @@ impl Isolation {
                 InputSource::Mounted => Shown::Fuse,
                 InputSource::Exported(_) => Shown::Bind,
             },
-            output: overlay(Part::Output),
-            tmp: overlay(Part::Tmp),
+            output: overlay(Part::Writable),
+            tmp: overlay(Part::Writable),
             devices: match staged.has_own_devices {
                 true => Shown::Own,
                 false => Shown::Host,
@@ -270,15 +259,33 @@ fn follow_to_end(
     mut running: Running,
     status: &mut Status,
     watch: &mut Watch,
-    voice: &Voice,
-    hears: &mut dyn FnMut(&mut Relays) -> io::Result<()>,
-    relays: &mut Relays,
+    mut ears: Ears<'_>,
     cancel: Option<BorrowedFd<'_>>,
 ) -> io::Result<(Option<Stopped>, ExitStatus, ProcessUsage)> {
-    let stopped = running.follow(status, watch, voice, hears, relays, cancel)?;
+    let stopped = running.follow(status, watch, &mut ears, cancel)?;
     let (ended, used) = running.end()?;
-    hears(relays)?;
+    ears.listen()?;
     Ok((stopped, ended, used))
+}
+
+/// What listens to the stub.
+struct Ears<'e> {
+    voice: &'e mut Voice,
+    relays: &'e mut Relays,
+    /// Why it did not become the program.
+    failure: &'e mut Option<Failure>,
+}
+
+impl Ears<'_> {
+    fn listen(&mut self) -> io::Result<()> {
+        while let Some(said) = self.voice.take()? {
+            match said {
+                Said::Terminal(master) => self.relays.connect(master)?,
+                Said::Failed(why) => *self.failure = Some(why),
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Bubblewrap, and what it was started with.
@@ -433,27 +440,23 @@ impl Running {
         &mut self,
         status: &mut Status,
         watch: &mut Watch,
-        voice: &Voice,
-        hears: &mut dyn FnMut(&mut Relays) -> io::Result<()>,
-        relays: &mut Relays,
+        ears: &mut Ears<'_>,
         cancel: Option<BorrowedFd<'_>>,
     ) -> io::Result<Option<Stopped>> {
         let mut stopped = None;
         loop {
             let is_running = stopped.is_none();
             let patience = watch.patience().filter(|_| is_running);
-            let cancels = [cancel, relays.interrupted()];
+            let cancels = [cancel, ears.relays.interrupted()];
             let cancels = cancels.map(|cancel| cancel.filter(|_| is_running));
-            let ready = wait(&self.descriptor, status, voice, cancels, patience)?;
+            let ready = wait(&self.descriptor, status, ears.voice, cancels, patience)?;
             status.read()?;
-            if ready.voice {
-                hears(relays)?;
-            }
+            ears.listen()?;
             if ready.end {
                 return Ok(stopped);
             }
             if let Some(first) = status.take_child() {
-                relays.set_first(first);
+                ears.relays.set_first(first);
             }
             if ready.cancel {
                 stopped = Some(Stopped::Cancelled);
@@ -490,8 +493,6 @@ impl Drop for Running {
 /// What a call of [`wait`] found.
 struct Ready {
     end: bool,
-    /// The stub says something.
-    voice: bool,
     cancel: bool,
 }
 
@@ -508,14 +509,16 @@ fn wait(
         tv_sec: patience.as_secs().try_into().unwrap_or(i64::MAX),
         tv_nsec: patience.subsec_nanos().into(),
     });
-    let mut events = vec![
-        PollFd::new(supervisor, PollFlags::IN),
-        PollFd::new(voice, PollFlags::IN),
-    ];
+    let mut events = vec![PollFd::new(supervisor, PollFlags::IN)];
     let cancels = cancels.into_iter().flatten();
     events.extend(cancels.map(|cancel| PollFd::from_borrowed_fd(cancel, PollFlags::IN)));
     let last_cancel = events.len();
     events.extend(status.pipe().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+    events.extend(
+        voice
+            .socket()
+            .map(|socket| PollFd::new(socket, PollFlags::IN)),
+    );
     loop {
         match poll(&mut events, patience.as_ref()) {
             Err(Errno::INTR) => {}
@@ -528,7 +531,6 @@ fn wait(
     let is_ready = |event: &PollFd<'_>| !event.revents().is_empty();
     Ok(Ready {
         end: is_ready(&events[0]),
-        voice: events[1].revents().contains(PollFlags::IN),
-        cancel: events[2..last_cancel].iter().any(is_ready),
+        cancel: events[1..last_cancel].iter().any(is_ready),
     })
 }

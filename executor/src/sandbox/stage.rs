@@ -6,7 +6,7 @@
 //! STAGE/root                     overlay: shadow over tree, the unpacked root file system
 //! STAGE/rootfs                   or FUSE, where that is a directory
 //! STAGE/input                    FUSE
-//! STAGE/output, tmp              overlays: the run's directories over nothing
+//! STAGE/writable/output, tmp     an overlay: the run's directories over nothing
 //! ```
 //!
 //! The layers of an overlay are named by links, because a program reads their names in
@@ -34,6 +34,7 @@ const SHARED_MEMORY_OPTIONS: &str = "mode=1777,size=1g,nr_inodes=262144";
 /// Names in a stage.
 pub(crate) const INPUT: &str = "input";
 const ROOT: &str = "root";
+const WRITABLE: &str = "writable";
 const OUTPUT: &str = "output";
 const TMP: &str = "tmp";
 const DEV: &str = "dev";
@@ -92,17 +93,20 @@ pub struct HostPaths<'p> {
     pub root: RootSource<'p>,
     /// For `/input`.
     pub input: InputSource<'p>,
-    /// For `/output`.
-    pub output: &'p Path,
-    /// For `/tmp`.
-    pub tmp: &'p Path,
-    /// Two empty directories for overlays on `output` and `tmp`, on their file system.
-    pub work: [&'p Path; 2],
+    /// A directory with `output` and `tmp`, for `/output` and `/tmp`.
+    pub writable: &'p Path,
+    /// An empty directory on the same file system, for an overlay on it.
+    pub work: &'p Path,
 }
 
 impl HostPaths<'_> {
     fn staged(&self, name: &str) -> PathBuf {
         self.stage.join(name)
+    }
+
+    /// Where the host finds what the program writes to `/output` and `/tmp`.
+    pub(super) fn written(&self) -> (PathBuf, PathBuf) {
+        (self.writable.join(OUTPUT), self.writable.join(TMP))
     }
 
     /// What bubblewrap binds at each place of the sandbox.
@@ -120,8 +124,8 @@ impl HostPaths<'_> {
                 InputSource::Exported(path) => path.to_owned(),
                 InputSource::Mounted => self.staged(INPUT),
             },
-            output: self.staged(OUTPUT),
-            tmp: self.staged(TMP),
+            output: self.staged(WRITABLE).join(OUTPUT),
+            tmp: self.staged(WRITABLE).join(TMP),
         }
     }
 }
@@ -162,17 +166,11 @@ pub(super) fn stage(paths: &HostPaths<'_>, mounts: Vec<MountRequest>) -> io::Res
         };
         steps.extend([kind, Step::Fuse(mount)]);
     }
-    let writable = [
-        (OUTPUT, paths.output, Part::Output),
-        (TMP, paths.tmp, Part::Tmp),
-    ];
-    for ((name, upper, part), work) in writable.into_iter().zip(paths.work) {
-        steps.extend(writable_overlay(name, part, upper, work));
-    }
+    steps.extend(writable(paths));
     Ok(Stage {
         directory: path(paths.stage),
         steps,
-        writable: [text(OUTPUT), text(TMP)],
+        writable: text(WRITABLE),
     })
 }
 
@@ -181,7 +179,7 @@ pub(super) fn trial(directory: &Path) -> Stage {
     Stage {
         directory: path(directory),
         steps: base(),
-        writable: [text(OUTPUT), text(TMP)],
+        writable: text(WRITABLE),
     }
 }
 
@@ -283,24 +281,23 @@ fn bound_entries(entries: &[TopEntry]) -> Vec<Step> {
     steps
 }
 
-/// Shows a directory that the program may write to.
-fn writable_overlay(name: &str, part: Part, upper: &Path, work: &Path) -> [Step; 4] {
-    let (upper_name, work_name) = (format!("upper-{name}"), format!("work-{name}"));
-    // What the program writes is imported at once: that it is on disk before is nobody's gain.
+/// Shows what the program may write to. One overlay has both, since making one takes a dozen inodes.
+fn writable(paths: &HostPaths<'_>) -> [Step; 4] {
+    // What the program writes is imported at once: nobody needs it on disk before.
     let options = format!(
-        "lowerdir={},upperdir={upper_name},workdir={work_name},volatile,userxattr",
+        "lowerdir={},upperdir=upper,workdir=work,volatile,userxattr",
         EMPTY_DIRECTORY.to_string_lossy()
     );
     [
-        Step::Symlink(path(upper), text(&upper_name)),
-        Step::Symlink(path(work), text(&work_name)),
-        Step::Directory(text(name)),
+        Step::Symlink(path(paths.writable), text("upper")),
+        Step::Symlink(path(paths.work), text("work")),
+        Step::Directory(text(WRITABLE)),
         Step::Overlay(Overlay {
-            part,
-            at: text(name),
+            part: Part::Writable,
+            at: text(WRITABLE),
             options: text(&options),
             is_writable: true,
-            otherwise: vec![Step::Bind(text(&upper_name), text(name), false)],
+            otherwise: vec![Step::Bind(text("upper"), text(WRITABLE), false)],
         }),
     ]
 }

@@ -242,29 +242,33 @@ impl Stub {
 
     /// Gives up all that was handed on, when it was; gives what the stub says.
     pub(super) fn started(self) -> Voice {
-        Voice(self.said)
+        Voice(Some(self.said))
     }
 }
 
 /// What a stub says, after it was started.
 #[derive(Debug)]
-pub(super) struct Voice(OwnedFd);
-
-impl AsFd for Voice {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
+pub(super) struct Voice(Option<OwnedFd>);
 
 impl Voice {
+    /// What to wait for, as long as more may come.
+    pub(super) fn socket(&self) -> Option<&OwnedFd> {
+        self.0.as_ref()
+    }
+
     /// Takes what is there; nothing where there is nothing more.
-    pub(super) fn take(&self) -> io::Result<Option<Said>> {
+    pub(super) fn take(&mut self) -> io::Result<Option<Said>> {
+        let Some(socket) = &self.0 else {
+            return Ok(None);
+        };
         let mut bytes = [0; size_of::<Report>()];
-        let (length, descriptor) = match process::receive_bytes(&self.0, &mut bytes) {
+        let (length, descriptor) = match process::receive_bytes(socket, &mut bytes) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
             received => received?,
         };
         if length == 0 {
+            // It has become the program, or is gone.
+            self.0 = None;
             return Ok(None);
         }
         let number = |at: usize| {

@@ -99,14 +99,14 @@ impl Host {
         let arguments = arguments.iter().map(OsString::from).collect();
         let job = Job::new(Cid::default(), Cid::default(), arguments, []).unwrap();
         let (tree, entries) = (self.path("tree"), self.entries());
-        let work = ["work-output", "work-tmp", "stage"].map(|name| self.path(name));
+        let work = ["work", "stage"].map(|name| self.path(name));
         for directory in &work {
             // What a run before has left there is no layer of another one.
             fs::remove_dir_all(directory).or_else(if_missing).unwrap();
             fs::create_dir(directory).unwrap();
         }
         let paths = HostPaths {
-            stage: &work[2],
+            stage: &work[1],
             root: RootSource::Unpacked {
                 tree: &tree,
                 entries: self.file_input.then_some(&entries),
@@ -116,9 +116,8 @@ impl Host {
             } else {
                 "input"
             })),
-            output: &self.path("output"),
-            tmp: &self.path("tmp"),
-            work: [&work[0], &work[1]],
+            writable: self.directory.path(),
+            work: &work[0],
         };
         let limits = Limits::default();
         execute(

@@ -52,8 +52,8 @@ impl Bubblewrap {
             terminal: None,
         };
         let (stub, meeting) = Stub::new(&orders).map_err(unconfined)?;
-        // It is there on every system, and only the sandbox sees it covered.
-        let directory = Path::new("/tmp");
+        // It is there on every system, no program is in it, and only the sandbox sees it covered.
+        let directory = Path::new("/sys");
         let arguments = plan::trial(self.version, &stage::trial_devices(directory), stub.path());
         let stage = stage::trial(directory);
         let scene = Scene {
@@ -76,7 +76,7 @@ impl Bubblewrap {
             SandboxError::Spawn { source, .. } => source.into(),
             error => TrialError::Sandbox(error.to_string()),
         })?;
-        let voice = stub.started();
+        let mut voice = stub.started();
         let mut said = Vec::new();
         File::from(reader).take(MAX_SAID).read_to_end(&mut said)?;
         let (ended, _) = process::wait(&child.supervisor, &child.report)?;

@@ -225,7 +225,7 @@ fn mounts_tell_nothing_of_the_host() {
     }
     if rustix::process::geteuid().is_root() {
         assert!(!told.contains("devtmpfs"), "{told}");
-        assert!(!told.contains("uid="), "{told}");
+        assert!(!told.contains(",uid="), "{told}");
     }
     let sizes = machine.says("stat -f -c '%s %b %f %a %c %d' /");
     assert_eq!(
@@ -241,7 +241,7 @@ fn proc_shows_what_is_documented() {
     let script = "cd /proc; for name in *; do case $name in [0-9]*) continue;; esac; \
                   if [ -L $name ]; then echo $name; \
                   elif [ -d $name ]; then [ -z \"$(ls -A $name)\" ] || echo $name; \
-                  elif [ -n \"$(head -c 1 $name 2>/dev/null | od -c)\" ]; then echo $name; fi; done";
+                  elif [ \"$(head -c 1 $name 2>/dev/null | wc -c)\" != 0 ]; then echo $name; fi; done";
     let mut seen: Vec<_> = machine
         .says(script)
         .lines()
