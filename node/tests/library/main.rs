@@ -13,6 +13,8 @@ mod discovery;
 mod files;
 mod hostile;
 #[cfg(feature = "network")]
+mod idle_peers;
+#[cfg(feature = "network")]
 mod relay;
 mod repository;
 mod support;
