@@ -14,6 +14,8 @@ mod files;
 mod hostile;
 #[cfg(feature = "network")]
 mod idle_peers;
+mod interruption;
+mod permissions;
 #[cfg(feature = "network")]
 mod relay;
 mod repository;

@@ -37,4 +37,5 @@ mod doctor;
 mod faults;
 mod kills;
 mod limits;
+mod permissions;
 mod unified;
