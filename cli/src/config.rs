@@ -10,6 +10,7 @@ use clap::ValueEnum;
 use ipfs_exec_node::network::Multiaddr;
 use ipfs_exec_node::network::http::{Url, parse_server};
 use ipfs_exec_node::network::provide::Strategy;
+use ipfs_exec_node::repo::Sharing;
 use serde::{Deserialize, Deserializer, de};
 
 use crate::error::{CommandError, LocalError};
@@ -38,6 +39,8 @@ pub(crate) struct Config {
     /// Servers that are asked who has content.
     #[serde(deserialize_with = "each")]
     pub(crate) routers: Vec<Server>,
+    /// Which other users may read the repository; none, unless this says so.
+    pub(crate) shared: Option<Shared>,
     /// Seconds without a block after which a fetch gives up.
     pub(crate) idle_timeout: Option<u64>,
     /// For those that serve.
@@ -116,6 +119,25 @@ impl Config {
         }
         Ok(config)
     }
+
+    /// Which other users may read the repository.
+    pub(crate) fn sharing(&self) -> Sharing {
+        match self.shared {
+            None => Sharing::Private,
+            Some(Shared::Group) => Sharing::Group,
+            Some(Shared::All) => Sharing::All,
+        }
+    }
+}
+
+/// Which other users may read a repository that is shared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Shared {
+    /// Those of the group that its files have.
+    Group,
+    /// All.
+    All,
 }
 
 /// Where there is no repository yet there are no settings either.
@@ -127,11 +149,20 @@ fn is_absent(error: &io::Error) -> bool {
 }
 
 fn failed(path: PathBuf, source: io::Error) -> CommandError {
-    CommandError::from(LocalError {
+    let is_closed = source.kind() == io::ErrorKind::PermissionDenied;
+    let failed = CommandError::from(LocalError {
         action: "read",
         path,
         source,
-    })
+    });
+    if is_closed {
+        failed.with_hint(
+            "give a repository of your own with `--repo`; the owner of this one can share it by \
+             `shared` in its `config.toml`",
+        )
+    } else {
+        failed
+    }
 }
 
 fn invalid(path: &Path, text: &str, error: &toml::de::Error) -> CommandError {
@@ -186,7 +217,7 @@ mod tests {
     #[test]
     fn settings_are_read_and_mistakes_are_named() {
         let config = read(
-            "peers = ['/ip4/192.0.2.7/tcp/4001']\nmdns = false\ngateways = ['https://example.com']\n\
+            "peers = ['/ip4/192.0.2.7/tcp/4001']\nmdns = false\nshared = 'group'\ngateways = ['https://example.com']\n\
              [serve]\nprovide = 'pinned'\n\
              [limits]\nmemory = '2GiB'\ncpus = 1.5\ntimeout = '10m'\npids = 500\n",
         )
@@ -198,6 +229,8 @@ mod tests {
         );
         assert_eq!(config.peers.len(), 1);
         assert_eq!(config.mdns, Some(false));
+        assert_eq!(config.sharing(), Sharing::Group);
+        assert_eq!(Config::default().sharing(), Sharing::Private);
         assert_eq!(config.gateways[0].0.as_str(), "https://example.com/");
         assert_eq!(config.serve.provide, Some(Provide::Pinned));
         for (text, words) in [
@@ -205,6 +238,7 @@ mod tests {
             ("peers = ['nonsense']", ["line 1", "nonsense"]),
             ("gateways = ['ftp://a']", ["line 1", "ftp://a"]),
             ("[serve]\nprovide = 'some'", ["line 2", "some"]),
+            ("shared = 'everybody'", ["line 1", "everybody"]),
             ("idle-timeout = 0", ["idle-timeout", "1"]),
             ("[limits]\nmemory = 'much'", ["line 2", "unit"]),
             ("[limits]\ncpus = 0.0", ["line 2", "processors"]),

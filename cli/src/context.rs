@@ -15,7 +15,7 @@ use ipfs_exec_node::network::{
 };
 use ipfs_exec_node::path::{ContentPath, EntryName};
 use ipfs_exec_node::progress::Reporter;
-use ipfs_exec_node::repo::Repository;
+use ipfs_exec_node::repo::{Repository, RepositoryOptions};
 use ipfs_exec_node::{Blocks, Cid, unixfs};
 
 use crate::config::{Config, Server};
@@ -247,7 +247,10 @@ impl Context {
             CommandError::failed("no place for the repository: HOME is not set")
                 .with_hint("give one with `--repo DIR` or IPFS_EXEC_PATH")
         })?;
-        Ok(Repository::open(path)?)
+        let mut options = RepositoryOptions::default();
+        options.sharing = self.config.sharing();
+        options.interruption = Some(Arc::new(self.interrupt.clone()));
+        Ok(Repository::open_with(path, options)?)
     }
 
     pub(crate) fn progress(&self) -> Progress {

@@ -151,6 +151,8 @@ fn classify(error: &(dyn Error + 'static), failed: &mut CommandError) {
         failed.hint = block_hint(error).or(failed.hint);
     } else if let Some(error) = error.downcast_ref::<UnixfsError>() {
         classify_unixfs(error, failed);
+    } else if let Some(RepoError::Interrupted { .. }) = error.downcast_ref() {
+        *failed = CommandError::interrupted();
     } else if let Some(error) = error.downcast_ref::<RepoError>() {
         failed.hint = repo_hint(error).or(failed.hint);
     } else if let Some(error) = fetch_error(error) {
@@ -254,12 +256,16 @@ fn classify_unixfs(error: &UnixfsError, failed: &mut CommandError) {
     }
 }
 
+/// The way out of a repository of another user.
+const NO_WRITER: &str = "give a directory that you may write with `--repo` or IPFS_EXEC_PATH";
+
 fn repo_hint(error: &RepoError) -> Option<&'static str> {
     match error {
         RepoError::TooNew { .. } => Some("install a newer ipfs-exec, or give another `--repo`"),
         RepoError::NotPinned { .. } => Some("`ipfs-exec pin ls` lists the pins"),
+        RepoError::ReadOnly { .. } => Some(NO_WRITER),
         RepoError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-            Some("give a directory that you may write with `--repo` or IPFS_EXEC_PATH")
+            Some(NO_WRITER)
         }
         _ => None,
     }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use ipfs_exec_node::progress::Interruption;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -72,5 +73,15 @@ impl Interrupt {
     /// A descriptor to wait on; never read it.
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
         self.readable.as_fd()
+    }
+}
+
+impl Interruption for Interrupt {
+    fn asked(&self) -> bool {
+        Interrupt::asked(self)
+    }
+
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        Interrupt::descriptor(self)
     }
 }

@@ -111,8 +111,12 @@ pub const MAX_PEER_FAULTS: u32 = 16;
 /// Peers whose faults are remembered after they have gone.
 pub const MAX_REMEMBERED_PEERS: usize = 1024;
 
-/// Connections that are being made at a time, in each direction.
-pub const MAX_PENDING_CONNECTIONS: u32 = 64;
+/// Dials at a time.
+pub const MAX_PENDING_DIALS: u32 = 64;
+
+/// Inbound connections at a time that have not shaken hands. Where all addresses together have this
+/// many, those with the most give way.
+pub const MAX_HANDSHAKES: usize = 64;
 
 /// Connections at a time: each takes about 100 KiB of buffers while it is used.
 pub const MAX_CONNECTIONS: u32 = 256;

@@ -2,6 +2,9 @@
 //!
 //! The libraries cannot print. They report to a [`Reporter`]; the silent one is the default.
 
+use std::fmt;
+use std::os::fd::BorrowedFd;
+
 /// One step of a long operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -30,6 +33,16 @@ pub trait Reporter: Send + Sync {
     fn interrupted(&self) -> bool {
         false
     }
+}
+
+/// The wish of the user that the work should stop, for code that waits for other processes.
+pub trait Interruption: fmt::Debug + Send + Sync {
+    /// Whether the user wants that.
+    fn asked(&self) -> bool;
+
+    /// Becomes readable as soon as the user wants that, and stays so. Waiting code polls it and
+    /// never reads it.
+    fn descriptor(&self) -> BorrowedFd<'_>;
 }
 
 /// Discards every event.

@@ -8,7 +8,6 @@ use clap::Args;
 use ipfs_exec_executor::doctor::{Finding, Status, examine};
 use ipfs_exec_executor::limits::check;
 use ipfs_exec_executor::sandbox::Bubblewrap;
-use ipfs_exec_node::repo::Repository;
 use rustix::fs::{Access, access, statvfs};
 use serde_json::json;
 
@@ -47,7 +46,7 @@ pub(crate) struct DoctorArgs {
 pub(crate) fn doctor(context: &Context, arguments: &DoctorArgs) -> Result<ExitCode, CommandError> {
     let mut findings = examine();
     match context.repository_path() {
-        Some(path) => findings.extend([disk(path), repository(path)]),
+        Some(path) => findings.extend([disk(path), repository(context, path)]),
         None => findings.push(Finding::red(
             "repository",
             "there is no place for it: HOME is not set",
@@ -147,7 +146,7 @@ fn disk(path: &Path) -> Finding {
 }
 
 /// Without making it.
-fn repository(path: &Path) -> Finding {
+fn repository(context: &Context, path: &Path) -> Finding {
     let place = existing(path);
     if place.as_deref() != std::path::absolute(path).ok().as_deref() {
         let is_writable = place.as_deref().is_some_and(|place| {
@@ -165,14 +164,15 @@ fn repository(path: &Path) -> Finding {
             )
         };
     }
-    let opened = Repository::open(path).and_then(|repository| repository.statistics());
+    let opened = context
+        .repository()
+        .and_then(|repository| Ok(repository.statistics()?));
     match opened {
         Ok(statistics) => Finding::green(
             "repository",
             format!("{} blocks at {}", statistics.blocks, path.display()),
         ),
-        Err(error) => {
-            let failed = CommandError::from_chain(&error);
+        Err(failed) => {
             let remedy = failed.hint().unwrap_or(
                 "look at the permissions of the directory, or use another with `--repo DIR`",
             );

@@ -8,7 +8,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -19,6 +19,9 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::beneath;
+
+/// Mode of a lock file: a user who can open it can hold it.
+const PRIVATE: u32 = 0o600;
 
 /// A shared lock on the directory of an entry.
 #[derive(Debug)]
@@ -91,6 +94,7 @@ impl BuildLock {
                 .create(true)
                 .truncate(false)
                 .write(true)
+                .mode(PRIVATE)
                 .open(path)?;
             if !lock_unless_cancelled(&file, cancel, reporter)? {
                 return Ok(None);

@@ -4,21 +4,19 @@
 //! which are short; readers never wait. Transactions are durable only where they say so: a lease
 //! need not outlive a power failure, a pin must.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rusqlite::{Connection, Transaction, TransactionBehavior, config::DbConfig, params};
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, config::DbConfig, params};
 
+use super::wait::Waiting;
 use super::{RepoError, RootfsEntry};
 
 /// Version of the on-disk layout. A change that older programs cannot read counts it up.
 const LAYOUT_VERSION: i64 = 1;
-
-/// How long a transaction waits for others. They last milliseconds; a minute of them means that
-/// hundreds of processes write, or that one is stopped.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Pages in the log before it is copied into the database. The first process to open the database
 /// reads the whole log, so that it must stay short: a mebibyte.
@@ -54,12 +52,20 @@ const SCHEMA: &str = "
         WITHOUT ROWID;
 ";
 
-/// Makes a new, complete database file at `path`, closed and synced.
+/// Makes a new, complete database file at `path`, closed and synced. SQLite gives the files that it
+/// makes beside the database the mode of the database.
 pub(super) fn create(path: &Path) -> Result<(), RepoError> {
     let failed = |source| RepoError::Database {
         path: path.to_owned(),
         source,
     };
+    const PRIVATE: u32 = 0o600;
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(PRIVATE)
+        .open(path)
+        .map_err(RepoError::io("create", path))?;
     let connection = Connection::open(path).map_err(failed)?;
     let make = || {
         // Nobody reads a file that was not completed, so that it is enough to sync it once.
@@ -79,14 +85,20 @@ pub(super) fn create(path: &Path) -> Result<(), RepoError> {
 #[derive(Debug)]
 pub(super) struct Database {
     path: PathBuf,
+    waiting: Waiting,
     idle: Mutex<Vec<Connection>>,
 }
 
 impl Database {
     /// Opens the database and checks its layout version.
-    pub(super) fn open(path: PathBuf, root: &Path) -> Result<Database, RepoError> {
+    pub(super) fn open(
+        path: PathBuf,
+        root: &Path,
+        waiting: Waiting,
+    ) -> Result<Database, RepoError> {
         let database = Database {
             path,
+            waiting,
             idle: Mutex::default(),
         };
         let found = database.with(|connection| {
@@ -149,8 +161,8 @@ impl Database {
     fn connect(&self) -> rusqlite::Result<Connection> {
         let flags =
             rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(&self.path, flags)?;
-        connection.busy_timeout(BUSY_TIMEOUT)?;
+        let mut connection = Connection::open_with_flags(&self.path, flags)?;
+        connection.busy_handler(Some(self.waiting.busy_handler()))?;
         connection.set_prepared_statement_cache_capacity(32);
         // Many short processes: the last one to leave must not stop to copy the log.
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
@@ -160,9 +172,13 @@ impl Database {
     }
 
     fn failed(&self, source: rusqlite::Error) -> RepoError {
-        RepoError::Database {
-            path: self.path.clone(),
-            source,
+        let path = self.path.clone();
+        match source.sqlite_error_code() {
+            Some(ErrorCode::DatabaseBusy) if self.waiting.is_interrupted() => {
+                RepoError::Interrupted { path }
+            }
+            Some(ErrorCode::ReadOnly) => RepoError::ReadOnly { path, source },
+            _ => RepoError::Database { path, source },
         }
     }
 }

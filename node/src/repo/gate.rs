@@ -1,17 +1,16 @@
 //! The gate between uncommitted batches and the deleting step of garbage collection.
 //!
-//! A batch relies on blocks that are here already, which is known to nobody until it is committed.
-//! So every uncommitted batch holds the gate, shared, and collection closes it, exclusively. Two
-//! directories of the repository lend their locks; no files are needed.
+//! A batch relies on blocks that are here already. No other process knows of that before the batch
+//! is committed. So every uncommitted batch holds the gate, shared, and collection closes it,
+//! exclusively. Two directories of the repository lend their locks; no files are needed. Both are
+//! never shared with other users: a user who can open a directory can lock it.
 
 use std::fs::File;
-use std::io;
-
-use rustix::fs::FlockOperation;
-use rustix::io::Errno;
+use std::path::PathBuf;
 
 use super::RepoError;
 use super::layout::Layout;
+use super::wait::{Lock, Waiting, try_lock};
 
 /// The right to have an uncommitted batch. Many hold it at once; collection closes it for the
 /// moment in which it deletes.
@@ -23,64 +22,67 @@ pub(super) struct Gate {
 
 impl Gate {
     /// Enters, after collections that wait already.
-    pub(super) fn enter(layout: &Layout) -> Result<Gate, RepoError> {
-        // Whoever closes the gate holds the turnstile first, so that a stream of writers cannot
-        // keep it out.
-        let turnstile = lock_directory(layout, Door::Turnstile, FlockOperation::LockShared)?;
-        let gate = lock_directory(layout, Door::Gate, FlockOperation::LockShared)?;
-        drop(turnstile);
-        Ok(Gate { _lock: gate })
+    pub(super) fn enter(layout: &Layout, waiting: &Waiting) -> Result<Gate, RepoError> {
+        // A collection holds the turnstile before it closes the gate, so that a stream of writers
+        // cannot keep it out.
+        let turnstile = open(layout, Door::Turnstile)?;
+        turnstile.lock(Lock::Shared, waiting)?;
+        Gate::pass(layout, waiting)
     }
 
     /// Enters unless a collection waits or works.
-    pub(super) fn try_enter(layout: &Layout) -> Result<Option<Gate>, RepoError> {
-        match lock_directory(
-            layout,
-            Door::Turnstile,
-            FlockOperation::NonBlockingLockShared,
-        ) {
-            Ok(turnstile) => {
-                let gate = lock_directory(layout, Door::Gate, FlockOperation::LockShared)?;
-                drop(turnstile);
-                Ok(Some(Gate { _lock: gate }))
-            }
-            Err(RepoError::Io { source, .. }) if source.kind() == io::ErrorKind::WouldBlock => {
-                Ok(None)
-            }
-            Err(error) => Err(error),
+    pub(super) fn try_enter(layout: &Layout, waiting: &Waiting) -> Result<Option<Gate>, RepoError> {
+        let turnstile = open(layout, Door::Turnstile)?;
+        if try_lock(&turnstile.directory, Lock::Shared, &turnstile.path)? {
+            Gate::pass(layout, waiting).map(Some)
+        } else {
+            Ok(None)
         }
     }
 
+    /// Enters; the caller holds the turnstile.
+    fn pass(layout: &Layout, waiting: &Waiting) -> Result<Gate, RepoError> {
+        let gate = open(layout, Door::Gate)?;
+        gate.lock(Lock::Shared, waiting)?;
+        Ok(Gate {
+            _lock: gate.directory,
+        })
+    }
+
     /// Waits for every batch to be committed, and keeps new ones out.
-    pub(super) fn close(layout: &Layout) -> Result<(File, File), RepoError> {
-        let turnstile = lock_directory(layout, Door::Turnstile, FlockOperation::LockExclusive)?;
-        let gate = lock_directory(layout, Door::Gate, FlockOperation::LockExclusive)?;
-        Ok((turnstile, gate))
+    pub(super) fn close(layout: &Layout, waiting: &Waiting) -> Result<(File, File), RepoError> {
+        let turnstile = open(layout, Door::Turnstile)?;
+        turnstile.lock(Lock::Exclusive, waiting)?;
+        let gate = open(layout, Door::Gate)?;
+        gate.lock(Lock::Exclusive, waiting)?;
+        Ok((turnstile.directory, gate.directory))
     }
 }
 
-/// Which directory's lock plays which part; no files are needed for it.
+/// Which directory's lock plays which part.
 #[derive(Clone, Copy)]
 enum Door {
     Turnstile,
     Gate,
 }
 
-fn lock_directory(
-    layout: &Layout,
-    door: Door,
-    operation: FlockOperation,
-) -> Result<File, RepoError> {
+/// A directory that lends its lock.
+struct Lender {
+    directory: File,
+    path: PathBuf,
+}
+
+impl Lender {
+    fn lock(&self, lock: Lock, waiting: &Waiting) -> Result<(), RepoError> {
+        waiting.lock(&self.directory, lock, &self.path)
+    }
+}
+
+fn open(layout: &Layout, door: Door) -> Result<Lender, RepoError> {
     let path = match door {
         Door::Turnstile => layout.rootfs(),
-        Door::Gate => layout.blocks(),
+        Door::Gate => layout.run(),
     };
     let directory = File::open(&path).map_err(RepoError::io("open", &path))?;
-    loop {
-        match rustix::fs::flock(&directory, operation) {
-            Ok(()) => return Ok(directory),
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(RepoError::errno("lock", &path)(errno)),
-        }
-    }
+    Ok(Lender { directory, path })
 }

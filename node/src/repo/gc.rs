@@ -50,7 +50,7 @@ pub(super) fn collect(store: &Store, blocks: &Repository) -> Result<Collected, R
     let mut reached = Seen::default();
     mark(store, blocks, &mut reached)?;
     let mut collected = {
-        let _closed = Gate::close(store.layout())?;
+        let _closed = Gate::close(store.layout(), store.waiting())?;
         mark(store, blocks, &mut reached)?;
         delete(store, &reached, lease_floor(store)?)?
     };
@@ -180,7 +180,7 @@ fn take_round(store: &Store, first: &mut i64) -> Result<Option<Vec<Victim>>, Rep
     }
     let mut files = HashMap::new();
     for id in (*first).max(1)..=last.min(newest) {
-        if let Some(file) = segment::lock(&store.layout().segment(id as u64))? {
+        if let Some(file) = segment::lock(store.layout(), id as u64)? {
             files.insert(id, file);
         }
     }

@@ -8,6 +8,9 @@
 //! run/PID-RAND/      scratch of a living process, held by flock; the next process removes the dead
 //! ```
 //!
+//! All of it is closed to other users (0700, 0600), unless the owner shares it for reading by
+//! [`RepositoryOptions::sharing`].
+//!
 //! A [`Session`] appends blocks to a segment that nobody else writes. Once a batch it syncs the
 //! segment and then, in one transaction, makes the batch visible. What a crash leaves behind a
 //! segment's last committed byte is cut off by its next writer. What is visible is durable, and
@@ -19,6 +22,8 @@ mod gc;
 mod holes;
 mod layout;
 mod leases;
+mod options;
+mod permissions;
 mod pins;
 mod provides;
 mod scratch;
@@ -26,8 +31,11 @@ mod segment;
 mod session;
 mod store;
 mod verify;
+mod wait;
 
 pub use gc::Collected;
+pub use options::RepositoryOptions;
+pub use permissions::Sharing;
 pub use pins::{Pin, PinKind};
 pub use provides::Provide;
 pub use session::Session;
@@ -66,6 +74,15 @@ pub enum RepoError {
         #[source]
         source: rusqlite::Error,
     },
+    /// The database may only be read.
+    #[error("cannot write to the database {}", path.display())]
+    ReadOnly {
+        /// The database file.
+        path: PathBuf,
+        /// SQLite's reason.
+        #[source]
+        source: rusqlite::Error,
+    },
     /// The repository was written by a later version of this program.
     #[error(
         "the repository {} has layout version {found}, newer than the version {supported} known here",
@@ -78,6 +95,12 @@ pub enum RepoError {
         found: i64,
         /// The newest version that this program knows.
         supported: i64,
+    },
+    /// The caller asked to stop while another process was waited for.
+    #[error("waiting for the lock on {} was interrupted", path.display())]
+    Interrupted {
+        /// What the other process holds.
+        path: PathBuf,
     },
     /// The CID is not pinned.
     #[error("{cid} is not pinned")]
@@ -153,14 +176,22 @@ pub struct RootfsEntry {
 }
 
 impl Repository {
-    /// Opens the repository at `path`; the first use creates it. The directory's parents are
-    /// created too.
+    /// Opens the repository at `path`, for its owner alone; the first use creates it. The
+    /// directory's parents are created too.
     ///
     /// # Errors
     /// [`RepoError::TooNew`], or where directory or database cannot be used.
     pub fn open(path: &Path) -> Result<Repository, RepoError> {
+        Repository::open_with(path, RepositoryOptions::default())
+    }
+
+    /// As [`Repository::open`], with `options`.
+    ///
+    /// # Errors
+    /// As [`Repository::open`], and [`RepoError::Interrupted`].
+    pub fn open_with(path: &Path, options: RepositoryOptions) -> Result<Repository, RepoError> {
         Ok(Repository {
-            store: Store::open(path)?,
+            store: Store::open(path, options)?,
         })
     }
 

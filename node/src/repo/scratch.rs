@@ -12,10 +12,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::FlockOperation;
-use rustix::io::Errno;
-
 use super::RepoError;
+use super::wait::{Lock, try_lock};
 use crate::tree::{TreeError, remove_tree};
 
 /// A directory that goes away with its guard.
@@ -72,7 +70,7 @@ pub(super) fn is_alive(run: &Path, name: &str) -> Result<bool, RepoError> {
     match File::open(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(RepoError::io("open", &path)(error)),
-        Ok(directory) => Ok(!try_lock(&directory, &path)?),
+        Ok(directory) => Ok(!try_lock(&directory, Lock::Exclusive, &path)?),
     }
 }
 
@@ -107,7 +105,7 @@ fn lock_existing(path: &Path) -> Result<Option<File>, RepoError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(RepoError::io("open", path)(error)),
     };
-    if !try_lock(&directory, path)? {
+    if !try_lock(&directory, Lock::Exclusive, path)? {
         return Ok(None);
     }
     let held = directory.metadata().map_err(RepoError::io("stat", path))?;
@@ -116,14 +114,6 @@ fn lock_existing(path: &Path) -> Result<Option<File>, RepoError> {
         Ok(_) => Ok(None),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(RepoError::io("stat", path)(error)),
-    }
-}
-
-fn try_lock(directory: &File, path: &Path) -> Result<bool, RepoError> {
-    match rustix::fs::flock(directory, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(true),
-        Err(Errno::WOULDBLOCK) => Ok(false),
-        Err(errno) => Err(RepoError::errno("lock", path)(errno)),
     }
 }
 

@@ -6,14 +6,15 @@
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
-use std::path::Path;
 
 use bytes::Bytes;
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::RepoError;
 use super::layout::Layout;
+use super::permissions::{self, Sharing};
+use super::wait::{Lock, try_lock};
 use crate::block::Block;
 use crate::dag::section_header;
 
@@ -86,7 +87,7 @@ impl Writer {
         committed: impl FnOnce() -> Result<u64, RepoError>,
     ) -> Result<Option<Writer>, RepoError> {
         let path = layout.segment(id);
-        let Some(file) = lock(&path)? else {
+        let Some(file) = lock(layout, id)? else {
             return Ok(None);
         };
         let mut committed = committed()?;
@@ -145,15 +146,19 @@ impl Writer {
 }
 
 /// Opens the segment for writing and locks it; `None` when another process has it.
-pub(super) fn lock(path: &Path) -> Result<Option<File>, RepoError> {
+pub(super) fn lock(layout: &Layout, id: u64) -> Result<Option<File>, RepoError> {
+    let path = layout.segment(id);
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
-    let file = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)
-        .map_err(RepoError::errno("open", path))?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Some(File::from(file))),
-        Err(Errno::WOULDBLOCK) => Ok(None),
-        Err(errno) => Err(RepoError::errno("lock", path)(errno)),
+    let file = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR)
+        .map_err(RepoError::errno("open", &path))?;
+    let file = File::from(file);
+    if !try_lock(&file, Lock::Exclusive, &path)? {
+        return Ok(None);
     }
+    if layout.sharing() != Sharing::Private {
+        permissions::set(&path, layout.sharing())?;
+    }
+    Ok(Some(file))
 }
 
 /// Writes all of `vectors` at `offset`.

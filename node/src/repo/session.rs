@@ -172,7 +172,7 @@ impl<'r> Session<'r> {
         let lease = self.lease.get().copied();
         // What is pinned without having been written must not be deleted at this moment.
         let _gate = if batch.gate.is_none() && !pins.is_empty() {
-            Some(Gate::enter(self.store.layout())?)
+            Some(Gate::enter(self.store.layout(), self.store.waiting())?)
         } else {
             None
         };
@@ -266,12 +266,12 @@ impl<'r> Session<'r> {
         if state.batch.gate.is_some() {
             return Ok(None);
         }
-        let layout = self.store.layout();
-        if let Some(gate) = Gate::try_enter(layout)? {
+        let (layout, waiting) = (self.store.layout(), self.store.waiting());
+        if let Some(gate) = Gate::try_enter(layout, waiting)? {
             return Ok(Some(gate));
         }
         self.finish_committing(state)?;
-        Gate::enter(layout).map(Some)
+        Gate::enter(layout, waiting).map(Some)
     }
 
     /// Whether the block is in this batch or the one before.

@@ -11,7 +11,9 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
 use super::database::Database;
 use super::layout::Layout;
+use super::options::RepositoryOptions;
 use super::segment::{self, Location, Writer};
+use super::wait::Waiting;
 use super::{RepoError, pins};
 use crate::block::{self, BlockError, Cid, Multihash};
 
@@ -23,6 +25,7 @@ const MAX_OPEN_SEGMENTS: usize = 128;
 pub(super) struct Store {
     layout: Layout,
     database: Database,
+    waiting: Waiting,
     readers: Mutex<HashMap<u64, Arc<File>>>,
 }
 
@@ -48,12 +51,14 @@ pub struct Statistics {
 }
 
 impl Store {
-    pub(super) fn open(path: &Path) -> Result<Store, RepoError> {
-        let layout = Layout::ensure(path)?;
-        let database = Database::open(layout.database(), layout.root())?;
+    pub(super) fn open(path: &Path, options: RepositoryOptions) -> Result<Store, RepoError> {
+        let waiting = Waiting::new(options.interruption);
+        let layout = Layout::ensure(path, options.sharing, &waiting)?;
+        let database = Database::open(layout.database(), layout.root(), waiting.clone())?;
         Ok(Store {
             layout,
             database,
+            waiting,
             readers: Mutex::default(),
         })
     }
@@ -64,6 +69,11 @@ impl Store {
 
     pub(super) fn database(&self) -> &Database {
         &self.database
+    }
+
+    /// How to wait for other processes.
+    pub(super) fn waiting(&self) -> &Waiting {
+        &self.waiting
     }
 
     /// Looks a block up in the index.

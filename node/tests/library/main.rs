@@ -13,6 +13,10 @@ mod discovery;
 mod files;
 mod hostile;
 #[cfg(feature = "network")]
+mod idle_peers;
+mod interruption;
+mod permissions;
+#[cfg(feature = "network")]
 mod relay;
 mod repository;
 mod support;

@@ -38,4 +38,5 @@ mod doctor;
 mod faults;
 mod kills;
 mod limits;
+mod permissions;
 mod unified;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use ipfs_exec_tests::environment::entries;
 use ipfs_exec_tests::random::Random;
 use ipfs_exec_tests::{Environment, Running};
+use rustix::fs::{FlockOperation, flock};
 use rustix::process::Signal;
 
 use crate::machine::Machine;
@@ -132,4 +133,37 @@ fn an_interrupted_get_leaves_nothing() {
             assert!(entries(&place).is_empty(), "{outcome:?}");
         }
     }
+}
+
+/// Another process that holds a lock, and does not let go, must not hold the user too.
+#[test]
+fn an_interrupt_ends_the_wait_for_another_process() {
+    let environment = Environment::new();
+    environment.write("file", "content");
+    let wait_for = |held: &std::path::Path, command: &[&str], signal: Signal| {
+        let holder = std::fs::File::open(held).unwrap();
+        flock(&holder, FlockOperation::LockExclusive).unwrap();
+        let running = environment.ipfs_exec(command).start();
+        thread::sleep(Duration::from_millis(300));
+        running.signal(signal);
+        let outcome = running.wait();
+        assert_eq!(outcome.code, Some(128 + signal.as_raw()), "{outcome:?}");
+        assert_eq!(outcome.errors(), ["error: interrupted"]);
+        assert!(outcome.stdout.is_empty(), "{outcome:?}");
+        assert!(outcome.elapsed < Duration::from_secs(10), "{outcome:?}");
+    };
+    let repository = environment.repository();
+    wait_for(repository, &["add", "file"], Signal::TERM);
+    environment.add("file");
+    environment.write("file", "other content");
+    for held in ["rootfs", "run"] {
+        for signal in [Signal::INT, Signal::TERM] {
+            let held = repository.join(held);
+            wait_for(&held, &["add", "file"], signal);
+            wait_for(&held, &["mkdir"], signal);
+            wait_for(&held, &["gc"], signal);
+        }
+    }
+    environment.add("file");
+    environment.assert_clean();
 }

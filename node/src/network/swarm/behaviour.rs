@@ -106,10 +106,11 @@ fn autonat(peer_id: PeerId) -> autonat::Behaviour {
     autonat::Behaviour::new(peer_id, autonat::Config::default())
 }
 
+/// Inbound connections that have not shaken hands are counted by the transport, which can close one
+/// for the sake of another.
 fn connection_limits() -> connection_limits::ConnectionLimits {
     connection_limits::ConnectionLimits::default()
-        .with_max_pending_incoming(Some(limits::MAX_PENDING_CONNECTIONS))
-        .with_max_pending_outgoing(Some(limits::MAX_PENDING_CONNECTIONS))
+        .with_max_pending_outgoing(Some(limits::MAX_PENDING_DIALS))
         .with_max_established(Some(limits::MAX_CONNECTIONS))
         .with_max_established_per_peer(Some(limits::MAX_CONNECTIONS_PER_PEER))
 }

@@ -2,6 +2,7 @@
 //! relays.
 
 mod frames;
+mod handshakes;
 mod unread;
 
 use std::io;
@@ -19,11 +20,15 @@ use libp2p::pnet::{PnetConfig, PreSharedKey};
 use libp2p::{PeerId, noise, quic, relay, tcp};
 
 use self::frames::Yamux;
+use self::handshakes::Handshakes;
 use self::unread::UnreadAnswers;
 
-/// How long a connection may take until it is encrypted and authenticated, in either direction. A peer
-/// that accepts and says nothing would be waited for without end.
-const SETUP_LIMIT: Duration = Duration::from_secs(10);
+/// How long a dial may take until the connection is encrypted and authenticated. A peer that accepts
+/// and says nothing would be waited for without end.
+const DIAL_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long an inbound connection may take for the same: four round trips of a second and more each.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 
 /// What connections are made of.
 pub(super) type Connections = Boxed<(PeerId, StreamMuxerBox)>;
@@ -63,10 +68,9 @@ pub(super) fn build(
     };
     let all = OrTransport::new(relayed, with_names(direct)?);
     let all = all.map(|either, _| either.into_inner());
-    Ok((
-        TransportTimeout::new(all, SETUP_LIMIT).boxed(),
-        relay_client,
-    ))
+    let all = TransportTimeout::with_outgoing_timeout(all, DIAL_LIMIT);
+    let all = TransportTimeout::with_ingoing_timeout(all, HANDSHAKE_LIMIT);
+    Ok((Handshakes::new(all).boxed(), relay_client))
 }
 
 /// Connections over `transport` that are encrypted and authenticated, and carry many streams; below

@@ -1,5 +1,8 @@
 //! `run --serve`, `provide` and `peers`: what those do who give.
 
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
 use ipfs_exec_tests::dag::unknown_cid;
 use ipfs_exec_tests::{Environment, Served};
 use rustix::process::Signal;
@@ -152,5 +155,32 @@ fn serving_ends_by_a_signal() {
         served.running.signal(signal);
         let outcome = served.running.wait();
         assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    }
+}
+
+/// Connections that say nothing, from the address of the honest peer too.
+#[test]
+fn idle_connections_do_not_keep_peers_out() {
+    let giver = Environment::new();
+    giver.write("file", "content");
+    let cid = giver.add("file");
+    for count in [64, 500] {
+        let served = Served::start(&giver);
+        let mut parts = served.tcp.split('/').skip(4);
+        let port = parts.next().unwrap().parse::<u16>().unwrap();
+        let _idle: Vec<_> = (0..count)
+            .map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap())
+            .collect();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            let fetched = Environment::new()
+                .ipfs_exec(["fetch", "--peer", &served.tcp, &cid])
+                .run();
+            if fetched.code == Some(0) {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{count}: {fetched:?}");
+        }
+        served.end();
     }
 }
