@@ -15,4 +15,5 @@ mod hostile;
 #[cfg(feature = "network")]
 mod relay;
 mod repository;
+mod sparse;
 mod support;
