@@ -452,13 +452,17 @@ impl Run<'_> {
         }
     }
 
-    fn import(&self, directories: &WritableDirectories) -> Result<(Imported, u64), OutputError> {
+    fn import(&self, directories: &WritableDirectories) -> Result<(Imported, u64), RunError> {
+        // A program is not to blame where others have filled the disk: it does not lose its output.
+        let space = FreeSpace::at(self.session.scratch()).map_err(RunError::Disk)?;
+        let mut budget = self.within_disk(self.options.output.budget);
+        budget.keep_free = budget.keep_free.or_half(&space);
         let options = ImportOptions {
             make_readable: true,
-            budget: self.within_disk(self.options.output.budget),
+            budget,
             ..self.options.output.clone()
         };
-        directories.import(self.session, &options, self.reporter)
+        Ok(directories.import(self.session, &options, self.reporter)?)
     }
 
     fn check_interrupted(&self) -> Result<(), RunError> {

@@ -120,6 +120,17 @@ impl KeepFree {
         }
     }
 
+    /// The same, or half of what is free where that is less than this already: others have taken the rest.
+    pub fn or_half(&self, space: &FreeSpace) -> KeepFree {
+        let kept = |kept: u64, free: u64| if kept <= free { kept } else { free / 2 };
+        KeepFree {
+            bytes: kept(self.bytes, space.bytes.free),
+            inodes: space
+                .inodes
+                .map_or(self.inodes, |inodes| kept(self.inodes, inodes.free)),
+        }
+    }
+
     /// Fails when less than this would stay free in `space` after `bytes` and `inodes` more are taken.
     ///
     /// # Errors
@@ -445,6 +456,17 @@ mod tests {
             keep.check(&disk, 50, 3),
             Err(BudgetError::FreeInodes { left: 9, kept: 10 })
         ));
+        // Others have taken what should be free.
+        let half = KeepFree {
+            bytes: 75,
+            inodes: 6,
+        };
+        assert_eq!(keep.or_half(&disk), keep);
+        let more = KeepFree {
+            bytes: 151,
+            inodes: 13,
+        };
+        assert_eq!(more.or_half(&disk), half);
         // btrfs has no fixed number of inodes.
         let without = space((1000, 150), None);
         assert!(keep.check(&without, 50, u64::MAX).is_ok());

@@ -5,8 +5,10 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use ipfs_exec_node::block::MemoryBlocks;
+use ipfs_exec_node::budget::{BudgetError, KeepFree};
 use ipfs_exec_node::progress::Silent;
 use ipfs_exec_node::unixfs::{ImportOptions, import_path};
 use tar::{EntryType, Header};
@@ -982,4 +984,54 @@ fn the_same_tree_as_gnu_tar() {
             .unwrap();
         assert!(difference.status.success(), "{format}: {difference:?}");
     }
+}
+
+/// Directories that no entry names take inodes, hard links take none.
+#[test]
+fn inodes_are_counted_and_bounded() {
+    let archive = Archive::default()
+        .file("a/b/c/file", b"x")
+        .hard_link("link", "a/b/c/file")
+        .link("symlink", "a")
+        .end();
+    for (max_inodes, fits) in [(4, false), (5, true)] {
+        let budget = Budget {
+            max_inodes,
+            ..DEFAULT_BUDGET
+        };
+        let (_directory, result) = unpack_with(&archive[..], &budget);
+        assert_eq!(result.is_ok(), fits, "{max_inodes}: {result:?}");
+    }
+}
+
+#[test]
+fn unpacking_and_importing_end_in_time_and_before_the_disk_is_full() {
+    let soon = Budget {
+        max_bytes: u64::MAX,
+        deadline: Some(Instant::now() + Duration::from_millis(300)),
+        ..DEFAULT_BUDGET
+    };
+    let full = Budget {
+        keep_free: KeepFree {
+            bytes: u64::MAX,
+            inodes: 0,
+        },
+        ..DEFAULT_BUDGET
+    };
+    for (budget, words) in [(&soon, "longer than it may"), (&full, "would stay free")] {
+        let (_directory, result) = unpack_with(bomb(headed(b'0', 10 << 40)), budget);
+        let error = result.unwrap_err();
+        assert!(error.contains(words), "{error}");
+    }
+    let (blocks, profile) = (MemoryBlocks::default(), Profile::default());
+    let soon = Budget {
+        deadline: Some(Instant::now() + Duration::from_millis(300)),
+        ..soon
+    };
+    let archive = bomb(headed(b'0', 10 << 40));
+    let error = import(archive, &blocks, &profile, &soon, &Silent).unwrap_err();
+    assert!(
+        matches!(error, ArchiveError::Budget(BudgetError::Deadline)),
+        "{error}"
+    );
 }
