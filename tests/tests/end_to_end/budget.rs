@@ -28,19 +28,18 @@ const LOWEST: &str = r#"
 export IPFS_EXEC_PATH="$DISK/repository"
 lowest() {
     name=$1; shift
-    (
-        least=
-        while :; do
-            free=$(($(stat -f -c '%a * %S' "$DISK")))
-            if [ -z "$least" ] || [ "$free" -lt "$least" ]; then
-                least=$free
-                echo $least > $name.new
-                # Complete at any time: the loop is killed.
-                mv $name.new $name.least
-            fi
-            sleep 0.005
-        done
-    ) &
+    least=$(($(stat -f -c '%a * %S' "$DISK")))
+    echo $least > $name.least
+    while :; do
+        free=$(($(stat -f -c '%a * %S' "$DISK")))
+        if [ "$free" -lt "$least" ]; then
+            least=$free
+            echo $least > $name.new
+            # Complete at any time: the loop is killed.
+            mv $name.new $name.least
+        fi
+        sleep 0.005
+    done &
     looker=$!
     code=0
     "$@" > $name.out 2> $name.err || code=$?
