@@ -16,9 +16,10 @@ use ipfs_exec_node::network::{
 use ipfs_exec_node::path::{ContentPath, EntryName};
 use ipfs_exec_node::progress::Reporter;
 use ipfs_exec_node::repo::{Repository, RepositoryOptions};
-use ipfs_exec_node::{Blocks, Cid, unixfs};
+use ipfs_exec_node::{Blocks, Cid, KeepFree, unixfs};
 
 use crate::config::{Config, Server};
+use crate::disk;
 use crate::error::{CommandError, LocalError};
 use crate::progress::Progress;
 use crate::signals::Interrupt;
@@ -210,6 +211,20 @@ impl Context {
         self.with_blocks_within(self.idle_timeout, repository, reporter, work)
     }
 
+    /// The same, with what stays free on the disk of the repository.
+    pub(crate) fn with_blocks_keeping<T>(
+        &self,
+        keep_free: KeepFree,
+        repository: &Repository,
+        reporter: &dyn Reporter,
+        work: impl FnOnce(&Source<'_, '_>) -> Result<T, CommandError>,
+    ) -> Result<T, CommandError> {
+        let mut options = FetchOptions::default();
+        options.idle_timeout = self.idle_timeout;
+        options.keep_free = keep_free;
+        self.with_fetched(options, repository, reporter, work)
+    }
+
     /// The same, with another time after which a fetch gives up.
     pub(crate) fn with_blocks_within<T>(
         &self,
@@ -218,11 +233,22 @@ impl Context {
         reporter: &dyn Reporter,
         work: impl FnOnce(&Source<'_, '_>) -> Result<T, CommandError>,
     ) -> Result<T, CommandError> {
+        let mut options = FetchOptions::default();
+        options.idle_timeout = idle_timeout;
+        options.keep_free = disk::default_keep_free(self, repository.path())?;
+        self.with_fetched(options, repository, reporter, work)
+    }
+
+    fn with_fetched<T>(
+        &self,
+        options: FetchOptions,
+        repository: &Repository,
+        reporter: &dyn Reporter,
+        work: impl FnOnce(&Source<'_, '_>) -> Result<T, CommandError>,
+    ) -> Result<T, CommandError> {
         let Some(network) = &self.network else {
             return work(&Source::Local(repository));
         };
-        let mut options = FetchOptions::default();
-        options.idle_timeout = idle_timeout;
         let fetcher = Fetcher::new(repository, network, options, reporter);
         let result = work(&Source::Fetching(&fetcher));
         let kept = fetcher.finish();

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use ipfs_exec_executor::archive::ArchiveError;
 use ipfs_exec_node::block::BlockError;
+use ipfs_exec_node::budget::BudgetError;
 use ipfs_exec_node::car::CarError;
 use ipfs_exec_node::dag::DagError;
 use ipfs_exec_node::network::{FetchError, IdentityError, Multiaddr, NetworkError};
@@ -147,7 +149,9 @@ fn classify(error: &(dyn Error + 'static), failed: &mut CommandError) {
         Some(boxed) => &**boxed,
         None => error,
     };
-    if let Some(error) = block_error(error) {
+    if let Some(error) = budget_error(error) {
+        failed.hint = budget_hint(error).or(failed.hint);
+    } else if let Some(error) = block_error(error) {
         failed.hint = block_hint(error).or(failed.hint);
     } else if let Some(error) = error.downcast_ref::<UnixfsError>() {
         classify_unixfs(error, failed);
@@ -192,6 +196,28 @@ fn block_error<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e BlockError> {
         return Some(error);
     }
     error.downcast_ref()
+}
+
+/// The reached bound that an error is or passes on.
+fn budget_error<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e BudgetError> {
+    if let Some(ArchiveError::Budget(error)) = error.downcast_ref() {
+        return Some(error);
+    }
+    error.downcast_ref()
+}
+
+fn budget_hint(error: &BudgetError) -> Option<&'static str> {
+    match error {
+        BudgetError::Bytes { .. } => Some("allow more with `--max-size`"),
+        BudgetError::Entries { .. } => Some("allow more with `--max-entries`"),
+        BudgetError::FreeBytes { .. } => Some(
+            "make room (`ipfs-exec gc` removes what is not pinned), or give a lower `--keep-free`",
+        ),
+        BudgetError::FreeInodes { .. } => {
+            Some("remove files on that disk: it has few inodes left for more of them")
+        }
+        _ => None,
+    }
 }
 
 /// The fetch error that an error is or shares with others.

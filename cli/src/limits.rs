@@ -122,6 +122,11 @@ fn cpus<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Er
 }
 
 impl LimitArgs {
+    /// Bytes of disk that stay free.
+    pub(crate) fn keep_free(&self) -> Option<u64> {
+        self.keep_free.map(|size| size.0)
+    }
+
     /// These, and those of `defaults` that these do not say.
     pub(crate) fn limits(&self, defaults: &LimitArgs) -> Limits {
         let size = |own: Option<Size>, default: Option<Size>| own.or(default).map(|size| size.0);

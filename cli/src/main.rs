@@ -8,6 +8,7 @@
 mod commands;
 mod config;
 mod context;
+mod disk;
 mod duration;
 mod error;
 mod limits;

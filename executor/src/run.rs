@@ -11,14 +11,16 @@
 //! [`tree`] can remove; a process that is killed leaves it to the repository.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 use std::{fmt, fs};
 
 use ipfs_exec_node::block::Blocks;
+use ipfs_exec_node::budget::{Budget, BudgetError, FreeSpace, KeepFree};
 use ipfs_exec_node::progress::Reporter;
 use ipfs_exec_node::repo::{Pin, RepoError, Repository, Session};
 use ipfs_exec_node::unixfs::{ExportOptions, ImportOptions, Imported, Node};
 
-use crate::archive::{UnpackOptions, Warning};
+use crate::archive::{self, ArchiveError, Warning};
 use crate::beneath;
 use crate::input::{
     self, ExportedInput, InputError, InputKind, InputMode, InputTree, MountedInput,
@@ -55,8 +57,8 @@ const STAGE: &str = "stage";
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct RunOptions {
-    /// Bounds on the archive of the root file system.
-    pub rootfs: UnpackOptions,
+    /// What the archive of the root file system may take.
+    pub rootfs: Budget,
     /// Bytes that the cache of root file systems may keep.
     pub cache_cap_bytes: u64,
     /// How the program gets to its input.
@@ -66,7 +68,8 @@ pub struct RunOptions {
     /// How the output is imported. What its owner cannot read is made readable in any case: a
     /// program may leave such files behind.
     pub output: ImportOptions,
-    /// What the program may use.
+    /// What the program may use. [`Limits::keep_free`] also holds for the root file system that is
+    /// unpacked, the input that is copied, and the blocks of the output.
     pub limits: Limits,
     /// Where the program's standard input comes from.
     pub stdin: StandardInput,
@@ -77,7 +80,7 @@ pub struct RunOptions {
 impl Default for RunOptions {
     fn default() -> RunOptions {
         RunOptions {
-            rootfs: UnpackOptions::default(),
+            rootfs: archive::DEFAULT_BUDGET,
             cache_cap_bytes: RootfsOptions::DEFAULT_CACHE_CAP_BYTES,
             input_mode: InputMode::default(),
             input: ExportOptions::default(),
@@ -133,6 +136,9 @@ pub enum RunError {
     /// The output could not be kept.
     #[error("cannot keep the output")]
     Output(#[from] OutputError),
+    /// The disk of the repository could not be looked at.
+    #[error("cannot use the disk of the repository")]
+    Disk(#[source] BudgetError),
     /// The caller asked to stop; the program is dead.
     #[error("the run was interrupted")]
     Interrupted,
@@ -197,6 +203,33 @@ impl RunError {
             RunError::Input(InputError::Mount(error))
             | RunError::Rootfs(RootfsError::Mount(error)) => error.hint(),
             RunError::CleanUp { first, .. } => first.error().and_then(RunError::hint),
+            error => error.budget_hint(),
+        }
+    }
+
+    /// The option by which the bound that was reached can be changed.
+    fn budget_hint(&self) -> Option<&'static str> {
+        match self {
+            RunError::Rootfs(
+                RootfsError::Unpack {
+                    source: ArchiveError::Budget(source),
+                    ..
+                }
+                | RootfsError::Budget { source, .. },
+            ) => match source {
+                BudgetError::Bytes { .. } => {
+                    Some("allow more with `--max-rootfs-size`, such as `--max-rootfs-size 64GiB`")
+                }
+                BudgetError::Entries { .. } => Some("allow more with `--max-rootfs-entries`"),
+                _ => None,
+            },
+            RunError::Input(InputError::Content { source, .. }) => match source.budget()? {
+                BudgetError::Bytes { .. } => Some("allow more with `--max-input-size`"),
+                BudgetError::Entries { .. } => {
+                    Some("allow more with `--max-input-entries`, or mount the input")
+                }
+                _ => None,
+            },
             _ => None,
         }
     }
@@ -238,6 +271,7 @@ pub fn run(
         cancel,
         observer,
         reporter,
+        keep_free: keep_free(&options.limits, session.scratch()).map_err(RunError::Disk)?,
     };
     let result = run.steps().map_err(|error| run.interruption(error));
     let outcome = clean_up(&session, result)?;
@@ -260,6 +294,8 @@ struct Run<'r> {
     cancel: Option<BorrowedFd<'r>>,
     observer: Option<&'r dyn Observer>,
     reporter: &'r dyn Reporter,
+    /// What stays free on the disk of the repository.
+    keep_free: KeepFree,
 }
 
 impl Run<'_> {
@@ -323,7 +359,7 @@ impl Run<'_> {
 
     fn rootfs(&self) -> Result<Rootfs, RootfsError> {
         let options = RootfsOptions {
-            unpack: self.options.rootfs,
+            unpack: self.within_disk(self.options.rootfs),
             cache_cap_bytes: self.options.cache_cap_bytes,
             cancel: self.cancel,
         };
@@ -364,9 +400,24 @@ impl Run<'_> {
     fn copied_input(&self) -> Result<Box<dyn InputTree + '_>, InputError> {
         let (scratch, cid) = (self.session.scratch(), self.job.input());
         tracing::info!(%cid, "the input is copied");
-        let options = &self.options.input;
-        let copied = ExportedInput::new(scratch, self.blocks, cid, options, self.reporter)?;
+        let options = ExportOptions {
+            budget: self.within_disk(self.options.input.budget),
+            ..self.options.input.clone()
+        };
+        let copied = ExportedInput::new(scratch, self.blocks, cid, &options, self.reporter)?;
         Ok(Box::new(copied))
+    }
+
+    /// The budget, with what the limits keep free on the disk.
+    fn within_disk(&self, budget: Budget) -> Budget {
+        let keep_free = KeepFree {
+            bytes: self.keep_free.bytes.max(budget.keep_free.bytes),
+            inodes: self.keep_free.inodes.max(budget.keep_free.inodes),
+        };
+        Budget {
+            keep_free,
+            ..budget
+        }
     }
 
     /// Removes an entry of the scratch directory.
@@ -414,12 +465,17 @@ impl Run<'_> {
         }
     }
 
-    fn import(&self, directories: &WritableDirectories) -> Result<(Imported, u64), OutputError> {
+    fn import(&self, directories: &WritableDirectories) -> Result<(Imported, u64), RunError> {
+        // A program is not to blame where others have filled the disk: it does not lose its output.
+        let space = FreeSpace::at(self.session.scratch()).map_err(RunError::Disk)?;
+        let mut budget = self.within_disk(self.options.output.budget);
+        budget.keep_free = budget.keep_free.or_half(&space);
         let options = ImportOptions {
             make_readable: true,
+            budget,
             ..self.options.output.clone()
         };
-        directories.import(self.session, &options, self.reporter)
+        Ok(directories.import(self.session, &options, self.reporter)?)
     }
 
     fn check_interrupted(&self) -> Result<(), RunError> {
@@ -438,6 +494,18 @@ impl Run<'_> {
             error.normalised()
         }
     }
+}
+
+/// What stays free on the disk of `directory`. Where the limits ask for more than is free and may be
+/// missed, that is the default.
+///
+/// # Errors
+/// [`BudgetError::Disk`].
+pub fn keep_free(limits: &Limits, directory: &Path) -> Result<KeepFree, BudgetError> {
+    let space = FreeSpace::at(directory)?;
+    let wanted = limits.keep_free;
+    let may_miss = limits.best_effort && wanted.is_some_and(|bytes| bytes > space.bytes.free);
+    Ok(KeepFree::chosen(wanted.filter(|_| !may_miss), &space))
 }
 
 /// What the sandbox has for `/`.

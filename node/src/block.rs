@@ -6,11 +6,13 @@
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256, Sha512};
 
+use crate::budget::{BudgetError, KeepFree};
 use crate::limits;
 
 /// A content identifier. Wide enough for an identity CID of [`limits::MAX_IDENTITY_BYTES`].
@@ -81,6 +83,15 @@ pub enum BlockError {
         cid: Cid,
         /// Its size in bytes.
         size: u64,
+    },
+    /// The disk that blocks are kept on is too full for more of them.
+    #[error("cannot put blocks into {}", path.display())]
+    NoRoom {
+        /// The directory of the blocks.
+        path: PathBuf,
+        /// Which bound was reached.
+        #[source]
+        source: BudgetError,
     },
     /// What holds the blocks failed.
     #[error("cannot access the block store")]
@@ -283,6 +294,16 @@ pub trait Blocks: Send + Sync {
     /// Where the store fails; some blocks of the batch may then have been kept.
     fn put(&self, batch: &[Block]) -> Result<(), BlockError>;
 
+    /// As [`Blocks::put`], if `keep_free` of the store's disk stays free after it. A store that is not
+    /// on a disk has room for all. Blocks that are here already need no room.
+    ///
+    /// # Errors
+    /// [`BlockError::NoRoom`], and those of [`Blocks::put`].
+    fn put_within(&self, batch: &[Block], keep_free: &KeepFree) -> Result<(), BlockError> {
+        let _ = keep_free;
+        self.put(batch)
+    }
+
     /// Says that these blocks will be read soon, so that what has to come from afar can come
     /// together. Does nothing where all is at hand.
     fn expect(&self, cids: &[Cid]) {
@@ -332,6 +353,10 @@ impl<B: Blocks + ?Sized> Blocks for &B {
 
     fn put(&self, batch: &[Block]) -> Result<(), BlockError> {
         (**self).put(batch)
+    }
+
+    fn put_within(&self, batch: &[Block], keep_free: &KeepFree) -> Result<(), BlockError> {
+        (**self).put_within(batch, keep_free)
     }
 
     fn expect(&self, cids: &[Cid]) {

@@ -39,6 +39,8 @@
 pub mod limits;
 pub mod progress;
 
+pub mod budget;
+
 pub mod path;
 pub mod profile;
 
@@ -62,6 +64,7 @@ pub mod network;
 pub mod fuzzing;
 
 pub use block::{Block, BlockError, Blocks, Cid};
+pub use budget::{Budget, BudgetError, KeepFree};
 pub use path::{ContentPath, EntryName};
 pub use profile::Profile;
 pub use repo::{Pin, Repository, Session};

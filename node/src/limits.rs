@@ -45,6 +45,10 @@ pub const MAX_TRAVERSED_BLOCKS: u64 = 1 << 32;
 /// files far larger than their blocks.
 pub const MAX_EXPORT_BYTES: u64 = 1 << 40;
 
+/// Most entries that one export makes, and one recursive listing shows, unless an option says otherwise.
+/// A directory of 60 levels that names the one below twice has 2^60 entries in 61 blocks.
+pub const MAX_EXPORT_ENTRIES: u64 = 16 << 20;
+
 /// Longest CAR header, in bytes: about 20,000 roots.
 pub const MAX_CAR_HEADER_BYTES: usize = 1024 * 1024;
 

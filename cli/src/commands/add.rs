@@ -11,6 +11,7 @@ use rustix::fs::CWD;
 use serde_json::json;
 
 use crate::context::Context;
+use crate::disk::DiskArgs;
 use crate::error::CommandError;
 use crate::output;
 use crate::profile::ProfileArgs;
@@ -60,6 +61,9 @@ pub(crate) struct AddArgs {
         hide_default_value = true
     )]
     pin_name: String,
+
+    #[command(flatten)]
+    disk: DiskArgs,
 
     #[command(flatten)]
     profile: ProfileArgs,
@@ -143,12 +147,13 @@ impl AddArgs {
 }
 
 pub(crate) fn add(context: &Context, arguments: AddArgs) -> Result<(), CommandError> {
-    let options = arguments.options()?;
+    let mut options = arguments.options()?;
     if arguments.only_hash {
         let roots = add_all(context, &NoBlocks, &arguments, &options)?;
         return print_roots(&arguments, &roots);
     }
     let repository = context.repository()?;
+    options.budget.keep_free = arguments.disk.keep_free(context, repository.path())?;
     let session = repository.session()?;
     let roots = add_all(context, &session, &arguments, &options)?;
     let pins: Vec<Pin> = roots

@@ -3,6 +3,7 @@
 use clap::Args;
 
 use crate::context::{Context, content_paths};
+use crate::disk::DiskArgs;
 use crate::error::CommandError;
 
 use super::pin;
@@ -22,10 +23,21 @@ pub(crate) struct FetchArgs {
     /// A name for the pins
     #[arg(long, default_value = "", hide_default_value = true)]
     name: String,
+
+    #[command(flatten)]
+    disk: DiskArgs,
 }
 
 pub(crate) fn fetch(context: &Context, arguments: FetchArgs) -> Result<(), CommandError> {
     let repository = context.repository()?;
     let paths = content_paths(&arguments.paths)?;
-    pin::add(context, &repository, &paths, true, &arguments.name)
+    let keep_free = arguments.disk.keep_free(context, repository.path())?;
+    pin::add(
+        context,
+        &repository,
+        keep_free,
+        &paths,
+        true,
+        &arguments.name,
+    )
 }

@@ -1,16 +1,20 @@
 //! `get`: content becomes local files.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use ipfs_exec_node::path::{ContentPath, EntryName};
 use ipfs_exec_node::tree::remove_tree;
 use ipfs_exec_node::unixfs::{self, ExportOptions};
+use ipfs_exec_node::{Budget, limits};
 use rustix::fs::RenameFlags;
 
 use crate::context::{Context, Source, destination, resolve};
+use crate::disk::DiskArgs;
 use crate::error::{CommandError, LocalError};
 use crate::progress::Progress;
+use crate::size;
 
 /// Write a file or directory to disk
 ///
@@ -26,32 +30,69 @@ pub(crate) struct GetArgs {
     /// Where to write [default: the last part of the path]
     #[arg(long, short, value_name = "DEST")]
     output: Option<PathBuf>,
+
+    /// Refuse content with more bytes than this
+    #[arg(long, value_name = "SIZE", default_value = "1TiB", value_parser = size::parse)]
+    max_size: u64,
+
+    /// Refuse content with more files, directories and links than this
+    #[arg(long, value_name = "NUMBER", default_value_t = limits::MAX_EXPORT_ENTRIES)]
+    max_entries: u64,
+
+    #[command(flatten)]
+    disk: DiskArgs,
 }
 
 pub(crate) fn get(context: &Context, arguments: GetArgs) -> Result<(), CommandError> {
     let path: ContentPath = arguments.path.parse()?;
     let repository = context.repository()?;
     let progress = context.progress();
-    let output = arguments.output.unwrap_or_else(|| default_name(&path));
-    context.with_blocks(&repository, &progress, |source| {
-        write(source, &path, &output, &progress)
+    let output = arguments.output.clone();
+    let output = output.unwrap_or_else(|| default_name(&path));
+    let keep_free = arguments.disk.keep_free(context, repository.path())?;
+    context.with_blocks_keeping(keep_free, &repository, &progress, |source| {
+        let (directory, name) = destination(&output)?;
+        let budget = Budget {
+            max_bytes: arguments.max_size,
+            max_entries: arguments.max_entries,
+            keep_free: arguments.disk.keep_free_of(context, &directory)?,
+            ..Budget::UNLIMITED
+        };
+        let destination = Destination {
+            path: &output,
+            directory,
+            name,
+        };
+        write(source, &path, &destination, &budget, &progress)
     })
+}
+
+/// Where the content goes.
+struct Destination<'p> {
+    path: &'p Path,
+    directory: OwnedFd,
+    name: EntryName,
 }
 
 fn write(
     source: &Source<'_, '_>,
     path: &ContentPath,
-    output: &Path,
+    destination: &Destination<'_>,
+    budget: &Budget,
     progress: &Progress,
 ) -> Result<(), CommandError> {
     let cid = resolve(source.blocks(), path)?;
     source.expect(&cid);
-    let (directory, name) = destination(output)?;
+    let Destination {
+        path: output,
+        directory,
+        name,
+    } = destination;
     let failed = |errno: rustix::io::Errno| {
         let source = errno.into();
         let failed = CommandError::from(LocalError {
             action: "create",
-            path: output.to_owned(),
+            path: (*output).to_owned(),
             source,
         });
         if errno == rustix::io::Errno::EXIST {
@@ -61,7 +102,7 @@ fn write(
         }
     };
     if rustix::fs::statat(
-        &directory,
+        directory,
         name.as_bytes(),
         rustix::fs::AtFlags::SYMLINK_NOFOLLOW,
     )
@@ -70,20 +111,23 @@ fn write(
         return Err(failed(rustix::io::Errno::EXIST));
     }
     let unfinished = EntryName::new(format!(".ipfs-exec-{}", std::process::id()).as_bytes())?;
-    let options = ExportOptions::default();
+    let options = ExportOptions {
+        budget: *budget,
+        ..ExportOptions::default()
+    };
     unixfs::export(
         source.blocks(),
         &cid,
-        rustix::fd::AsFd::as_fd(&directory),
+        rustix::fd::AsFd::as_fd(directory),
         &unfinished,
         &options,
         progress,
     )?;
     let (from, to) = (unfinished.as_bytes(), name.as_bytes());
-    rustix::fs::renameat_with(&directory, from, &directory, to, RenameFlags::NOREPLACE).map_err(
+    rustix::fs::renameat_with(directory, from, directory, to, RenameFlags::NOREPLACE).map_err(
         |errno| {
             let failed = failed(errno);
-            match remove_tree(rustix::fd::AsFd::as_fd(&directory), from) {
+            match remove_tree(rustix::fd::AsFd::as_fd(directory), from) {
                 Ok(()) => failed,
                 Err(error) => failed.about(&format!("cannot remove {unfinished}: {error}")),
             }

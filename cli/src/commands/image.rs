@@ -5,13 +5,15 @@ use std::io::Read;
 use std::path::Path;
 
 use clap::{Args, Subcommand};
-use ipfs_exec_executor::archive::{self, UnpackOptions};
+use ipfs_exec_executor::archive;
 use ipfs_exec_node::Pin;
+use ipfs_exec_node::budget::Budget;
 use ipfs_exec_node::path::ContentPath;
 use ipfs_exec_node::unixfs::FileReader;
 use serde_json::json;
 
 use crate::context::{Context, resolve};
+use crate::disk::DiskArgs;
 use crate::error::{CommandError, LocalError};
 use crate::profile::ProfileArgs;
 use crate::{output, size};
@@ -45,6 +47,13 @@ struct UnpackArgs {
     #[arg(long, value_name = "SIZE", default_value = "16GiB", value_parser = size::parse)]
     max_size: u64,
 
+    /// Refuse archives with more entries than this
+    #[arg(long, value_name = "NUMBER", default_value_t = archive::DEFAULT_BUDGET.max_entries)]
+    max_entries: u64,
+
+    #[command(flatten)]
+    disk: DiskArgs,
+
     /// Pin the directory
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_value = "true", default_missing_value = "true")]
@@ -74,7 +83,8 @@ pub(crate) fn image(context: &Context, arguments: ImageArgs) -> Result<(), Comma
         }
         path => {
             let path = path?;
-            context.with_blocks(&repository, &progress, |source| {
+            let keep_free = arguments.disk.keep_free(context, repository.path())?;
+            context.with_blocks_keeping(keep_free, &repository, &progress, |source| {
                 let cid = resolve(source.blocks(), &path)?;
                 source.expect(&cid);
                 let reader = FileReader::open(source.blocks(), &cid)?;
@@ -92,10 +102,14 @@ fn unpack(
 ) -> Result<(), CommandError> {
     let session = repository.session()?;
     let progress = context.progress();
-    let mut options = UnpackOptions::default();
-    options.max_bytes = arguments.max_size;
+    let budget = Budget {
+        max_bytes: arguments.max_size,
+        max_entries: arguments.max_entries,
+        keep_free: arguments.disk.keep_free(context, repository.path())?,
+        ..archive::DEFAULT_BUDGET
+    };
     let profile = arguments.profile.profile()?;
-    let (imported, unpacked) = archive::import(archive, &session, &profile, &options, &progress)
+    let (imported, unpacked) = archive::import(archive, &session, &profile, &budget, &progress)
         .map_err(|error| {
             CommandError::from_chain(&error).about(&format!("cannot unpack {}", arguments.archive))
         })?;

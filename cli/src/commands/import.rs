@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use ipfs_exec_node::progress::Reporter;
 use ipfs_exec_node::repo::Session;
-use ipfs_exec_node::{Cid, Pin, car, dag};
+use ipfs_exec_node::{Budget, Cid, Pin, car, dag};
 
 use crate::context::Context;
+use crate::disk::DiskArgs;
 use crate::error::{CommandError, LocalError};
 use crate::output;
 
@@ -26,15 +27,22 @@ pub(crate) struct ImportArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_value = "true", default_missing_value = "true")]
     pin_roots: std::primitive::bool,
+
+    #[command(flatten)]
+    disk: DiskArgs,
 }
 
 pub(crate) fn import(context: &Context, arguments: ImportArgs) -> Result<(), CommandError> {
     let repository = context.repository()?;
+    let budget = Budget {
+        keep_free: arguments.disk.keep_free(context, repository.path())?,
+        ..Budget::UNLIMITED
+    };
     let session = repository.session()?;
     let progress = context.progress();
     let mut roots = Vec::new();
     for path in &arguments.files {
-        let imported = import_file(&session, path, &progress)
+        let imported = import_file(&session, path, &budget, &progress)
             .map_err(|error| error.about(&format!("cannot import {}", path.display())))?;
         roots.extend(imported);
     }
@@ -56,17 +64,18 @@ pub(crate) fn import(context: &Context, arguments: ImportArgs) -> Result<(), Com
 fn import_file(
     session: &Session<'_>,
     path: &Path,
+    budget: &Budget,
     reporter: &dyn Reporter,
 ) -> Result<Vec<Cid>, CommandError> {
     if path.as_os_str() == "-" {
-        return Ok(car::import(session, std::io::stdin(), reporter)?.roots);
+        return Ok(car::import(session, std::io::stdin(), budget, reporter)?.roots);
     }
     let file = File::open(path).map_err(|source| LocalError {
         action: "open",
         path: path.to_owned(),
         source,
     })?;
-    Ok(car::import(session, file, reporter)?.roots)
+    Ok(car::import(session, file, budget, reporter)?.roots)
 }
 
 /// Why the DAG cannot be pinned.

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::ops::ControlFlow;
 
 use clap::Args;
+use ipfs_exec_node::budget::{Budget, Spending};
 use ipfs_exec_node::path::escape;
 use ipfs_exec_node::unixfs::{self, Entry, Node, UnixfsError};
 use ipfs_exec_node::{Blocks, Cid, limits};
@@ -30,6 +31,10 @@ pub(crate) struct LsArgs {
     #[arg(long, short)]
     recursive: bool,
 
+    /// Stop after this many entries
+    #[arg(long, value_name = "NUMBER", default_value_t = limits::MAX_EXPORT_ENTRIES)]
+    max_entries: u64,
+
     /// Print lines of JSON
     #[arg(long)]
     json: bool,
@@ -44,9 +49,15 @@ pub(crate) fn ls(context: &Context, arguments: LsArgs) -> Result<(), CommandErro
 }
 
 fn list(context: &Context, arguments: &LsArgs, blocks: &dyn Blocks) -> Result<(), CommandError> {
+    let budget = Budget {
+        max_entries: arguments.max_entries,
+        ..Budget::UNLIMITED
+    };
     let mut lister = Lister {
+        spending: Spending::new(&budget),
         context,
         blocks,
+        root: String::new(),
         recursive: arguments.recursive,
         json: arguments.json,
         out: output::stdout(),
@@ -56,7 +67,11 @@ fn list(context: &Context, arguments: &LsArgs, blocks: &dyn Blocks) -> Result<()
         let cid = resolve(blocks, path)?;
         let node = Node::load(blocks, &cid)?;
         if node.kind().is_directory() {
-            lister.list(cid)?;
+            lister.root = path.to_string();
+            // What was listed is printed, also where there is more than may be.
+            let listed = lister.list(cid);
+            lister.out.flush()?;
+            listed?;
         } else {
             let name = path
                 .segments
@@ -74,8 +89,11 @@ fn list(context: &Context, arguments: &LsArgs, blocks: &dyn Blocks) -> Result<()
 }
 
 struct Lister<'a, W> {
+    spending: Spending<'a>,
     context: &'a Context,
     blocks: &'a dyn Blocks,
+    /// The path that is listed, for messages.
+    root: String,
     recursive: bool,
     json: bool,
     out: W,
@@ -153,6 +171,9 @@ impl<W: Write> Lister<'_, W> {
         if self.context.interrupt.asked() {
             return Err(CommandError::interrupted());
         }
+        self.spending.take_entry().map_err(|error| {
+            CommandError::from_chain(&error).about(&format!("cannot list {}", self.root))
+        })?;
         let mut path = directory.path.clone();
         if !path.is_empty() {
             path.push(b'/');

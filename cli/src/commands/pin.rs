@@ -8,10 +8,11 @@ use clap::{Args, Subcommand, ValueEnum};
 use ipfs_exec_node::network::Fetched;
 use ipfs_exec_node::path::{ContentPath, escape};
 use ipfs_exec_node::repo::{PinKind, Repository};
-use ipfs_exec_node::{Cid, Pin, dag};
+use ipfs_exec_node::{Cid, KeepFree, Pin, dag};
 use serde_json::json;
 
 use crate::context::{Context, Source, content_paths, resolve};
+use crate::disk::default_keep_free;
 use crate::error::CommandError;
 use crate::output;
 
@@ -85,6 +86,7 @@ pub(crate) fn pin(context: &Context, arguments: PinArgs) -> Result<(), CommandEr
         } => add(
             context,
             &repository,
+            default_keep_free(context, repository.path())?,
             &content_paths(&paths)?,
             recursive,
             &name,
@@ -107,6 +109,7 @@ pub(crate) fn pin(context: &Context, arguments: PinArgs) -> Result<(), CommandEr
 pub(super) fn add(
     context: &Context,
     repository: &Repository,
+    keep_free: KeepFree,
     paths: &[ContentPath],
     recursive: bool,
     name: &str,
@@ -115,7 +118,7 @@ pub(super) fn add(
     let mut pins = Vec::with_capacity(paths.len());
     let progress = context.progress();
     for path in paths {
-        let cid = context.with_blocks(repository, &progress, |source| {
+        let cid = context.with_blocks_keeping(keep_free, repository, &progress, |source| {
             let cid = resolve(source.blocks(), path)?;
             session.protect(&[cid])?;
             // A pin is a promise: nothing may be missing already.

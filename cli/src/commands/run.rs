@@ -8,18 +8,20 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
+use ipfs_exec_executor::archive::DEFAULT_BUDGET;
 use ipfs_exec_executor::input::InputMode;
 use ipfs_exec_executor::limits::Usage;
 use ipfs_exec_executor::mount::Observer;
-use ipfs_exec_executor::run::EXIT_FAILED;
+use ipfs_exec_executor::run::{EXIT_FAILED, keep_free};
 use ipfs_exec_executor::sandbox::{SandboxError, StandardInput};
 use ipfs_exec_executor::trace::Trace;
 use ipfs_exec_executor::{Job, Outcome, RunError, RunOptions};
+use ipfs_exec_node::limits::MAX_EXPORT_ENTRIES;
 use ipfs_exec_node::network::Fetched;
 use ipfs_exec_node::path::{ContentPath, escape};
 use ipfs_exec_node::repo::{Repository, Session};
 use ipfs_exec_node::unixfs::{self, ImportOptions};
-use ipfs_exec_node::{Blocks, Cid};
+use ipfs_exec_node::{Blocks, Cid, KeepFree};
 use rustix::fs::CWD;
 use serde_json::json;
 
@@ -62,6 +64,10 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "SIZE", default_value = "16GiB", value_parser = size::parse)]
     max_rootfs_size: u64,
 
+    /// Refuse archives with more entries than this
+    #[arg(long, value_name = "NUMBER", default_value_t = DEFAULT_BUDGET.max_entries)]
+    max_rootfs_entries: u64,
+
     /// How the program gets to its input: `mount` reads and fetches what it touches alone, `copy` writes
     /// all of it out first, `auto` mounts where this machine can
     #[arg(long, value_name = "MODE", value_enum, default_value_t = Mode::Auto)]
@@ -78,6 +84,10 @@ pub(crate) struct RunArgs {
     /// Refuse inputs with more content than this where they are copied
     #[arg(long, value_name = "SIZE", default_value = "1TiB", value_parser = size::parse)]
     max_input_size: u64,
+
+    /// Refuse inputs with more files, directories and links than this where they are copied
+    #[arg(long, value_name = "NUMBER", default_value_t = MAX_EXPORT_ENTRIES)]
+    max_input_entries: u64,
 
     /// Pin the output
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
@@ -189,8 +199,11 @@ fn compute(
     repository: &Repository,
 ) -> Result<(Result<Outcome, RunError>, Fetched), CommandError> {
     let progress = context.progress();
-    context.with_blocks(repository, &progress, |source| {
-        let outcome = compute_from(context, arguments, repository, source, &progress)?;
+    let limits = arguments.limits.limits(&context.config.limits);
+    let keep_free =
+        keep_free(&limits, repository.path()).map_err(|error| CommandError::from_chain(&error))?;
+    context.with_blocks_keeping(keep_free, repository, &progress, |source| {
+        let outcome = compute_from(context, arguments, repository, source, keep_free, &progress)?;
         Ok((outcome, source.fetched()))
     })
 }
@@ -200,6 +213,7 @@ fn compute_from(
     arguments: &RunArgs,
     repository: &Repository,
     source: &Source<'_, '_>,
+    keep_free: KeepFree,
     progress: &Progress,
 ) -> Result<Result<Outcome, RunError>, CommandError> {
     let [rootfs, input, program @ ..] = &arguments.command[..] else {
@@ -212,8 +226,8 @@ fn compute_from(
         ..ImportOptions::default()
     };
     // Live as long as the run: what is imported for it must not be collected meanwhile.
-    let (rootfs, _rootfs_lease) = content(context, repository, blocks, rootfs)?;
-    let (input, _input_lease) = content(context, repository, blocks, input)?;
+    let (rootfs, _rootfs_lease) = content(context, repository, blocks, keep_free, rootfs)?;
+    let (input, _input_lease) = content(context, repository, blocks, keep_free, input)?;
     let job = Job::new(
         rootfs,
         input,
@@ -223,7 +237,9 @@ fn compute_from(
     .map_err(|error| CommandError::usage(error.to_string()))?;
     let mut options = RunOptions::default();
     options.rootfs.max_bytes = arguments.max_rootfs_size;
-    options.input.max_bytes = arguments.max_input_size;
+    options.rootfs.max_entries = arguments.max_rootfs_entries;
+    options.input.budget.max_bytes = arguments.max_input_size;
+    options.input.budget.max_entries = arguments.max_input_entries;
     options.input_mode = arguments.input_mode.into();
     options.output = output;
     options.limits = arguments.limits.limits(&context.config.limits);
@@ -301,6 +317,7 @@ fn content<'r>(
     context: &Context,
     repository: &'r Repository,
     blocks: &dyn Blocks,
+    keep_free: KeepFree,
     argument: &OsStr,
 ) -> Result<(Cid, Option<Session<'r>>), CommandError> {
     let parsed = argument.to_str().map(str::parse::<ContentPath>);
@@ -308,7 +325,7 @@ fn content<'r>(
     match parsed {
         Some(Ok(path)) => Ok((resolve(blocks, &path)?, None)),
         _ if local.symlink_metadata().is_ok() => {
-            let (cid, lease) = import(context, repository, local)?;
+            let (cid, lease) = import(context, repository, keep_free, local)?;
             Ok((cid, Some(lease)))
         }
         Some(Err(error)) if is_content_path(argument) => Err(error.into()),
@@ -331,6 +348,7 @@ fn is_content_path(argument: &OsStr) -> bool {
 fn import<'r>(
     context: &Context,
     repository: &'r Repository,
+    keep_free: KeepFree,
     path: &Path,
 ) -> Result<(Cid, Session<'r>), CommandError> {
     let session = repository.session()?;
@@ -344,7 +362,8 @@ fn import<'r>(
             source,
         })?;
     let progress = context.progress();
-    let options = ImportOptions::default();
+    let mut options = ImportOptions::default();
+    options.budget.keep_free = keep_free;
     let imported = unixfs::import_path(&session, CWD, &target, &options, &progress, &mut |_| {})?;
     lease.protect(&[imported.cid])?;
     session.commit(&[])?;

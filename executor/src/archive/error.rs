@@ -2,6 +2,7 @@
 
 use std::io;
 
+use ipfs_exec_node::budget::BudgetError;
 use ipfs_exec_node::limits;
 use ipfs_exec_node::unixfs::UnixfsError;
 
@@ -40,14 +41,9 @@ pub enum ArchiveError {
         /// Why.
         reason: Refusal,
     },
-    /// A bound was reached.
-    #[error("the archive unpacks to more than {limit} {unit}")]
-    TooLarge {
-        /// The bound.
-        limit: u64,
-        /// What is counted.
-        unit: &'static str,
-    },
+    /// The archive takes more than it may.
+    #[error(transparent)]
+    Budget(#[from] BudgetError),
     /// The tree could not be written.
     #[error("cannot unpack archive entry `{name}`")]
     Write {

@@ -35,6 +35,7 @@ use std::io::Read;
 use std::os::fd::BorrowedFd;
 
 use ipfs_exec_node::block::Blocks;
+use ipfs_exec_node::budget::{Budget, Spending};
 use ipfs_exec_node::path::escape;
 use ipfs_exec_node::profile::Profile;
 use ipfs_exec_node::progress::{Event, Reporter};
@@ -51,34 +52,17 @@ use planting::Planting;
 use sparse::Layout;
 use stream::Stream;
 
-/// Bounds on one archive.
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub struct UnpackOptions {
-    /// Most bytes of the decompressed archive, headers, padding and skipped entries included, plus
-    /// the holes of sparse files.
-    pub max_bytes: u64,
-    /// Most entries.
-    pub max_entries: u64,
-}
-
-impl UnpackOptions {
-    /// 16 GiB: several times the largest images that people run.
-    pub const DEFAULT_MAX_BYTES: u64 = 16 << 30;
-
-    /// 4 million: ten times the files of a full desktop system; more would be made to exhaust
-    /// inodes.
-    pub const DEFAULT_MAX_ENTRIES: u64 = 4_000_000;
-}
-
-impl Default for UnpackOptions {
-    fn default() -> UnpackOptions {
-        UnpackOptions {
-            max_bytes: UnpackOptions::DEFAULT_MAX_BYTES,
-            max_entries: UnpackOptions::DEFAULT_MAX_ENTRIES,
-        }
-    }
-}
+/// What one archive may take, unless the caller says otherwise. Bytes are those of the decompressed
+/// archive, headers, padding and skipped entries included, plus the holes of sparse files.
+///
+/// 16 GiB are several times the largest images that people run. 4 million entries are ten times the files
+/// of a full desktop system; directories that the archive implies take further inodes.
+pub const DEFAULT_BUDGET: Budget = Budget {
+    max_bytes: 16 << 30,
+    max_entries: 4_000_000,
+    max_inodes: 5_000_000,
+    ..Budget::UNLIMITED
+};
 
 /// What an archive held.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,7 +70,7 @@ impl Default for UnpackOptions {
 pub struct Unpacked {
     /// Entries, skipped ones included.
     pub entries: u64,
-    /// Bytes, counted as [`UnpackOptions::max_bytes`] counts them.
+    /// Bytes, counted as for [`DEFAULT_BUDGET`].
     pub bytes: u64,
     /// What was left out: the first [`Unpacked::MAX_WARNINGS`] of it.
     pub warnings: Vec<Warning>,
@@ -134,15 +118,17 @@ impl fmt::Display for Warning {
 /// [`Event::Entry`] for each entry.
 ///
 /// # Errors
-/// [`ArchiveError`]; what was unpacked so far stays.
+/// [`ArchiveError`], [`ArchiveError::Budget`] when it takes more than it may; what was unpacked so far
+/// stays.
 pub fn unpack(
     archive: impl Read + Send,
     directory: BorrowedFd<'_>,
-    options: &UnpackOptions,
+    budget: &Budget,
     reporter: &dyn Reporter,
 ) -> Result<Unpacked, ArchiveError> {
-    let mut placement = Placement::new(directory);
-    let unpacked = place_all(archive, &mut placement, options, reporter)?;
+    let spending = Spending::new(budget);
+    let mut placement = Placement::new(directory, &spending);
+    let unpacked = place_all(archive, &mut placement, &spending, reporter)?;
     placement.finish()?;
     Ok(unpacked)
 }
@@ -156,11 +142,12 @@ pub fn import(
     archive: impl Read + Send,
     blocks: &dyn Blocks,
     profile: &Profile,
-    options: &UnpackOptions,
+    budget: &Budget,
     reporter: &dyn Reporter,
 ) -> Result<(Imported, Unpacked), ArchiveError> {
-    let mut planting = Planting::new(blocks, profile, reporter);
-    let unpacked = place_all(archive, &mut planting, options, reporter)?;
+    let spending = Spending::new(budget);
+    let mut planting = Planting::new(blocks, profile, budget, reporter);
+    let unpacked = place_all(archive, &mut planting, &spending, reporter)?;
     Ok((planting.finish()?, unpacked))
 }
 
@@ -200,24 +187,19 @@ trait Destination {
 fn place_all(
     archive: impl Read + Send,
     destination: &mut impl Destination,
-    options: &UnpackOptions,
+    spending: &Spending<'_>,
     reporter: &dyn Reporter,
 ) -> Result<Unpacked, ArchiveError> {
     let reader = compression::decompress(archive)?;
-    let mut members = Members::new(Stream::new(reader, options.max_bytes, reporter));
+    let mut members = Members::new(Stream::new(reader, spending, reporter));
     let mut unpacked = Unpacked::default();
     while let Some(member) = members.next()? {
-        unpacked.entries += 1;
-        if unpacked.entries > options.max_entries {
-            return Err(ArchiveError::TooLarge {
-                limit: options.max_entries,
-                unit: "entries",
-            });
-        }
+        spending.take_entry()?;
         place(&member, &mut members, destination, &mut unpacked)?;
         reporter.report(Event::Entry);
     }
     unpacked.bytes = members.finish()?;
+    unpacked.entries = spending.entries();
     Ok(unpacked)
 }
 

@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use ipfs_exec_node::budget::Spending;
 use ipfs_exec_node::limits;
 use ipfs_exec_node::path::escape;
 use rustix::fs::{
@@ -43,6 +44,7 @@ const FILLING_MODE: Mode = Mode::RWXU;
 
 pub(super) struct Placement<'d> {
     root: BorrowedFd<'d>,
+    spending: &'d Spending<'d>,
     /// The directory that the last entry went to: most entries follow a sibling.
     parent: Option<(Vec<u8>, OwnedFd)>,
     /// Modes and times still to be set, by path.
@@ -62,10 +64,11 @@ const IMPLIED: Attributes = Attributes {
 };
 
 impl<'d> Placement<'d> {
-    pub(super) fn new(root: BorrowedFd<'d>) -> Placement<'d> {
+    pub(super) fn new(root: BorrowedFd<'d>, spending: &'d Spending<'d>) -> Placement<'d> {
         let directories = BTreeMap::from([(Vec::new(), IMPLIED)]);
         Placement {
             root,
+            spending,
             parent: None,
             directories,
             directory_bytes: 0,
@@ -119,6 +122,7 @@ impl<'d> Placement<'d> {
             done += name.len();
             directory = match beneath::open_directory(directory.as_fd(), name) {
                 Err(Errno::NOENT) => {
+                    self.spending.take_inode(&directory)?;
                     mkdirat(&directory, name, FILLING_MODE).map_err(fail)?;
                     self.describe(path, &parent[..done], IMPLIED)?;
                     beneath::open_directory(directory.as_fd(), name).map_err(fail)?
@@ -160,7 +164,9 @@ impl Destination for Placement<'_> {
     ) -> Result<(), ArchiveError> {
         if let Some((parent, name)) = path.split() {
             let fail = |errno| failed(path, errno);
+            let spending = self.spending;
             let parent = self.parent(path, parent)?;
+            spending.take_inode(parent)?;
             match mkdirat(parent, name, FILLING_MODE) {
                 Err(Errno::EXIST) if is_directory(parent, name).map_err(fail)? => {}
                 result => result.map_err(fail)?,
@@ -178,7 +184,9 @@ impl Destination for Placement<'_> {
         layout: &Layout,
         members: &mut Members<'_, R>,
     ) -> Result<(), ArchiveError> {
+        let spending = self.spending;
         let (parent, name) = self.place(path)?;
+        spending.take_inode(parent)?;
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW;
         let file = openat(
             parent,
@@ -189,7 +197,7 @@ impl Destination for Placement<'_> {
         .map_err(|errno| failed(path, errno))?;
         let mut file = File::from(file);
         for region in &layout.regions {
-            copy(path, &mut file, region, members)?;
+            copy(path, &mut file, region, members, spending)?;
         }
         if layout.hole_bytes() > 0 {
             file.set_len(layout.size)
@@ -209,7 +217,9 @@ impl Destination for Placement<'_> {
         if target.is_empty() || target.len() > limits::MAX_SYMLINK_BYTES || target.contains(&0) {
             return Err(refused(path, Refusal::InvalidTarget));
         }
+        let spending = self.spending;
         let (parent, name) = self.place(path)?;
+        spending.take_inode(parent)?;
         symlinkat(target, parent, name)
             .and_then(|()| utimensat(parent, name, &times(mtime), AtFlags::SYMLINK_NOFOLLOW))
             .map_err(|errno| failed(path, errno))
@@ -244,6 +254,7 @@ fn copy<R: Read>(
     file: &mut File,
     region: &Region,
     members: &mut Members<'_, R>,
+    spending: &Spending<'_>,
 ) -> Result<(), ArchiveError> {
     if region.offset > 0 {
         file.seek(SeekFrom::Start(region.offset))
@@ -253,6 +264,7 @@ fn copy<R: Read>(
     while left > 0 {
         let part = members.content(left)?;
         let length = part.len();
+        spending.take_disk(&*file, length as u64)?;
         file.write_all(part)
             .map_err(|source| unwritten(path, source))?;
         members.take_content(length);

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read};
 
 use ipfs_exec_node::block::Blocks;
+use ipfs_exec_node::budget::{Budget, KeepFree};
 use ipfs_exec_node::path::{EntryName, escape};
 use ipfs_exec_node::profile::Profile;
 use ipfs_exec_node::progress::Reporter;
@@ -39,6 +40,7 @@ enum Planted {
 pub(super) struct Planting<'b> {
     blocks: &'b dyn Blocks,
     profile: &'b Profile,
+    budget: &'b Budget,
     reporter: &'b dyn Reporter,
     /// By path, that of the top the empty one.
     entries: BTreeMap<Vec<u8>, Planted>,
@@ -49,6 +51,7 @@ impl<'b> Planting<'b> {
     pub(super) fn new(
         blocks: &'b dyn Blocks,
         profile: &'b Profile,
+        budget: &'b Budget,
         reporter: &'b dyn Reporter,
     ) -> Planting<'b> {
         let top = Planted::Directory {
@@ -58,6 +61,7 @@ impl<'b> Planting<'b> {
         Planting {
             blocks,
             profile,
+            budget,
             reporter,
             entries: BTreeMap::from([(Vec::new(), top)]),
             entry_bytes: 0,
@@ -70,6 +74,7 @@ impl<'b> Planting<'b> {
         let mut paths: Vec<(Vec<u8>, Planted)> = self.entries.into_iter().collect();
         paths.sort_by_key(|(path, _)| std::cmp::Reverse(depth(path)));
         let mut root = None;
+        let keep_free = &self.budget.keep_free;
         for (path, planted) in paths {
             let imported = match planted {
                 Planted::File(imported) | Planted::Link(imported) => imported,
@@ -79,7 +84,7 @@ impl<'b> Planting<'b> {
                         mtime: recorded(mtime),
                     };
                     let entries = children.remove(&path).unwrap_or_default();
-                    build(self.blocks, self.profile, metadata, entries)
+                    build(self.blocks, self.profile, keep_free, metadata, entries)
                         .map_err(|source| kept(&path, source))?
                 }
             };
@@ -186,6 +191,12 @@ impl Destination for Planting<'_> {
             profile: self.profile.clone(),
             mode: Some(mode & FILE_MODE_MASK),
             mtime: recorded(mtime),
+            // Bytes and entries are counted over the whole archive, where it is read.
+            budget: Budget {
+                deadline: self.budget.deadline,
+                keep_free: self.budget.keep_free,
+                ..Budget::UNLIMITED
+            },
             ..ImportOptions::default()
         };
         let imported = unixfs::import_stream(self.blocks, &mut content, &options, self.reporter);
@@ -207,7 +218,9 @@ impl Destination for Planting<'_> {
         }
         self.place(path)?;
         let version = self.profile.cid_version;
-        let imported = unixfs::import_symlink(self.blocks, target, recorded(mtime), version);
+        let keep_free = &self.budget.keep_free;
+        let mtime = recorded(mtime);
+        let imported = unixfs::import_symlink(self.blocks, target, mtime, version, keep_free);
         let imported = imported.map_err(|source| kept(path.as_bytes(), source))?;
         self.keep(path, path.as_bytes(), Planted::Link(imported))
     }
@@ -288,6 +301,7 @@ impl<R: Read> Read for Content<'_, '_, R> {
 fn build(
     blocks: &dyn Blocks,
     profile: &Profile,
+    keep_free: &KeepFree,
     metadata: Metadata,
     entries: Vec<(Vec<u8>, Imported)>,
 ) -> Result<Imported, UnixfsError> {
@@ -298,7 +312,7 @@ fn build(
         builder.add(&name, &imported.cid, imported.cumulative_bytes);
         bytes += imported.bytes;
     }
-    let mut put = |block| Ok(blocks.put(&[block])?);
+    let mut put = |block| Ok(blocks.put_within(&[block], keep_free)?);
     let built = builder.finish(profile, &mut put)?;
     let cid: Cid = built.cid;
     Ok(Imported {
@@ -326,6 +340,7 @@ fn recorded(mtime: Timespec) -> Option<Mtime> {
 fn kept(path: &[u8], source: UnixfsError) -> ArchiveError {
     match source {
         UnixfsError::Interrupted => ArchiveError::Interrupted,
+        UnixfsError::ImportBudget { source, .. } => ArchiveError::Budget(source),
         source => ArchiveError::Keep {
             name: escape(path),
             source: Box::new(source),

@@ -1,10 +1,11 @@
-//! The decompressed bytes: counted, bounded, interruptible.
+//! The decompressed bytes: counted, bounded in number and time, interruptible.
 //!
 //! Every byte of the archive and every hole of a sparse file passes [`Stream::charge`] before
 //! anything is made of it, so no arrangement of entries costs more than the limit.
 
 use std::io::{self, BufRead, BufReader, Read};
 
+use ipfs_exec_node::budget::Spending;
 use ipfs_exec_node::progress::Reporter;
 
 use super::error::ArchiveError;
@@ -22,20 +23,21 @@ pub(super) struct Stream<'r, R> {
     reader: BufReader<R>,
     /// Bytes taken so far.
     position: u64,
-    /// Bytes that count against the limit so far.
-    charged: u64,
-    max_bytes: u64,
+    spending: &'r Spending<'r>,
     reporter: &'r dyn Reporter,
 }
 
 impl<'r, R: Read> Stream<'r, R> {
-    pub(super) fn new(reader: R, max_bytes: u64, reporter: &'r dyn Reporter) -> Stream<'r, R> {
+    pub(super) fn new(
+        reader: R,
+        spending: &'r Spending<'r>,
+        reporter: &'r dyn Reporter,
+    ) -> Stream<'r, R> {
         let reader = BufReader::with_capacity(BUFFER_BYTES, reader);
         Stream {
             reader,
             position: 0,
-            charged: 0,
-            max_bytes,
+            spending,
             reporter,
         }
     }
@@ -47,18 +49,12 @@ impl<'r, R: Read> Stream<'r, R> {
 
     /// Bytes that count against the limit so far.
     pub(super) fn charged(&self) -> u64 {
-        self.charged
+        self.spending.bytes()
     }
 
     /// Counts `bytes` against the limit.
     pub(super) fn charge(&mut self, bytes: u64) -> Result<(), ArchiveError> {
-        self.charged = self.charged.saturating_add(bytes);
-        if self.charged > self.max_bytes {
-            return Err(ArchiveError::TooLarge {
-                limit: self.max_bytes,
-                unit: "bytes",
-            });
-        }
+        self.spending.take_bytes(bytes)?;
         Ok(())
     }
 
@@ -127,6 +123,7 @@ impl<'r, R: Read> Stream<'r, R> {
             if self.reporter.interrupted() {
                 return Err(ArchiveError::Interrupted);
             }
+            self.spending.check_time()?;
             match self.reader.fill_buf() {
                 Ok(_) => break,
                 Err(error) => match error.kind() {

@@ -5,8 +5,10 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use ipfs_exec_node::block::MemoryBlocks;
+use ipfs_exec_node::budget::{BudgetError, KeepFree};
 use ipfs_exec_node::progress::Silent;
 use ipfs_exec_node::unixfs::{ImportOptions, import_path};
 use tar::{EntryType, Header};
@@ -81,20 +83,17 @@ impl Archive {
     }
 }
 
-fn unpack_with(
-    bytes: impl Read + Send,
-    options: &UnpackOptions,
-) -> (TempDir, Result<Unpacked, String>) {
+fn unpack_with(bytes: impl Read + Send, budget: &Budget) -> (TempDir, Result<Unpacked, String>) {
     let directory = tempfile::tempdir().unwrap();
     fs::create_dir(directory.path().join("tree")).unwrap();
     let tree = beneath::open_root(&directory.path().join("tree")).unwrap();
-    let result = unpack(bytes, tree.as_fd(), options, &Silent).map_err(|error| error.to_string());
+    let result = unpack(bytes, tree.as_fd(), budget, &Silent).map_err(|error| error.to_string());
     (directory, result)
 }
 
 /// Unpacks; and imports, which has to give what adding the unpacked tree does.
 fn unpacked(bytes: &[u8]) -> (TempDir, Unpacked) {
-    let (directory, result) = unpack_with(bytes, &UnpackOptions::default());
+    let (directory, result) = unpack_with(bytes, &DEFAULT_BUDGET);
     let unpacked = result.unwrap();
     let (blocks, result) = import_from(bytes);
     let (imported, report) = result.unwrap();
@@ -106,7 +105,7 @@ fn unpacked(bytes: &[u8]) -> (TempDir, Unpacked) {
         ..ImportOptions::default()
     };
     // Of a tree of its own, since reading changes what cannot be read.
-    let (other, _) = unpack_with(bytes, &UnpackOptions::default());
+    let (other, _) = unpack_with(bytes, &DEFAULT_BUDGET);
     let place = beneath::open_root(other.path()).unwrap();
     let name = Path::new("tree");
     let added = import_path(&blocks, place.as_fd(), name, &options, &Silent, &mut |_| {});
@@ -116,12 +115,12 @@ fn unpacked(bytes: &[u8]) -> (TempDir, Unpacked) {
 
 fn import_from(bytes: &[u8]) -> (MemoryBlocks, Result<(Imported, Unpacked), String>) {
     let (blocks, profile) = (MemoryBlocks::default(), Profile::default());
-    let result = import(bytes, &blocks, &profile, &UnpackOptions::default(), &Silent);
+    let result = import(bytes, &blocks, &profile, &DEFAULT_BUDGET, &Silent);
     (blocks, result.map_err(|error| error.to_string()))
 }
 
 fn refused(bytes: &[u8]) -> String {
-    let (directory, result) = unpack_with(bytes, &UnpackOptions::default());
+    let (directory, result) = unpack_with(bytes, &DEFAULT_BUDGET);
     let others = fs::read_dir(directory.path()).unwrap().count();
     assert_eq!(others, 1, "something stands beside the tree");
     let error = result.unwrap_err();
@@ -372,9 +371,9 @@ fn sparse_files_of_gnu_tar() {
             fs::metadata(&found).unwrap().blocks() * 512 < 1 << 20,
             "{format:?}"
         );
-        let small = UnpackOptions {
+        let small = Budget {
             max_bytes: 12 << 20,
-            ..Default::default()
+            ..DEFAULT_BUDGET
         };
         let (_tree, result) = unpack_with(&output.stdout[..], &small);
         assert!(
@@ -526,7 +525,7 @@ fn compressed_archives_cut_short_are_errors_wherever_they_end() {
     for (name, compress) in COMPRESSIONS {
         let bytes = compress(&archive);
         for length in 0..bytes.len() {
-            let (_directory, result) = unpack_with(&bytes[..length], &UnpackOptions::default());
+            let (_directory, result) = unpack_with(&bytes[..length], &DEFAULT_BUDGET);
             assert!(
                 result.is_err(),
                 "{name} of {length} of {} bytes",
@@ -806,9 +805,10 @@ fn headed(kind: u8, size: u64) -> Vec<u8> {
 
 #[test]
 fn bombs_end_at_the_limit() {
-    let options = UnpackOptions {
+    let options = Budget {
         max_bytes: 1 << 20,
         max_entries: 10,
+        ..DEFAULT_BUDGET
     };
     let sparse = {
         let mut header = Header::new_gnu();
@@ -844,10 +844,7 @@ fn bombs_end_at_the_limit() {
         archive.file(&n.to_string(), b"")
     });
     let (_directory, result) = unpack_with(&many.end()[..], &options);
-    assert_eq!(
-        result.unwrap_err(),
-        "the archive unpacks to more than 10 entries"
-    );
+    assert_eq!(result.unwrap_err(), "it has more than 10 entries");
 }
 
 /// A map of a sparse file that never ends: 21 regions a block.
@@ -874,16 +871,16 @@ fn endless_sparse_maps_end() {
     header.as_gnu_mut().unwrap().set_is_extended(true);
     let front = Archive::default().raw(header).0;
     let bytes = io::Cursor::new(front).chain(Map(0));
-    let (_directory, result) = unpack_with(bytes, &UnpackOptions::default());
+    let (_directory, result) = unpack_with(bytes, &DEFAULT_BUDGET);
     assert!(result.unwrap_err().contains("more than 1048576 regions"));
 }
 
 #[test]
 fn compressed_bombs_end_at_the_limit() {
     let bytes = [headed(b'0', 64 << 20), vec![0; 64 << 20]].concat();
-    let options = UnpackOptions {
+    let options = Budget {
         max_bytes: 1 << 20,
-        ..Default::default()
+        ..DEFAULT_BUDGET
     };
     for (name, compress) in COMPRESSIONS {
         let (directory, result) = unpack_with(&compress(&bytes)[..], &options);
@@ -920,7 +917,7 @@ fn interruption_stops_the_work() {
     let directory = tempfile::tempdir().unwrap();
     let tree = beneath::open_root(directory.path()).unwrap();
     let archive = Archive::default().file("a", b"").end();
-    let options = UnpackOptions::default();
+    let options = DEFAULT_BUDGET;
     let error = unpack(&archive[..], tree.as_fd(), &options, &Impatient).unwrap_err();
     assert!(matches!(error, ArchiveError::Interrupted));
 }
@@ -936,13 +933,7 @@ fn a_link_that_appears_meanwhile_is_not_followed() {
     symlink(&outside, tree.join("a")).unwrap();
     let root = beneath::open_root(&tree).unwrap();
     let archive = Archive::default().file("a/b", b"").end();
-    unpack(
-        &archive[..],
-        root.as_fd(),
-        &UnpackOptions::default(),
-        &Silent,
-    )
-    .unwrap_err();
+    unpack(&archive[..], root.as_fd(), &DEFAULT_BUDGET, &Silent).unwrap_err();
     assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
 }
 
@@ -993,4 +984,54 @@ fn the_same_tree_as_gnu_tar() {
             .unwrap();
         assert!(difference.status.success(), "{format}: {difference:?}");
     }
+}
+
+/// Directories that no entry names take inodes, hard links take none.
+#[test]
+fn inodes_are_counted_and_bounded() {
+    let archive = Archive::default()
+        .file("a/b/c/file", b"x")
+        .hard_link("link", "a/b/c/file")
+        .link("symlink", "a")
+        .end();
+    for (max_inodes, fits) in [(4, false), (5, true)] {
+        let budget = Budget {
+            max_inodes,
+            ..DEFAULT_BUDGET
+        };
+        let (_directory, result) = unpack_with(&archive[..], &budget);
+        assert_eq!(result.is_ok(), fits, "{max_inodes}: {result:?}");
+    }
+}
+
+#[test]
+fn unpacking_and_importing_end_in_time_and_before_the_disk_is_full() {
+    let soon = Budget {
+        max_bytes: u64::MAX,
+        deadline: Some(Instant::now() + Duration::from_millis(300)),
+        ..DEFAULT_BUDGET
+    };
+    let full = Budget {
+        keep_free: KeepFree {
+            bytes: u64::MAX,
+            inodes: 0,
+        },
+        ..DEFAULT_BUDGET
+    };
+    for (budget, words) in [(&soon, "longer than it may"), (&full, "would stay free")] {
+        let (_directory, result) = unpack_with(bomb(headed(b'0', 10 << 40)), budget);
+        let error = result.unwrap_err();
+        assert!(error.contains(words), "{error}");
+    }
+    let (blocks, profile) = (MemoryBlocks::default(), Profile::default());
+    let soon = Budget {
+        deadline: Some(Instant::now() + Duration::from_millis(300)),
+        ..soon
+    };
+    let archive = bomb(headed(b'0', 10 << 40));
+    let error = import(archive, &blocks, &profile, &soon, &Silent).unwrap_err();
+    assert!(
+        matches!(error, ArchiveError::Budget(BudgetError::Deadline)),
+        "{error}"
+    );
 }

@@ -35,13 +35,14 @@ use std::path::{Path, PathBuf};
 
 use ipfs_exec_node::Cid;
 use ipfs_exec_node::block::Blocks;
+use ipfs_exec_node::budget::{Budget, BudgetError};
 use ipfs_exec_node::progress::{Event, Reporter};
 use ipfs_exec_node::repo::{RepoError, Repository, Session};
 use ipfs_exec_node::unixfs::{FileReader, UnixfsError};
 use rustix::fs::{Mode, fsync, mkdirat, renameat, syncfs};
 use rustix::io::Errno;
 
-use crate::archive::{self, ArchiveError, UnpackOptions, Warning};
+use crate::archive::{self, ArchiveError, Warning};
 use crate::beneath;
 use crate::mount::{Failure, MountError};
 use ipfs_exec_node::tree::{self, TreeError};
@@ -101,14 +102,13 @@ pub enum RootfsError {
     #[error("the program could not read all of its root file system")]
     Read(#[source] Failure),
     /// The entry is there, but larger than allowed.
-    #[error("rootfs {cid} unpacks to {bytes} bytes, more than {limit}")]
-    TooLarge {
+    #[error("cannot use the unpacked rootfs {cid}")]
+    Budget {
         /// The archive.
         cid: Cid,
-        /// What it unpacks to.
-        bytes: u64,
-        /// What was allowed.
-        limit: u64,
+        /// Which bound it exceeds.
+        #[source]
+        source: BudgetError,
     },
     /// The cache itself failed.
     #[error("cannot use the rootfs cache at `{path}`", path = path.display())]
@@ -145,8 +145,8 @@ pub enum RootfsError {
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct RootfsOptions<'c> {
-    /// Bounds on one archive.
-    pub unpack: UnpackOptions,
+    /// What one archive may take.
+    pub unpack: Budget,
     /// Bytes that the whole cache may keep. What is in use stays, whatever its size.
     pub cache_cap_bytes: u64,
     /// Becomes readable when the caller no longer wants the entry.
@@ -161,7 +161,7 @@ impl RootfsOptions<'_> {
 impl Default for RootfsOptions<'_> {
     fn default() -> Self {
         RootfsOptions {
-            unpack: UnpackOptions::default(),
+            unpack: archive::DEFAULT_BUDGET,
             cache_cap_bytes: RootfsOptions::DEFAULT_CACHE_CAP_BYTES,
             cancel: None,
         }
@@ -261,16 +261,10 @@ impl<'r> RootfsCache<'r> {
             Some(rootfs) => rootfs,
             None => self.build_or_wait(&key, session, blocks, cid, options, reporter)?,
         };
-        let (bytes, limit) = (rootfs.seal.unpacked.bytes, options.unpack.max_bytes);
-        if bytes > limit {
-            return Err(RootfsError::TooLarge {
-                cid: *cid,
-                bytes,
-                limit,
-            });
-        }
+        check_size(&rootfs.seal.unpacked, &options.unpack)
+            .map_err(|source| RootfsError::Budget { cid: *cid, source })?;
         self.repository
-            .record_rootfs(&key, bytes)
+            .record_rootfs(&key, rootfs.seal.unpacked.bytes)
             .map_err(RootfsError::Repository)?;
         Ok(rootfs)
     }
@@ -343,6 +337,18 @@ impl<'r> RootfsCache<'r> {
     fn path(&self) -> PathBuf {
         self.repository.rootfs_directory()
     }
+}
+
+/// An entry that was unpacked before may be larger than this caller allows.
+fn check_size(unpacked: &archive::Unpacked, budget: &Budget) -> Result<(), BudgetError> {
+    let (max_bytes, max_entries) = (budget.max_bytes, budget.max_entries);
+    if unpacked.bytes > max_bytes {
+        return Err(BudgetError::Bytes { limit: max_bytes });
+    }
+    if unpacked.entries > max_entries {
+        return Err(BudgetError::Entries { limit: max_entries });
+    }
+    Ok(())
 }
 
 /// The name of the entry of `cid`: one for CIDv0 and CIDv1 of the same block.

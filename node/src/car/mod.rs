@@ -17,6 +17,7 @@ pub use writer::export;
 use std::io;
 
 use crate::block::{BlockError, Cid};
+use crate::budget::BudgetError;
 use crate::dag::DagError;
 
 /// Why a CAR file cannot be read or written.
@@ -53,6 +54,9 @@ pub enum CarError {
         #[source]
         source: io::Error,
     },
+    /// The file holds more than it may, or takes too long.
+    #[error("cannot import the CAR file")]
+    Budget(#[from] BudgetError),
     /// The reporter asked to stop.
     #[error("interrupted")]
     Interrupted,

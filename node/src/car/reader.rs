@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::header::{Header, HeaderError};
 use super::{CarError, CarImported};
 use crate::block::{Block, Blocks, Cid, IDENTITY};
+use crate::budget::{Budget, Spending};
 use crate::limits;
 use crate::progress::{Event, Reporter};
 
@@ -202,15 +203,18 @@ impl<R: Read> Counted<R> {
     }
 }
 
-/// Puts every block of a CAR file into `blocks`.
+/// Puts every block of a CAR file into `blocks`. Each block is an entry of the budget, and its data
+/// counts as bytes.
 ///
 /// # Errors
-/// As [`CarReader`]; the blocks before the fault may have been kept.
+/// As [`CarReader`], and [`CarError::Budget`]; the blocks before the fault may have been kept.
 pub fn import(
     blocks: &dyn Blocks,
     stream: impl Read,
+    budget: &Budget,
     reporter: &dyn Reporter,
 ) -> Result<CarImported, CarError> {
+    let spending = Spending::new(budget);
     let mut reader = CarReader::new(io::BufReader::with_capacity(256 * 1024, stream))?;
     let mut imported = CarImported {
         roots: reader.roots().to_vec(),
@@ -223,6 +227,9 @@ pub fn import(
             return Err(CarError::Interrupted);
         }
         let length = block.data().len();
+        spending.check_time()?;
+        spending.take_entry()?;
+        spending.take_bytes(length as u64)?;
         imported.blocks += 1;
         imported.bytes += length as u64;
         reporter.report(Event::Advanced {
@@ -233,11 +240,11 @@ pub fn import(
             batch.push(block);
         }
         if batch.len() >= PUT_BLOCKS || batch_bytes >= PUT_BYTES {
-            blocks.put(&batch)?;
+            blocks.put_within(&batch, &budget.keep_free)?;
             batch.clear();
             batch_bytes = 0;
         }
     }
-    blocks.put(&batch)?;
+    blocks.put_within(&batch, &budget.keep_free)?;
     Ok(imported)
 }

@@ -47,6 +47,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::block::{Block, BlockError, Blocks, Cid, Multihash};
+use crate::budget::KeepFree;
 use crate::dag::DagError;
 use store::Store;
 
@@ -381,8 +382,12 @@ impl Blocks for Repository {
     }
 
     fn put(&self, batch: &[Block]) -> Result<(), BlockError> {
+        self.put_within(batch, &KeepFree::NOTHING)
+    }
+
+    fn put_within(&self, batch: &[Block], keep_free: &KeepFree) -> Result<(), BlockError> {
         let session = self.session()?;
-        session.put(batch)?;
+        session.put_within(batch, keep_free)?;
         Ok(session.commit(&[])?)
     }
 }

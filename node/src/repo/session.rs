@@ -29,6 +29,7 @@ use super::segment::{self, Location, Writer};
 use super::store::{self, Store};
 use super::{RepoError, leases};
 use crate::block::{self, Block, BlockError, Blocks, Cid, Multihash};
+use crate::budget::{FreeSpace, KeepFree};
 
 /// Data in a batch, in bytes: what a crash can cost, against the price of a sync.
 const BATCH_BYTES: u64 = 64 << 20;
@@ -231,7 +232,12 @@ impl<'r> Session<'r> {
         }
     }
 
-    fn append(&self, state: &mut State, blocks: &[Block]) -> Result<(), RepoError> {
+    fn append(
+        &self,
+        state: &mut State,
+        blocks: &[Block],
+        keep_free: &KeepFree,
+    ) -> Result<(), BlockError> {
         self.enter_gate(state)?;
         let mut fresh = Vec::with_capacity(blocks.len());
         let mut in_batch = HashSet::with_capacity(blocks.len());
@@ -248,7 +254,20 @@ impl<'r> Session<'r> {
                 _ => fresh.push(block),
             }
         }
-        self.write(state, &fresh)
+        self.check_room(&fresh, keep_free)?;
+        Ok(self.write(state, &fresh)?)
+    }
+
+    /// Fails when `blocks`, once written, would leave less of the disk free than is to be kept.
+    fn check_room(&self, blocks: &[&Block], keep_free: &KeepFree) -> Result<(), BlockError> {
+        if blocks.is_empty() || *keep_free == KeepFree::NOTHING {
+            return Ok(());
+        }
+        let bytes = blocks.iter().map(|block| block.data().len() as u64).sum();
+        let path = self.store.layout().blocks();
+        FreeSpace::at(&path)
+            .and_then(|space| keep_free.check(&space, bytes, 0))
+            .map_err(|source| BlockError::NoRoom { path, source })
     }
 
     /// Enters the gate for the batch, if it is not in yet.
@@ -479,8 +498,12 @@ impl Blocks for Session<'_> {
     }
 
     fn put(&self, batch: &[Block]) -> Result<(), BlockError> {
+        self.put_within(batch, &KeepFree::NOTHING)
+    }
+
+    fn put_within(&self, batch: &[Block], keep_free: &KeepFree) -> Result<(), BlockError> {
         let mut state = self.lock();
-        self.append(&mut state, batch)?;
+        self.append(&mut state, batch, keep_free)?;
         if state.batch.is_full() {
             self.start_committing(&mut state)?;
         }

@@ -36,6 +36,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::block::{BlockError, Cid};
+use crate::budget::BudgetError;
 use crate::dag::pb::PbError;
 use crate::limits;
 use crate::path::PathError;
@@ -137,14 +138,27 @@ pub enum UnixfsError {
         /// The limit.
         limit: usize,
     },
-    /// An export would write more than it may.
-    #[error("{cid} has more than {limit} bytes of content")]
-    TooLarge {
+    /// An export takes more than it may.
+    #[error("cannot export {cid}")]
+    ExportBudget {
         /// The root of the export.
         cid: Cid,
-        /// The limit in bytes.
-        limit: u64,
+        /// Which bound was reached.
+        #[source]
+        source: BudgetError,
     },
+    /// An import takes more than it may.
+    #[error("cannot import {}", path.display())]
+    ImportBudget {
+        /// The root of the import.
+        path: PathBuf,
+        /// Which bound was reached.
+        #[source]
+        source: BudgetError,
+    },
+    /// The sizes of all blocks below a node, summed, do not fit 64 bits, which UnixFS has for them.
+    #[error("the blocks of a file or directory have more than 2^64 bytes together")]
+    SizeOverflow,
     /// A directory does not fit a block and may not be sharded.
     #[error(
         "a directory of {entries} entries does not fit a block of {} bytes",
@@ -212,6 +226,16 @@ pub enum UnixfsError {
 }
 
 impl UnixfsError {
+    /// The bound of a [`Budget`](crate::Budget) that was reached, if that is what ended the operation.
+    pub fn budget(&self) -> Option<&BudgetError> {
+        match self {
+            UnixfsError::ExportBudget { source, .. }
+            | UnixfsError::ImportBudget { source, .. }
+            | UnixfsError::Block(BlockError::NoRoom { source, .. }) => Some(source),
+            _ => None,
+        }
+    }
+
     fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> UnixfsError {
         move |source| UnixfsError::Io {
             action,

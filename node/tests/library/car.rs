@@ -3,7 +3,7 @@
 use ipfs_exec_node::block::{BlockError, MemoryBlocks};
 use ipfs_exec_node::car::{self, CarError, CarReader};
 use ipfs_exec_node::progress::Silent;
-use ipfs_exec_node::{Blocks, dag};
+use ipfs_exec_node::{Blocks, Budget, dag};
 use proptest::prelude::*;
 
 use crate::support::{content, import_bytes, profile, raw};
@@ -20,7 +20,7 @@ fn exported() -> (ipfs_exec_node::Cid, Vec<u8>) {
 fn what_was_exported_is_imported() {
     let (root, bytes) = exported();
     let blocks = MemoryBlocks::default();
-    let imported = car::import(&blocks, &bytes[..], &Silent).unwrap();
+    let imported = car::import(&blocks, &bytes[..], &Budget::UNLIMITED, &Silent).unwrap();
     assert_eq!(imported.roots, [root]);
     assert!(dag::first_missing(&blocks, &root).unwrap().is_none());
 }
@@ -44,7 +44,7 @@ fn version_2_is_read() {
     let (root, bytes) = exported();
     let blocks = MemoryBlocks::default();
     assert_eq!(
-        car::import(&blocks, &version_2(&bytes)[..], &Silent)
+        car::import(&blocks, &version_2(&bytes)[..], &Budget::UNLIMITED, &Silent)
             .unwrap()
             .roots,
         [root]
@@ -56,9 +56,22 @@ fn version_2_is_read() {
 fn zeros_at_the_end_are_padding() {
     let (_, mut bytes) = exported();
     bytes.extend_from_slice(&[0; 5000]);
-    assert!(car::import(&MemoryBlocks::default(), &bytes[..], &Silent).is_ok());
+    assert!(
+        car::import(
+            &MemoryBlocks::default(),
+            &bytes[..],
+            &Budget::UNLIMITED,
+            &Silent
+        )
+        .is_ok()
+    );
     bytes.push(1);
-    let outcome = car::import(&MemoryBlocks::default(), &bytes[..], &Silent);
+    let outcome = car::import(
+        &MemoryBlocks::default(),
+        &bytes[..],
+        &Budget::UNLIMITED,
+        &Silent,
+    );
     assert!(matches!(outcome, Err(CarError::InvalidSection { .. })));
 }
 
@@ -79,7 +92,12 @@ fn a_cut_anywhere_is_an_error_or_a_section_boundary() {
     }
     boundaries.push(at);
     for length in 0..bytes.len() {
-        let outcome = car::import(&MemoryBlocks::default(), &bytes[..length], &Silent);
+        let outcome = car::import(
+            &MemoryBlocks::default(),
+            &bytes[..length],
+            &Budget::UNLIMITED,
+            &Silent,
+        );
         assert_eq!(
             outcome.is_ok(),
             boundaries.contains(&length),
@@ -95,7 +113,12 @@ fn any_flipped_bit_of_a_block_is_noticed() {
     for at in [last, last - 50] {
         let mut bytes = bytes.clone();
         bytes[at] ^= 4;
-        let outcome = car::import(&MemoryBlocks::default(), &bytes[..], &Silent);
+        let outcome = car::import(
+            &MemoryBlocks::default(),
+            &bytes[..],
+            &Budget::UNLIMITED,
+            &Silent,
+        );
         assert!(
             matches!(outcome, Err(CarError::Block(BlockError::Mismatch { .. }))),
             "{at}"
@@ -107,11 +130,16 @@ fn any_flipped_bit_of_a_block_is_noticed() {
 fn lengths_are_bounded_before_they_are_believed() {
     let header = exported().1[..60].to_vec();
     let huge: &[u8] = &[0xff, 0xff, 0xff, 0xff, 0x7f];
-    assert!(car::import(&MemoryBlocks::default(), huge, &Silent).is_err());
+    assert!(car::import(&MemoryBlocks::default(), huge, &Budget::UNLIMITED, &Silent).is_err());
     let mut section = header;
     section.truncate(usize::from(section[0]) + 1);
     section.extend_from_slice(huge);
-    let outcome = car::import(&MemoryBlocks::default(), &section[..], &Silent);
+    let outcome = car::import(
+        &MemoryBlocks::default(),
+        &section[..],
+        &Budget::UNLIMITED,
+        &Silent,
+    );
     assert!(matches!(outcome, Err(CarError::InvalidSection { .. })));
 }
 
@@ -132,6 +160,6 @@ proptest! {
     #[test]
     fn any_bytes_are_handled(bytes in proptest::collection::vec(any::<u8>(), 0..400), inside: bool) {
         let bytes = if inside { [&exported().1[..60], &bytes].concat() } else { bytes };
-        let _ = car::import(&MemoryBlocks::default(), &bytes[..], &Silent);
+        let _ = car::import(&MemoryBlocks::default(), &bytes[..], &Budget::UNLIMITED, &Silent);
     }
 }

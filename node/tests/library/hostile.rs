@@ -1,11 +1,17 @@
 //! DAGs that no honest writer makes: each is one error that names its object, in bounded time.
 
-use ipfs_exec_node::block::{Block, BlockError, Blocks, DAG_PB, MemoryBlocks};
-use ipfs_exec_node::dag::{self, DagError};
-use ipfs_exec_node::unixfs::{self, ExportOptions, Node, UnixfsError};
-use ipfs_exec_node::{Cid, EntryName};
+use std::time::{Duration, Instant};
 
-use crate::support::{content, export_to, import_bytes, node, profile, put, raw, read_all};
+use ipfs_exec_node::block::{Block, BlockError, Blocks, DAG_PB, MemoryBlocks};
+use ipfs_exec_node::budget::FreeSpace;
+use ipfs_exec_node::dag::{self, DagError};
+use ipfs_exec_node::progress::{Event, Reporter};
+use ipfs_exec_node::unixfs::{self, ExportOptions, Node, UnixfsError};
+use ipfs_exec_node::{Budget, BudgetError, Cid, EntryName, KeepFree};
+
+use crate::support::{
+    content, export_to, export_within, import_bytes, node, profile, put, raw, read_all,
+};
 
 const DIRECTORY: &[u8] = &[8, 1];
 
@@ -141,9 +147,10 @@ fn a_small_dag_of_a_huge_file_is_bounded_by_bytes() {
         cid = put(&blocks, &node(&links, &branch(&sizes)));
         size = total;
     }
-    assert!(
-        matches!(export_error(&blocks, &cid), UnixfsError::TooLarge { cid: named, .. } if named == cid)
-    );
+    assert!(matches!(
+        export_error(&blocks, &cid),
+        UnixfsError::ExportBudget { cid: named, source: BudgetError::Bytes { .. } } if named == cid
+    ));
 }
 
 #[test]
@@ -336,7 +343,10 @@ fn an_export_stops_at_its_limit() {
     let name = EntryName::new(b"out").unwrap();
     for (max_bytes, fits) in [(99, false), (100, true)] {
         let options = ExportOptions {
-            max_bytes,
+            budget: Budget {
+                max_bytes,
+                ..Budget::UNLIMITED
+            },
             ..ExportOptions::default()
         };
         let parent = std::os::fd::AsFd::as_fd(&parent);
@@ -344,4 +354,120 @@ fn an_export_stops_at_its_limit() {
         let outcome = unixfs::export(&blocks, &imported.cid, parent, &name, &options, &silent);
         assert_eq!(outcome.is_ok(), fits, "{max_bytes}");
     }
+}
+
+/// A small DAG of directories may have more paths than any disk has inodes.
+#[test]
+fn an_export_stops_at_its_entries() {
+    let blocks = MemoryBlocks::default();
+    let mut cid = put(&blocks, &node(&[], DIRECTORY));
+    for _ in 0..60 {
+        cid = put(
+            &blocks,
+            &node(&[(b"a", &cid, 1), (b"b", &cid, 1)], DIRECTORY),
+        );
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let bounds = [
+        (
+            "entries",
+            Budget {
+                max_entries: 1000,
+                ..Budget::UNLIMITED
+            },
+        ),
+        (
+            "inodes",
+            Budget {
+                max_inodes: 1000,
+                ..Budget::UNLIMITED
+            },
+        ),
+        (
+            "deadline",
+            Budget {
+                deadline: Some(Instant::now() + Duration::from_millis(200)),
+                ..Budget::UNLIMITED
+            },
+        ),
+        (
+            "free inodes",
+            Budget {
+                keep_free: KeepFree {
+                    bytes: 0,
+                    inodes: u64::MAX,
+                },
+                ..Budget::UNLIMITED
+            },
+        ),
+        (
+            "free bytes",
+            Budget {
+                keep_free: KeepFree {
+                    bytes: u64::MAX,
+                    inodes: 0,
+                },
+                ..Budget::UNLIMITED
+            },
+        ),
+    ];
+    for (bound, budget) in bounds {
+        let counts_inodes = FreeSpace::at(directory.path()).unwrap().inodes.is_some();
+        if bound == "free inodes" && !counts_inodes {
+            continue;
+        }
+        let options = ExportOptions {
+            budget,
+            ..ExportOptions::default()
+        };
+        let error = export_within(&blocks, &cid, directory.path(), &options).unwrap_err();
+        let UnixfsError::ExportBudget { cid: named, source } = error else {
+            panic!("{bound}: {error}");
+        };
+        assert_eq!(named, cid);
+        let is_meant = match source {
+            BudgetError::Entries { limit } => bound == "entries" && limit == 1000,
+            BudgetError::Inodes { limit } => bound == "inodes" && limit == 1000,
+            BudgetError::Deadline => bound == "deadline",
+            BudgetError::FreeInodes { .. } => bound == "free inodes",
+            BudgetError::FreeBytes { .. } => bound == "free bytes",
+            _ => false,
+        };
+        assert!(is_meant, "{bound}: {source}");
+        assert_eq!(
+            std::fs::read_dir(directory.path()).unwrap().count(),
+            0,
+            "{bound}"
+        );
+    }
+}
+
+/// Without a bound that it would reach, an interruption ends it.
+#[test]
+fn an_export_of_endless_paths_can_be_interrupted() {
+    struct Later(Instant);
+    impl Reporter for Later {
+        fn report(&self, _event: Event) {}
+
+        fn interrupted(&self) -> bool {
+            Instant::now() >= self.0
+        }
+    }
+    let blocks = MemoryBlocks::default();
+    let mut cid = put(&blocks, &node(&[], DIRECTORY));
+    for _ in 0..60 {
+        cid = put(
+            &blocks,
+            &node(&[(b"a", &cid, 1), (b"b", &cid, 1)], DIRECTORY),
+        );
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let parent = std::fs::File::open(directory.path()).unwrap();
+    let name = EntryName::new(b"out").unwrap();
+    let soon = Later(Instant::now() + Duration::from_millis(200));
+    let options = ExportOptions::default();
+    let parent = std::os::fd::AsFd::as_fd(&parent);
+    let outcome = unixfs::export(&blocks, &cid, parent, &name, &options, &soon);
+    assert!(matches!(outcome, Err(UnixfsError::Interrupted)));
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
 }

@@ -19,4 +19,5 @@ mod permissions;
 #[cfg(feature = "network")]
 mod relay;
 mod repository;
+mod sparse;
 mod support;

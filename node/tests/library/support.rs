@@ -93,15 +93,24 @@ pub(crate) fn export_to(
     cid: &Cid,
     directory: &Path,
 ) -> Result<(), UnixfsError> {
+    export_within(blocks, cid, directory, &unixfs::ExportOptions::default())
+}
+
+/// The same with other options.
+pub(crate) fn export_within(
+    blocks: &dyn Blocks,
+    cid: &Cid,
+    directory: &Path,
+    options: &unixfs::ExportOptions,
+) -> Result<(), UnixfsError> {
     let descriptor: OwnedFd = std::fs::File::open(directory).unwrap().into();
     let name = EntryName::new(b"out").unwrap();
-    let options = unixfs::ExportOptions::default();
     unixfs::export(
         blocks,
         cid,
         std::os::fd::AsFd::as_fd(&descriptor),
         &name,
-        &options,
+        options,
         &Silent,
     )
 }

@@ -142,7 +142,7 @@ fn a_full_disk_loses_nothing() {
     assert_eq!(read("full.out"), "");
     let error = read("full.err");
     assert!(
-        error.starts_with("error: ") && error.contains("No space left"),
+        error.starts_with("error: ") && error.contains("would stay free"),
         "{error}"
     );
     assert_eq!(read("left"), "");
@@ -190,7 +190,7 @@ fn a_disk_that_fills_while_an_output_is_imported_loses_nothing() {
     assert_eq!(read("full.out"), "");
     let error = read("full.err");
     assert!(
-        error.contains("error: ") && error.contains("No space left"),
+        error.contains("error: ") && error.contains("would stay free"),
         "{error}"
     );
     assert_eq!(read("left"), "");

@@ -32,6 +32,7 @@ mod terminal;
 mod network;
 
 mod bad_input;
+mod budget;
 mod concurrency;
 mod determinism;
 mod doctor;

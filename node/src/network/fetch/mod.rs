@@ -37,6 +37,7 @@ use super::event::{NetworkEvent, Role};
 use super::http::gateway::GatewayEvent;
 use super::options::Mdns;
 use crate::block::{self, Block, BlockError, Blocks, Cid};
+use crate::budget::KeepFree;
 use crate::dag::{self, DagError, pb};
 use crate::limits;
 use crate::progress::{Event, Reporter};
@@ -54,12 +55,15 @@ const FLUSH_AFTER: Duration = Duration::from_secs(5);
 pub struct FetchOptions {
     /// A fetch that gets no block for this long has failed.
     pub idle_timeout: Duration,
+    /// What stays free on the disk of the repository.
+    pub keep_free: KeepFree,
 }
 
 impl Default for FetchOptions {
     fn default() -> FetchOptions {
         FetchOptions {
             idle_timeout: Duration::from_secs(30),
+            keep_free: KeepFree::NOTHING,
         }
     }
 }
@@ -345,7 +349,10 @@ impl<'r> Fetcher<'r> {
             return Ok(());
         };
         if !blocks.is_empty() {
-            session.put(blocks).map_err(FetchError::Store)?;
+            let keep_free = &self.options.keep_free;
+            session
+                .put_within(blocks, keep_free)
+                .map_err(FetchError::Store)?;
         }
         let now = Instant::now();
         let mut state = self.lock();
@@ -548,6 +555,10 @@ impl Blocks for Fetcher<'_> {
 
     fn put(&self, batch: &[Block]) -> Result<(), BlockError> {
         self.blocks().put(batch)
+    }
+
+    fn put_within(&self, batch: &[Block], keep_free: &KeepFree) -> Result<(), BlockError> {
+        self.blocks().put_within(batch, keep_free)
     }
 
     fn expect(&self, cids: &[Cid]) {

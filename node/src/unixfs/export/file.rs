@@ -27,12 +27,23 @@ const MIN_RESERVED_BYTES: u64 = 1 << 20;
 /// Most that is reserved: the size that a file declares may be a lie.
 const MAX_RESERVED_BYTES: u64 = 4 << 30;
 
+/// How much is reserved for content of `size` bytes.
+pub(super) fn reserved_bytes(size: u64) -> u64 {
+    if size < MIN_RESERVED_BYTES {
+        0
+    } else {
+        size.min(MAX_RESERVED_BYTES)
+    }
+}
+
 /// A file that is being filled. Its writers have entered `finish` once for each piece of data.
 #[derive(Debug)]
 pub(super) struct OpenFile {
     pub(super) descriptor: OwnedFd,
     pub(super) path: PathBuf,
     pub(super) finish: Finish,
+    /// Bytes from the start whose space is reserved.
+    reserved: u64,
     queue: Mutex<Queue>,
     room: Condvar,
 }
@@ -51,23 +62,27 @@ impl OpenFile {
             descriptor,
             path,
             finish,
+            reserved: 0,
             queue: Mutex::default(),
             room: Condvar::new(),
         }
     }
 
-    /// Reserves space for content of `size` bytes, where it pays and the file system can.
-    pub(super) fn reserve(&self, size: u64) {
-        if size < MIN_RESERVED_BYTES {
-            return;
-        }
-        let size = size.min(MAX_RESERVED_BYTES);
-        if let Err(error) =
-            rustix::fs::fallocate(&self.descriptor, FallocateFlags::empty(), 0, size)
-        {
+    /// Reserves space for `bytes` of content, where the file system can.
+    pub(super) fn reserve(&mut self, bytes: u64) {
+        match rustix::fs::fallocate(&self.descriptor, FallocateFlags::empty(), 0, bytes) {
+            Ok(()) => self.reserved = bytes,
             // Writing needs no reservation, and tells better what is wrong.
-            tracing::debug!(path = %self.path.display(), %error, "cannot reserve space");
+            Err(error) => {
+                tracing::debug!(path = %self.path.display(), %error, "cannot reserve space");
+            }
         }
+    }
+
+    /// How many of `length` bytes at `offset` take disk that is not reserved.
+    pub(super) fn unreserved(&self, offset: u64, length: u64) -> u64 {
+        let end = offset.saturating_add(length);
+        end.saturating_sub(self.reserved.max(offset))
     }
 
     /// Writes `data` at `offset`, or has it written by the thread that writes now.

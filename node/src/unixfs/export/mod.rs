@@ -10,12 +10,11 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
-use self::file::OpenFile;
+use self::file::{OpenFile, reserved_bytes};
 use self::finish::{Finish, timestamps};
 use super::directory::{Branch, expand};
 use super::node::{Content, FilePart, Node};
@@ -23,6 +22,7 @@ use super::read::load_part;
 use super::tasks;
 use super::{Metadata, Mtime, UnixfsError};
 use crate::block::{Blocks, Cid};
+use crate::budget::{Budget, BudgetError, Spending};
 use crate::limits;
 use crate::path::EntryName;
 use crate::progress::{Event, Reporter};
@@ -37,8 +37,8 @@ const ALLOWED_MODE: u32 = 0o1777;
 /// What an export writes where the DAG records nothing, and how much it may write.
 #[derive(Clone, Debug)]
 pub struct ExportOptions {
-    /// Most bytes of content, repeated parts counted each time.
-    pub max_bytes: u64,
+    /// What the export may take. Each file, directory and link is one entry and one inode.
+    pub budget: Budget,
     /// Mode of files that record none; by default 0666 less the umask.
     pub file_mode: Option<u32>,
     /// Mode of directories that record none; by default 0777 less the umask.
@@ -50,7 +50,11 @@ pub struct ExportOptions {
 impl Default for ExportOptions {
     fn default() -> ExportOptions {
         ExportOptions {
-            max_bytes: limits::MAX_EXPORT_BYTES,
+            budget: Budget {
+                max_bytes: limits::MAX_EXPORT_BYTES,
+                max_entries: limits::MAX_EXPORT_ENTRIES,
+                ..Budget::UNLIMITED
+            },
             file_mode: None,
             directory_mode: None,
             mtime: None,
@@ -62,7 +66,8 @@ impl Default for ExportOptions {
 ///
 /// # Errors
 /// Where a block is missing or malformed, an entry name is forbidden, the disk fails, or `name`
-/// exists. What was made is removed again.
+/// exists. [`UnixfsError::ExportBudget`] when it takes more than it may. What was made is removed
+/// again.
 pub fn export(
     blocks: &dyn Blocks,
     cid: &Cid,
@@ -92,7 +97,7 @@ pub fn export(
         options,
         reporter,
         root: *cid,
-        written: AtomicU64::new(0),
+        spending: Spending::new(&options.budget),
     };
     let first = Task::Entry {
         parent: Arc::clone(&parent),
@@ -152,7 +157,7 @@ struct Exporter<'a> {
     options: &'a ExportOptions,
     reporter: &'a dyn Reporter,
     root: Cid,
-    written: AtomicU64,
+    spending: Spending<'a>,
 }
 
 impl Exporter<'_> {
@@ -161,8 +166,11 @@ impl Exporter<'_> {
         if self.reporter.interrupted() {
             return Err(UnixfsError::Interrupted);
         }
+        self.within(self.spending.check_time())?;
         match task {
             Task::Entry { parent, name, cid } => {
+                self.within(self.spending.take_entry())?;
+                self.within(self.spending.take_inode(&parent.descriptor))?;
                 let node = Node::load(self.blocks, &cid)?;
                 self.make_entry(&parent, &name, &node, follow)?;
                 self.reporter.report(Event::Entry);
@@ -222,8 +230,13 @@ impl Exporter<'_> {
         )
         .map_err(|errno| creation_error(parent, name, &path, errno))?;
         let finish = self.finish(parent, node.metadata(), self.options.file_mode);
-        let file = Arc::new(OpenFile::new(descriptor, path, finish));
-        file.reserve(node.size());
+        let mut file = OpenFile::new(descriptor, path, finish);
+        let reserved = reserved_bytes(node.size());
+        if reserved > 0 {
+            self.within(self.spending.take_disk(&file.descriptor, reserved))?;
+            file.reserve(reserved);
+        }
+        let file = Arc::new(file);
         self.write_node(&file, node, 0, 0, follow)?;
         self.leave_file(&file)
     }
@@ -333,6 +346,8 @@ impl Exporter<'_> {
             return Ok(());
         };
         if !inline.is_empty() {
+            let bytes = file.unreserved(offset, inline.len() as u64);
+            self.within(self.spending.take_disk(&file.descriptor, bytes))?;
             file.finish.enter();
             for _ in 0..file.write(inline.clone(), offset)? {
                 self.leave_file(file)?;
@@ -359,17 +374,16 @@ impl Exporter<'_> {
     }
 
     fn count(&self, bytes: u64) -> Result<(), UnixfsError> {
-        let before = self.written.fetch_add(bytes, Ordering::Relaxed);
-        if before.saturating_add(bytes) > self.options.max_bytes {
-            return Err(UnixfsError::TooLarge {
-                cid: self.root,
-                limit: self.options.max_bytes,
-            });
-        }
-        self.reporter.report(Event::Total {
-            bytes: before + bytes,
-        });
+        let bytes = self.within(self.spending.take_bytes(bytes))?;
+        self.reporter.report(Event::Total { bytes });
         Ok(())
+    }
+
+    fn within<T>(&self, outcome: Result<T, BudgetError>) -> Result<T, UnixfsError> {
+        outcome.map_err(|source| UnixfsError::ExportBudget {
+            cid: self.root,
+            source,
+        })
     }
 
     fn leave_file(&self, file: &OpenFile) -> Result<(), UnixfsError> {

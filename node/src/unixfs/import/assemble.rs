@@ -14,11 +14,13 @@ use rustix::fs::{Mode, OFlags};
 use super::super::UnixfsError;
 use super::super::data::{self, Metadata};
 use super::super::directory::DirectoryBuilder;
+use super::holes::Extents;
 use super::source::{self, Step};
 use super::tree::{Child, TreeBuilder};
 use super::work::{self, ChunkBuffer, Done, Job, Work};
 use super::{ImportOptions, Imported, ImportedEntry, Mtime};
 use crate::block::{Block, Blocks, DAG_PB};
+use crate::budget::{BudgetError, Spending};
 use crate::path::EntryName;
 use crate::profile::Profile;
 use crate::progress::{Event, Reporter};
@@ -36,6 +38,20 @@ const PUT_BYTES: usize = 1 << 20;
 
 /// The result of a job, when it comes.
 type Pending = Receiver<Result<Done, UnixfsError>>;
+
+/// A part of a file, in order.
+enum Piece {
+    /// A chunk for a worker.
+    Chunk(Work),
+    /// So many whole chunks of zeros.
+    Zeros(u64),
+}
+
+/// A [`Piece`] that is being worked on.
+enum Waiting {
+    Chunk(Pending),
+    Zeros(u64),
+}
 
 /// What the calling thread takes in order.
 enum Ordered {
@@ -59,6 +75,7 @@ pub(super) fn import_path(
     // The root's own name is in no directory.
     let root = EntryName::new(b"root").expect("a plain word is a name");
     let profile = options.effective_profile();
+    let spending = Spending::new(&options.budget);
     with_workers(options, &profile, |jobs| {
         let (steps_in, steps) = bounded(in_flight(&profile));
         std::thread::scope(|scope| {
@@ -69,7 +86,7 @@ pub(super) fn import_path(
                     let _ = steps_in.send(Ordered::Failed(error));
                 }
             });
-            let mut assembler = Assembler::new(blocks, &profile, reporter, jobs);
+            let mut assembler = Assembler::new(blocks, &profile, &spending, path, reporter, jobs);
             let outcome = assembler.run(&steps, on_entry);
             // The walker must see that nobody takes its steps any more.
             drop(steps);
@@ -101,14 +118,17 @@ pub(super) fn import_stream(
     reporter: &dyn Reporter,
 ) -> Result<Imported, UnixfsError> {
     let profile = options.effective_profile();
+    let spending = Spending::new(&options.budget);
     let metadata = options.metadata(0, super::Mtime::default());
     let metadata = Metadata {
         mode: options.mode.and(metadata.mode),
         mtime: options.mtime.and(metadata.mtime),
     };
     with_workers(options, &profile, |jobs| {
-        let mut assembler = Assembler::new(blocks, &profile, reporter, jobs);
-        let imported = assembler.stream(stream, Path::new("-"), &metadata)?;
+        let path = Path::new("-");
+        let mut assembler = Assembler::new(blocks, &profile, &spending, path, reporter, jobs);
+        assembler.within(assembler.spending.take_entry())?;
+        let imported = assembler.stream(stream, path, &metadata)?;
         assembler.flush()?;
         Ok(imported)
     })
@@ -183,13 +203,20 @@ struct OpenDirectory {
     name: EntryName,
     builder: DirectoryBuilder,
     bytes: u64,
+    /// Bytes of all blocks below.
+    cumulative_bytes: u64,
 }
 
 struct Assembler<'a> {
     blocks: &'a dyn Blocks,
     profile: &'a Profile,
+    /// What is imported, for messages.
+    root: &'a Path,
+    spending: &'a Spending<'a>,
     reporter: &'a dyn Reporter,
     jobs: &'a Sender<Job>,
+    /// The leaf of a chunk of zeros, once it was put.
+    zero_leaf: Option<Child>,
     /// Blocks on their way to the store.
     batch: Vec<Block>,
     batch_bytes: usize,
@@ -200,6 +227,8 @@ impl<'a> Assembler<'a> {
     fn new(
         blocks: &'a dyn Blocks,
         profile: &'a Profile,
+        spending: &'a Spending<'a>,
+        root: &'a Path,
         reporter: &'a dyn Reporter,
         jobs: &'a Sender<Job>,
     ) -> Assembler<'a> {
@@ -207,8 +236,11 @@ impl<'a> Assembler<'a> {
         Assembler {
             blocks,
             profile,
+            root,
+            spending,
             reporter,
             jobs,
+            zero_leaf: None,
             batch,
             batch_bytes: 0,
             total: 0,
@@ -223,8 +255,9 @@ impl<'a> Assembler<'a> {
         let mut open: Vec<OpenDirectory> = Vec::new();
         let mut root = None;
         for step in steps {
-            if self.reporter.interrupted() {
-                return Err(UnixfsError::Interrupted);
+            self.check_stop()?;
+            if !matches!(step, Ordered::Failed(_) | Ordered::Step(Step::Leave)) {
+                self.within(self.spending.take_entry())?;
             }
             let (name, imported) = match step {
                 Ordered::Failed(error) => return Err(error),
@@ -234,6 +267,7 @@ impl<'a> Assembler<'a> {
                         name,
                         builder,
                         bytes: 0,
+                        cumulative_bytes: 0,
                     });
                     continue;
                 }
@@ -262,7 +296,12 @@ impl<'a> Assembler<'a> {
                     parent
                         .builder
                         .add(&name, &imported.cid, imported.cumulative_bytes);
+                    // All content of the import together fits: it was counted.
                     parent.bytes += imported.bytes;
+                    parent.cumulative_bytes = parent
+                        .cumulative_bytes
+                        .checked_add(imported.cumulative_bytes)
+                        .ok_or(UnixfsError::SizeOverflow)?;
                 }
                 None => root = Some(imported),
             }
@@ -295,17 +334,13 @@ impl<'a> Assembler<'a> {
     fn file(&mut self, result: &Pending) -> Result<Imported, UnixfsError> {
         match wait(result)? {
             Done::Leaf(leaf) => {
-                let Child {
-                    cid,
-                    bytes,
-                    cumulative_bytes,
-                } = leaf.child;
-                self.leaf(leaf.block, bytes)?;
-                Ok(Imported {
-                    cid,
-                    bytes,
-                    cumulative_bytes,
-                })
+                self.within(self.spending.take_bytes(leaf.child.bytes))?;
+                self.leaf(leaf.block, leaf.child.bytes)?;
+                Ok(leaf.child.into())
+            }
+            Done::Zeros => {
+                self.within(self.spending.take_bytes(self.profile.chunk_bytes as u64))?;
+                Ok(self.zeros(1)?.into())
             }
             Done::Open {
                 file,
@@ -325,7 +360,7 @@ impl<'a> Assembler<'a> {
         }
     }
 
-    /// Imports a large file; its chunks are read at any offset, several at once.
+    /// Imports a large file; its chunks are read at any offset, several at once. Holes are not read.
     fn chunks(
         &mut self,
         file: File,
@@ -333,13 +368,24 @@ impl<'a> Assembler<'a> {
         size: u64,
         metadata: &Metadata,
     ) -> Result<Imported, UnixfsError> {
+        self.within(self.spending.take_bytes(size))?;
         self.expect(size);
         let chunk = self.profile.chunk_bytes as u64;
         let (file, path) = (Arc::new(file), Arc::new(path));
+        let mut extents = Extents::default();
         let mut next = 0;
         self.tree(metadata, &mut || {
             if next >= size {
                 return Ok(None);
+            }
+            let hole = extents
+                .hole_at(&file, next, size)
+                .map_err(UnixfsError::errno("find the holes of", &path))?;
+            let zeros = hole / chunk;
+            if zeros > 0 {
+                next += zeros * chunk;
+                check_length(&file, &path, next)?;
+                return Ok(Some(Piece::Zeros(zeros)));
             }
             let length = chunk.min(size - next) as usize;
             let work = Work::Chunk {
@@ -349,7 +395,7 @@ impl<'a> Assembler<'a> {
                 length,
             };
             next += length as u64;
-            Ok(Some(work))
+            Ok(Some(Piece::Chunk(work)))
         })
     }
 
@@ -368,13 +414,18 @@ impl<'a> Assembler<'a> {
                 .map_err(UnixfsError::io("read", path))?;
             Ok::<_, UnixfsError>(buffer)
         };
+        let (spending, root) = (self.spending, self.root);
         let mut ahead = Some(fill()?);
         let mut first = true;
         self.tree(metadata, &mut || {
             let Some(buffer) = ahead.take() else {
                 return Ok(None);
             };
-            if buffer.content_length() == chunk {
+            let length = buffer.content_length();
+            spending
+                .take_bytes(length as u64)
+                .map_err(over_budget(root))?;
+            if length == chunk {
                 ahead = Some(fill()?).filter(|next| next.content_length() > 0);
             }
             // Alone, a leaf is the file and records what the file does.
@@ -384,46 +435,88 @@ impl<'a> Assembler<'a> {
             } else {
                 Metadata::default()
             };
-            Ok(Some(Work::Buffer { buffer, metadata }))
+            Ok(Some(Piece::Chunk(Work::Buffer { buffer, metadata })))
         })
     }
 
-    /// Builds a file from the chunks that `next` gives, with several in work.
+    /// Builds a file from the pieces that `next` gives, with several in work.
     fn tree(
         &mut self,
         metadata: &Metadata,
-        next: &mut dyn FnMut() -> Result<Option<Work>, UnixfsError>,
+        next: &mut dyn FnMut() -> Result<Option<Piece>, UnixfsError>,
     ) -> Result<Imported, UnixfsError> {
         let mut tree = TreeBuilder::new(self.profile);
         let window = in_flight(self.profile);
-        let mut pending: VecDeque<Pending> = VecDeque::with_capacity(window);
+        let mut waiting: VecDeque<Waiting> = VecDeque::with_capacity(window);
         let mut more = true;
         loop {
-            while more && pending.len() < window {
+            while more && waiting.len() < window {
                 match next()? {
-                    Some(work) => {
-                        let (done, result) = bounded(1);
-                        if self.jobs.send(Job { work, done }).is_err() {
-                            return Err(UnixfsError::Interrupted);
-                        }
-                        pending.push_back(result);
-                    }
+                    Some(piece) => waiting.push_back(self.begin(piece)?),
                     None => more = false,
                 }
             }
-            let Some(result) = pending.pop_front() else {
+            let Some(piece) = waiting.pop_front() else {
                 break;
             };
-            if self.reporter.interrupted() {
-                return Err(UnixfsError::Interrupted);
-            }
-            let Done::Leaf(leaf) = wait(&result)? else {
-                unreachable!("a chunk becomes a leaf");
-            };
-            self.leaf(leaf.block, leaf.child.bytes)?;
-            tree.push(leaf.child, &mut |block| self.put(block))?;
+            self.check_stop()?;
+            let (leaf, count) = self.end(piece)?;
+            tree.push_run(leaf, count, &mut |block| self.put(block))?;
         }
         tree.finish(metadata, &mut |block| self.put(block))
+    }
+
+    fn begin(&self, piece: Piece) -> Result<Waiting, UnixfsError> {
+        let work = match piece {
+            Piece::Chunk(work) => work,
+            Piece::Zeros(count) => return Ok(Waiting::Zeros(count)),
+        };
+        let (done, result) = bounded(1);
+        match self.jobs.send(Job { work, done }) {
+            Ok(()) => Ok(Waiting::Chunk(result)),
+            Err(_) => Err(UnixfsError::Interrupted),
+        }
+    }
+
+    /// Gives a leaf, and how many times it comes.
+    fn end(&mut self, piece: Waiting) -> Result<(Child, u64), UnixfsError> {
+        let result = match piece {
+            Waiting::Chunk(result) => result,
+            Waiting::Zeros(count) => return Ok((self.zeros(count)?, count)),
+        };
+        match wait(&result)? {
+            Done::Leaf(leaf) => {
+                self.leaf(leaf.block, leaf.child.bytes)?;
+                Ok((leaf.child, 1))
+            }
+            Done::Zeros => Ok((self.zeros(1)?, 1)),
+            Done::Open { .. } => unreachable!("a chunk becomes a leaf"),
+        }
+    }
+
+    /// Gives the leaf of a chunk of zeros, of which `count` are done. It is put once.
+    fn zeros(&mut self, count: u64) -> Result<Child, UnixfsError> {
+        self.reporter.report(Event::Advanced {
+            bytes: count * self.profile.chunk_bytes as u64,
+        });
+        if let Some(child) = self.zero_leaf {
+            return Ok(child);
+        }
+        let leaf = work::zero_leaf(self.profile);
+        self.put(leaf.block)?;
+        Ok(*self.zero_leaf.insert(leaf.child))
+    }
+
+    /// Fails where the caller or the clock says so.
+    fn check_stop(&self) -> Result<(), UnixfsError> {
+        if self.reporter.interrupted() {
+            return Err(UnixfsError::Interrupted);
+        }
+        self.within(self.spending.check_time())
+    }
+
+    fn within(&self, outcome: Result<impl Sized, BudgetError>) -> Result<(), UnixfsError> {
+        outcome.map(drop).map_err(over_budget(self.root))
     }
 
     fn leaf(&mut self, block: Block, bytes: u64) -> Result<(), UnixfsError> {
@@ -432,7 +525,7 @@ impl<'a> Assembler<'a> {
     }
 
     fn expect(&mut self, bytes: u64) {
-        self.total += bytes;
+        self.total = self.total.saturating_add(bytes);
         self.reporter.report(Event::Total { bytes: self.total });
     }
 
@@ -446,11 +539,30 @@ impl<'a> Assembler<'a> {
     }
 
     fn flush(&mut self) -> Result<(), UnixfsError> {
-        self.blocks.put(&self.batch)?;
+        let keep_free = &self.spending.budget().keep_free;
+        self.blocks.put_within(&self.batch, keep_free)?;
         self.batch.clear();
         self.batch_bytes = 0;
         Ok(())
     }
+}
+
+fn over_budget(root: &Path) -> impl FnOnce(BudgetError) -> UnixfsError {
+    move |source| UnixfsError::ImportBudget {
+        path: root.to_owned(),
+        source,
+    }
+}
+
+/// Fails where the file is shorter than `length`: behind its end there are no holes.
+fn check_length(file: &File, path: &Path, length: u64) -> Result<(), UnixfsError> {
+    let status = file.metadata().map_err(UnixfsError::io("stat", path))?;
+    if status.len() < length {
+        return Err(UnixfsError::Changed {
+            path: path.to_owned(),
+        });
+    }
+    Ok(())
 }
 
 fn wait(result: &Pending) -> Result<Done, UnixfsError> {

@@ -7,9 +7,11 @@
 //!                    and puts the blocks
 //! ```
 //!
-//! Memory is that of the chunks in flight, and of the entries of the directories on one path.
+//! Memory is that of the chunks in flight, and of the entries of the directories on one path. Holes of
+//! sparse files are not read, and cost no more than the depth of the file's tree.
 
 mod assemble;
+mod holes;
 mod source;
 mod tree;
 mod work;
@@ -20,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Metadata, Mtime, UnixfsError};
 use crate::block::{Blocks, Cid};
+use crate::budget::{Budget, KeepFree};
 use crate::limits;
 use crate::profile::Profile;
 use crate::progress::Reporter;
@@ -41,6 +44,9 @@ pub struct ImportOptions {
     /// Gives the owner the right to read what lacks it, after its mode was noted, where the
     /// alternative is to fail.
     pub make_readable: bool,
+    /// What the import may take. Where the disk has too little room for its blocks, that is
+    /// [`BlockError::NoRoom`](crate::block::BlockError::NoRoom).
+    pub budget: Budget,
 }
 
 impl ImportOptions {
@@ -86,6 +92,21 @@ pub struct Imported {
     pub cumulative_bytes: u64,
 }
 
+impl From<tree::Child> for Imported {
+    fn from(child: tree::Child) -> Imported {
+        let tree::Child {
+            cid,
+            bytes,
+            cumulative_bytes,
+        } = child;
+        Imported {
+            cid,
+            bytes,
+            cumulative_bytes,
+        }
+    }
+}
+
 /// One file, directory or link of an import, told when it is complete; children come before
 /// their directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,7 +122,8 @@ pub struct ImportedEntry {
 ///
 /// # Errors
 /// Where a file cannot be read, is of another kind, or changes meanwhile, or blocks cannot be
-/// kept. [`UnixfsError::Interrupted`] when the reporter says so.
+/// kept. [`UnixfsError::ImportBudget`] when it takes more than it may; a large file is then not read.
+/// [`UnixfsError::Interrupted`] when the reporter says so.
 pub fn import_path(
     blocks: &dyn Blocks,
     directory: BorrowedFd<'_>,
@@ -122,9 +144,10 @@ pub fn import_symlink(
     target: &[u8],
     mtime: Option<Mtime>,
     version: cid::Version,
+    keep_free: &KeepFree,
 ) -> Result<Imported, UnixfsError> {
     let (block, imported) = assemble::symlink(target, mtime, version);
-    blocks.put(&[block])?;
+    blocks.put_within(&[block], keep_free)?;
     Ok(imported)
 }
 

@@ -1,7 +1,8 @@
 //! What worker threads do: read chunks and hash them.
 //!
 //! A leaf block is made in place: content is read into a buffer that has room for the dag-pb frame
-//! around it, so that no byte is copied between the file and the store.
+//! around it, so that no byte is copied between the file and the store. Chunks of zeros are told apart
+//! and not hashed: all of them are one block.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -59,6 +60,8 @@ pub(super) struct Leaf {
 pub(super) enum Done {
     /// A leaf.
     Leaf(Box<Leaf>),
+    /// A whole chunk of zeros without metadata, which is not hashed again: see [`zero_leaf`].
+    Zeros,
     /// A file of more than one chunk, or of a size that only reading tells.
     Open {
         file: File,
@@ -160,7 +163,11 @@ impl ChunkBuffer {
     }
 
     pub(super) fn content_length(&self) -> usize {
-        self.bytes.len() - MAX_LEAF_PREFIX_BYTES
+        self.content().len()
+    }
+
+    fn content(&self) -> &[u8] {
+        &self.bytes[MAX_LEAF_PREFIX_BYTES..]
     }
 
     /// Reads until the room is full or the file ends.
@@ -193,6 +200,31 @@ impl ChunkBuffer {
 
 /// Makes the leaf of a chunk.
 fn leaf(buffer: ChunkBuffer, metadata: &Metadata, profile: &Profile) -> Done {
+    let is_whole = buffer.content_length() == profile.chunk_bytes;
+    if is_whole && *metadata == Metadata::default() && is_zero(buffer.content()) {
+        return Done::Zeros;
+    }
+    Done::Leaf(Box::new(hash(buffer, metadata, profile)))
+}
+
+/// The leaf of a whole chunk of zeros, without metadata.
+pub(super) fn zero_leaf(profile: &Profile) -> Leaf {
+    let length = profile.chunk_bytes;
+    let mut buffer = ChunkBuffer::new(length);
+    buffer.bytes.resize(MAX_LEAF_PREFIX_BYTES + length, 0);
+    hash(buffer, &Metadata::default(), profile)
+}
+
+/// Compares the bytes with themselves, one further: as fast as memory, and over at once where the first
+/// bytes are not zero.
+fn is_zero(bytes: &[u8]) -> bool {
+    match bytes {
+        [] => true,
+        [first, rest @ ..] => *first == 0 && bytes[..rest.len()] == *rest,
+    }
+}
+
+fn hash(buffer: ChunkBuffer, metadata: &Metadata, profile: &Profile) -> Leaf {
     let length = buffer.content_length();
     let (codec, data) = if profile.raw_leaves {
         (
@@ -208,7 +240,7 @@ fn leaf(buffer: ChunkBuffer, metadata: &Metadata, profile: &Profile) -> Done {
         bytes: length as u64,
         cumulative_bytes: block.data().len() as u64,
     };
-    Done::Leaf(Box::new(Leaf { block, child }))
+    Leaf { block, child }
 }
 
 /// Puts the frame around the content, where it lies.
