@@ -27,9 +27,13 @@ pub(crate) struct LimitArgs {
     #[arg(long, value_name = "DURATION")]
     cpu_time: Option<Time>,
 
-    /// Time from the program's start to its end
+    /// Time from the program's start to the end of the import of its output
     #[arg(long, value_name = "DURATION")]
     timeout: Option<Time>,
+
+    /// Time for everything, with what is fetched and unpacked
+    #[arg(long, value_name = "DURATION")]
+    total_timeout: Option<Time>,
 
     /// Processes and threads at a time [default: 4096]
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
@@ -136,6 +140,7 @@ impl LimitArgs {
         limits.cpus = self.cpus.or(defaults.cpus);
         limits.cpu_time = time(self.cpu_time, defaults.cpu_time);
         limits.timeout = time(self.timeout, defaults.timeout);
+        limits.total_timeout = time(self.total_timeout, defaults.total_timeout);
         limits.pids = self.pids.or(defaults.pids);
         limits.output_size = size(self.output_size, defaults.output_size);
         limits.output_files = self.output_files.or(defaults.output_files);

@@ -15,6 +15,7 @@ const QUIET: Duration = Duration::from_millis(700);
 /// Bytes and entries done, shown on stderr when that is a terminal.
 pub(crate) struct Progress {
     interrupt: Interrupt,
+    deadline: Option<Instant>,
     started: Instant,
     total: AtomicU64,
     bytes: AtomicU64,
@@ -26,12 +27,19 @@ impl Progress {
     pub(crate) fn new(interrupt: &Interrupt) -> Progress {
         Progress {
             interrupt: interrupt.clone(),
+            deadline: None,
             started: Instant::now(),
             total: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             entries: AtomicU64::new(0),
             bar: Mutex::new(None),
         }
+    }
+
+    /// The same for work that is to stop then, too.
+    pub(crate) fn until(mut self, deadline: Option<Instant>) -> Progress {
+        self.deadline = deadline;
+        self
     }
 
     /// Takes the bar off the terminal.
@@ -93,6 +101,9 @@ impl Reporter for Progress {
 
     fn interrupted(&self) -> bool {
         self.interrupt.asked()
+            || self
+                .deadline
+                .is_some_and(|deadline| Instant::now() >= deadline)
     }
 }
 

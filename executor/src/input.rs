@@ -2,17 +2,22 @@
 //!
 //! [`InputTree`] is what a run needs of it, however it comes about: a file or directory on the
 //! host that shows the input DAG, and an end that tells whether all of it could be read.
-//! [`ExportedInput`] writes the whole DAG out beforehand; [`MountedInput`] reads what the program
-//! touches.
+//! [`MountedInput`] reads what the program touches; [`ExportedInput`] writes the whole DAG out
+//! beforehand, where nothing can be mounted. An exported input is not equal to a mounted one: numbers and
+//! times of its files are the disk's.
 
+use std::error::Error;
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use ipfs_exec_node::Cid;
 use ipfs_exec_node::block::Blocks;
+use ipfs_exec_node::budget::{Budget, Spending};
+use ipfs_exec_node::dag;
 use ipfs_exec_node::path::EntryName;
-use ipfs_exec_node::progress::Reporter;
+use ipfs_exec_node::progress::{Event, Reporter};
 use ipfs_exec_node::unixfs::{self, ExportOptions, Mtime, NodeKind, UnixfsError};
 use rustix::fs::{AtFlags, FileType, statat};
 
@@ -35,6 +40,15 @@ pub enum InputError {
         /// What UnixFS says.
         #[source]
         source: UnixfsError,
+    },
+    /// Not all of the DAG could be had beforehand.
+    #[error("cannot fetch all of input {cid}")]
+    Fetch {
+        /// Its root.
+        cid: Cid,
+        /// Why: a block, or the DAG.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
     },
     /// The DAG is a symbolic link, which cannot be mounted.
     #[error("input {cid} is a symlink; it must be a file or directory")]
@@ -64,12 +78,13 @@ pub enum InputError {
 /// How a program gets to its input.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum InputMode {
-    /// Mounted where that is possible, else copied.
+    /// Mounted where that is possible, else written out.
     #[default]
     Auto,
     /// Mounted: only what is read is fetched.
     Mount,
-    /// Written out before the program begins.
+    /// Fetched as a whole before the program begins, then shown in the same way. It is written out where
+    /// nothing can be mounted.
     Copy,
 }
 
@@ -102,6 +117,47 @@ pub trait InputTree {
     /// What kept the program from reading part of it. The run has then failed, whatever the
     /// program made of it.
     fn finish(self: Box<Self>) -> Result<(), InputError>;
+}
+
+/// Fetches all blocks of the DAG `cid`, as far as `budget` allows.
+///
+/// # Errors
+/// [`InputError::Fetch`] for a block that cannot be had, [`InputError::Content`] where that is too much.
+pub(crate) fn fetch_all(
+    blocks: &dyn Blocks,
+    cid: &Cid,
+    budget: &Budget,
+    reporter: &dyn Reporter,
+) -> Result<(), InputError> {
+    blocks.expect_all(cid);
+    let failed = |source: Box<dyn Error + Send + Sync>| InputError::Fetch { cid: *cid, source };
+    let spending = Spending::new(budget);
+    let walked = dag::walk(blocks, cid, &mut |visit| {
+        let data = match visit.data {
+            Ok(data) => data,
+            Err(error) => return ControlFlow::Break(failed(error.into())),
+        };
+        let length = data.len() as u64;
+        reporter.report(Event::Advanced { bytes: length });
+        let taken = spending
+            .take_bytes(length)
+            .and_then(|_| budget.check_time());
+        match taken {
+            Err(source) => {
+                let source = UnixfsError::ExportBudget { cid: *cid, source };
+                ControlFlow::Break(InputError::Content { cid: *cid, source })
+            }
+            Ok(()) if reporter.interrupted() => {
+                let source = UnixfsError::Interrupted;
+                ControlFlow::Break(InputError::Content { cid: *cid, source })
+            }
+            Ok(()) => ControlFlow::Continue(()),
+        }
+    });
+    match walked.map_err(|error| failed(error.into()))? {
+        ControlFlow::Break(error) => Err(error),
+        ControlFlow::Continue(()) => Ok(()),
+    }
 }
 
 /// An input written out as files.

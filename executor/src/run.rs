@@ -10,8 +10,10 @@
 //! The scratch directory is emptied here, because the program may have left trees in it that only
 //! [`tree`] can remove; a process that is killed leaves it to the repository.
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 use std::{fmt, fs};
 
 use ipfs_exec_node::block::Blocks;
@@ -19,6 +21,8 @@ use ipfs_exec_node::budget::{Budget, BudgetError, FreeSpace, KeepFree};
 use ipfs_exec_node::progress::Reporter;
 use ipfs_exec_node::repo::{Pin, RepoError, Repository, Session};
 use ipfs_exec_node::unixfs::{ExportOptions, ImportOptions, Imported, Node};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde::Serialize;
 
 use crate::archive::{self, ArchiveError, Warning};
 use crate::beneath;
@@ -26,7 +30,7 @@ use crate::input::{
     self, ExportedInput, InputError, InputKind, InputMode, InputTree, MountedInput,
 };
 use crate::job::Job;
-use crate::limits::{Held, Limits, Usage};
+use crate::limits::{Held, Limit, Limits, Usage};
 use crate::mount::{MountError, Observer, SandboxMount};
 use crate::output::{self, OutputError, WritableDirectories};
 use crate::rootfs::{
@@ -114,6 +118,35 @@ pub struct Outcome {
     pub more_warnings: u64,
 }
 
+/// A part of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Part {
+    /// The content of root file system and input is looked for or imported, before [`run`].
+    Content,
+    /// The root file system is fetched and unpacked.
+    RootFileSystem,
+    /// The input is looked for, or copied.
+    Input,
+    /// The program runs.
+    Program,
+    /// The output is imported.
+    Output,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Part::Content => "it looked for its content",
+            Part::RootFileSystem => "it prepared the root file system",
+            Part::Input => "it prepared the input",
+            Part::Program => "the program ran",
+            Part::Output => "it imported the output",
+        })
+    }
+}
+
 /// Why a run gave no output.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -139,6 +172,16 @@ pub enum RunError {
     /// The disk of the repository could not be looked at.
     #[error("cannot use the disk of the repository")]
     Disk(#[source] BudgetError),
+    /// Time ran out. What the program itself took too long for is a [`SandboxError::Limit`].
+    #[error("the run was stopped while {part}: it had taken {} s", .allowed.as_secs_f64())]
+    OutOfTime {
+        /// `Timeout` or `TotalTimeout`.
+        limit: Limit,
+        /// The time that it had.
+        allowed: Duration,
+        /// What was going on.
+        part: Part,
+    },
     /// The caller asked to stop; the program is dead.
     #[error("the run was interrupted")]
     Interrupted,
@@ -184,6 +227,7 @@ impl RunError {
             | RunError::Sandbox(SandboxError::NotExecuted(_)) => EXIT_NOT_EXECUTABLE,
             RunError::Sandbox(SandboxError::Limit { hit, .. }) if hit.limit.is_time() => EXIT_TIME,
             RunError::Sandbox(SandboxError::Limit { .. }) => EXIT_KILLED,
+            RunError::OutOfTime { .. } => EXIT_TIME,
             RunError::Output(OutputError::Refused(_)) => EXIT_REFUSED,
             RunError::CleanUp { first, .. } => {
                 first.error().map_or(EXIT_FAILED, RunError::exit_code)
@@ -196,6 +240,7 @@ impl RunError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             RunError::Sandbox(error) => error.hint(),
+            RunError::OutOfTime { limit, .. } => Some(limit.hint()),
             RunError::Init(InitError::NotFound { .. }) => Some(
                 "put a program at `/sbin/init` of the root file system: it gets the arguments that follow \
                  INPUT",
@@ -262,16 +307,23 @@ pub fn run(
     reporter: &dyn Reporter,
 ) -> Result<Outcome, RunError> {
     let session = repository.session()?;
+    let started = options.limits.started.unwrap_or_else(Instant::now);
     let run = Run {
         repository,
         session: &session,
         blocks,
         job,
         options,
+        limits: Limits {
+            started: Some(started),
+            ..options.limits
+        },
         cancel,
         observer,
         reporter,
         keep_free: keep_free(&options.limits, session.scratch()).map_err(RunError::Disk)?,
+        part: Cell::new(Part::RootFileSystem),
+        output_deadline: Cell::new(None),
     };
     let result = run.steps().map_err(|error| run.interruption(error));
     let outcome = clean_up(&session, result)?;
@@ -291,11 +343,16 @@ struct Run<'r> {
     blocks: &'r dyn Blocks,
     job: &'r Job,
     options: &'r RunOptions,
+    limits: Limits,
     cancel: Option<BorrowedFd<'r>>,
     observer: Option<&'r dyn Observer>,
     reporter: &'r dyn Reporter,
     /// What stays free on the disk of the repository.
     keep_free: KeepFree,
+    /// What is going on.
+    part: Cell<Part>,
+    /// When the time of the program is over, once it has ended.
+    output_deadline: Cell<Option<Instant>>,
 }
 
 impl Run<'_> {
@@ -308,8 +365,9 @@ impl Run<'_> {
         root.init()?;
         let directories = WritableDirectories::create(self.session.scratch())?;
         self.make_stage()?;
+        self.enter(Part::Input)?;
         let mut input = self.input()?;
-        self.check_interrupted()?;
+        self.enter(Part::Program)?;
         let mut result = self.execute(&bubblewrap, &root, &*input, &directories);
         if input.mount().is_some() && self.may_copy() && is_not_started(&result) {
             tracing::info!("the input cannot be mounted in the sandbox");
@@ -322,6 +380,14 @@ impl Run<'_> {
         let finished = root.finish().and(input.finish().map_err(RunError::from));
         let ended = result?;
         finished?;
+        let wall = Duration::from_secs_f64(ended.usage.wall_seconds);
+        let left = self
+            .limits
+            .timeout
+            .map(|timeout| timeout.saturating_sub(wall));
+        self.output_deadline
+            .set(left.and_then(|left| Instant::now().checked_add(left)));
+        self.enter(Part::Output)?;
         let (output, output_files) = self.import(&directories)?;
         Ok(Outcome {
             output,
@@ -359,7 +425,7 @@ impl Run<'_> {
 
     fn rootfs(&self) -> Result<Rootfs, RootfsError> {
         let options = RootfsOptions {
-            unpack: self.within_disk(self.options.rootfs),
+            unpack: self.bounded(self.options.rootfs),
             cache_cap_bytes: self.options.cache_cap_bytes,
             cancel: self.cancel,
         };
@@ -375,10 +441,11 @@ impl Run<'_> {
 
     /// Mounted, as long as that is possible.
     fn input(&self) -> Result<Box<dyn InputTree + '_>, InputError> {
-        if self.options.input_mode == InputMode::Copy {
-            return self.copied_input();
-        }
         let cid = self.job.input();
+        if self.options.input_mode == InputMode::Copy {
+            let budget = self.bounded(self.options.input.budget);
+            input::fetch_all(self.blocks, cid, &budget, self.reporter)?;
+        }
         match MountedInput::new(self.blocks, cid, self.observer) {
             Err(InputError::Mount(error))
                 if self.may_copy() && matches!(*error, MountError::Device(_)) =>
@@ -394,28 +461,30 @@ impl Run<'_> {
     }
 
     fn may_copy(&self) -> bool {
-        self.options.input_mode == InputMode::Auto && self.observer.is_none()
+        self.options.input_mode != InputMode::Mount && self.observer.is_none()
     }
 
     fn copied_input(&self) -> Result<Box<dyn InputTree + '_>, InputError> {
         let (scratch, cid) = (self.session.scratch(), self.job.input());
         tracing::info!(%cid, "the input is copied");
         let options = ExportOptions {
-            budget: self.within_disk(self.options.input.budget),
+            budget: self.bounded(self.options.input.budget),
             ..self.options.input.clone()
         };
         let copied = ExportedInput::new(scratch, self.blocks, cid, &options, self.reporter)?;
         Ok(Box::new(copied))
     }
 
-    /// The budget, with what the limits keep free on the disk.
-    fn within_disk(&self, budget: Budget) -> Budget {
+    /// The budget, with what the limits keep free on the disk, and the end of all time.
+    fn bounded(&self, budget: Budget) -> Budget {
         let keep_free = KeepFree {
             bytes: self.keep_free.bytes.max(budget.keep_free.bytes),
             inodes: self.keep_free.inodes.max(budget.keep_free.inodes),
         };
+        let deadlines = [budget.deadline, self.limits.total_deadline()];
         Budget {
             keep_free,
+            deadline: deadlines.into_iter().flatten().min(),
             ..budget
         }
     }
@@ -456,7 +525,7 @@ impl Run<'_> {
             self.job,
             &paths,
             &mounts,
-            &self.options.limits,
+            &self.limits,
             self.options.stdin,
             self.cancel,
         ) {
@@ -468,8 +537,10 @@ impl Run<'_> {
     fn import(&self, directories: &WritableDirectories) -> Result<(Imported, u64), RunError> {
         // A program is not to blame where others have filled the disk: it does not lose its output.
         let space = FreeSpace::at(self.session.scratch()).map_err(RunError::Disk)?;
-        let mut budget = self.within_disk(self.options.output.budget);
+        let mut budget = self.bounded(self.options.output.budget);
         budget.keep_free = budget.keep_free.or_half(&space);
+        let deadlines = [budget.deadline, self.output_deadline.get()];
+        budget.deadline = deadlines.into_iter().flatten().min();
         let options = ImportOptions {
             make_readable: true,
             budget,
@@ -478,21 +549,76 @@ impl Run<'_> {
         Ok(directories.import(self.session, &options, self.reporter)?)
     }
 
-    fn check_interrupted(&self) -> Result<(), RunError> {
-        if self.reporter.interrupted() {
-            Err(RunError::Interrupted)
-        } else {
-            Ok(())
+    /// Goes on with a part, unless the caller asked to stop or time is over.
+    fn enter(&self, part: Part) -> Result<(), RunError> {
+        if self.reporter.interrupted() || has_passed(self.limits.total_deadline()) {
+            return Err(RunError::Interrupted);
+        }
+        self.part.set(part);
+        Ok(())
+    }
+
+    /// What an error means: where the caller asked to stop, or time is over, steps fail in many ways.
+    fn interruption(&self, error: RunError) -> RunError {
+        if self.was_cancelled() {
+            return RunError::Interrupted;
+        }
+        let part = self.part.get();
+        // The program may have hit another limit before.
+        let is_hit = matches!(
+            &error,
+            RunError::Sandbox(SandboxError::Limit { hit, .. }) if hit.limit != Limit::TotalTimeout
+        );
+        let total = self
+            .limits
+            .total_timeout
+            .filter(|_| has_passed(self.limits.total_deadline()) && !is_hit);
+        if let Some(allowed) = total {
+            let limit = Limit::TotalTimeout;
+            return RunError::OutOfTime {
+                limit,
+                allowed,
+                part,
+            };
+        }
+        let timeout = self
+            .limits
+            .timeout
+            .filter(|_| has_passed(self.output_deadline.get()));
+        match timeout {
+            Some(allowed) if is_out_of_time(&error) => RunError::OutOfTime {
+                limit: Limit::Timeout,
+                allowed,
+                part,
+            },
+            _ if self.reporter.interrupted() => RunError::Interrupted,
+            _ => error.normalised(),
         }
     }
 
-    /// What an error means: where the caller asked to stop, steps fail in many ways.
-    fn interruption(&self, error: RunError) -> RunError {
-        if self.reporter.interrupted() {
-            RunError::Interrupted
-        } else {
-            error.normalised()
+    /// Whether the caller itself asked to stop.
+    fn was_cancelled(&self) -> bool {
+        self.cancel.is_some_and(|cancel| {
+            let mut events = [PollFd::from_borrowed_fd(cancel, PollFlags::IN)];
+            let now = Timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            };
+            poll(&mut events, Some(&now)).is_ok_and(|count| count > 0)
+        })
+    }
+}
+
+fn has_passed(deadline: Option<Instant>) -> bool {
+    deadline.is_some_and(|deadline| Instant::now() >= deadline)
+}
+
+fn is_out_of_time(error: &RunError) -> bool {
+    match error {
+        RunError::Output(OutputError::Import(source)) => {
+            matches!(source.budget(), Some(BudgetError::Deadline))
         }
+        _ => false,
     }
 }
 

@@ -6,13 +6,14 @@ use std::io::{BufWriter, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use ipfs_exec_executor::archive::DEFAULT_BUDGET;
 use ipfs_exec_executor::input::InputMode;
-use ipfs_exec_executor::limits::Usage;
+use ipfs_exec_executor::limits::{Limit, Limits, Usage};
 use ipfs_exec_executor::mount::Observer;
-use ipfs_exec_executor::run::{EXIT_FAILED, keep_free};
+use ipfs_exec_executor::run::{EXIT_FAILED, Part, keep_free};
 use ipfs_exec_executor::sandbox::{SandboxError, StandardInput};
 use ipfs_exec_executor::trace::Trace;
 use ipfs_exec_executor::{Job, Outcome, RunError, RunOptions};
@@ -68,8 +69,8 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "NUMBER", default_value_t = DEFAULT_BUDGET.max_entries)]
     max_rootfs_entries: u64,
 
-    /// How the program gets to its input: `mount` reads and fetches what it touches alone, `copy` writes
-    /// all of it out first, `auto` mounts where this machine can
+    /// How the program gets to its input: `mount` reads and fetches what it touches alone, `copy` fetches
+    /// all of it first, `auto` writes it out where this machine cannot mount
     #[arg(long, value_name = "MODE", value_enum, default_value_t = Mode::Auto)]
     input_mode: Mode,
 
@@ -198,14 +199,54 @@ fn compute(
     arguments: &RunArgs,
     repository: &Repository,
 ) -> Result<(Result<Outcome, RunError>, Fetched), CommandError> {
-    let progress = context.progress();
-    let limits = arguments.limits.limits(&context.config.limits);
+    let mut limits = arguments.limits.limits(&context.config.limits);
+    limits.started = Some(Instant::now());
+    let progress = context.progress().until(limits.total_deadline());
     let keep_free =
         keep_free(&limits, repository.path()).map_err(|error| CommandError::from_chain(&error))?;
     context.with_blocks_keeping(keep_free, repository, &progress, |source| {
-        let outcome = compute_from(context, arguments, repository, source, keep_free, &progress)?;
+        let own = Own {
+            limits,
+            keep_free,
+            progress: &progress,
+        };
+        let outcome = compute_from(context, arguments, repository, source, own)?;
         Ok((outcome, source.fetched()))
     })
+}
+
+/// What holds for all parts of one run.
+#[derive(Clone, Copy)]
+struct Own<'o> {
+    limits: Limits,
+    keep_free: KeepFree,
+    progress: &'o Progress,
+}
+
+impl Own<'_> {
+    /// What an error means that came before the run itself.
+    fn out_of_time(
+        &self,
+        context: &Context,
+        error: CommandError,
+    ) -> Result<RunError, CommandError> {
+        let has_passed = self
+            .limits
+            .total_deadline()
+            .is_some_and(|end| Instant::now() >= end);
+        match self
+            .limits
+            .total_timeout
+            .filter(|_| has_passed && !context.interrupt.asked())
+        {
+            Some(allowed) => Ok(RunError::OutOfTime {
+                limit: Limit::TotalTimeout,
+                allowed,
+                part: Part::Content,
+            }),
+            None => Err(error),
+        }
+    }
 }
 
 fn compute_from(
@@ -213,8 +254,7 @@ fn compute_from(
     arguments: &RunArgs,
     repository: &Repository,
     source: &Source<'_, '_>,
-    keep_free: KeepFree,
-    progress: &Progress,
+    own: Own<'_>,
 ) -> Result<Result<Outcome, RunError>, CommandError> {
     let [rootfs, input, program @ ..] = &arguments.command[..] else {
         return Err(CommandError::usage("ROOTFS and INPUT are missing"));
@@ -226,8 +266,12 @@ fn compute_from(
         ..ImportOptions::default()
     };
     // Live as long as the run: what is imported for it must not be collected meanwhile.
-    let (rootfs, _rootfs_lease) = content(context, repository, blocks, keep_free, rootfs)?;
-    let (input, _input_lease) = content(context, repository, blocks, keep_free, input)?;
+    let find = |argument| content(repository, blocks, own, argument);
+    let found = find(rootfs).and_then(|rootfs| Ok((rootfs, find(input)?)));
+    let ((rootfs, _rootfs_lease), (input, _input_lease)) = match found {
+        Ok(found) => found,
+        Err(error) => return own.out_of_time(context, error).map(Err),
+    };
     let job = Job::new(
         rootfs,
         input,
@@ -242,7 +286,7 @@ fn compute_from(
     options.input.budget.max_entries = arguments.max_input_entries;
     options.input_mode = arguments.input_mode.into();
     options.output = output;
-    options.limits = arguments.limits.limits(&context.config.limits);
+    options.limits = own.limits;
     if arguments.interactive {
         options.stdin = StandardInput::Inherited;
     }
@@ -259,7 +303,13 @@ fn compute_from(
     // Made first: a run is too dear for a file that cannot be written.
     let file = arguments.trace.as_deref().map(create_trace).transpose()?;
     let outcome = ipfs_exec_executor::run(
-        repository, blocks, &job, &options, cancel, observer, progress,
+        repository,
+        blocks,
+        &job,
+        &options,
+        cancel,
+        observer,
+        own.progress,
     );
     if let Some((path, file)) = arguments.trace.as_deref().zip(file) {
         write_trace(&trace, path, file)?;
@@ -314,10 +364,9 @@ fn tell_stats(trace: &Trace, blocks: &dyn Blocks) -> Result<(), CommandError> {
 /// The CID that an argument stands for; a local file or directory is imported, and stays while the
 /// session lives that comes with it.
 fn content<'r>(
-    context: &Context,
     repository: &'r Repository,
     blocks: &dyn Blocks,
-    keep_free: KeepFree,
+    own: Own<'_>,
     argument: &OsStr,
 ) -> Result<(Cid, Option<Session<'r>>), CommandError> {
     let parsed = argument.to_str().map(str::parse::<ContentPath>);
@@ -325,7 +374,7 @@ fn content<'r>(
     match parsed {
         Some(Ok(path)) => Ok((resolve(blocks, &path)?, None)),
         _ if local.symlink_metadata().is_ok() => {
-            let (cid, lease) = import(context, repository, keep_free, local)?;
+            let (cid, lease) = import(repository, own, local)?;
             Ok((cid, Some(lease)))
         }
         Some(Err(error)) if is_content_path(argument) => Err(error.into()),
@@ -346,9 +395,8 @@ fn is_content_path(argument: &OsStr) -> bool {
 }
 
 fn import<'r>(
-    context: &Context,
     repository: &'r Repository,
-    keep_free: KeepFree,
+    own: Own<'_>,
     path: &Path,
 ) -> Result<(Cid, Session<'r>), CommandError> {
     let session = repository.session()?;
@@ -361,10 +409,11 @@ fn import<'r>(
             path: path.to_owned(),
             source,
         })?;
-    let progress = context.progress();
     let mut options = ImportOptions::default();
-    options.budget.keep_free = keep_free;
-    let imported = unixfs::import_path(&session, CWD, &target, &options, &progress, &mut |_| {})?;
+    options.budget.keep_free = own.keep_free;
+    options.budget.deadline = own.limits.total_deadline();
+    let progress = own.progress;
+    let imported = unixfs::import_path(&session, CWD, &target, &options, progress, &mut |_| {})?;
     lease.protect(&[imported.cid])?;
     session.commit(&[])?;
     Ok((imported.cid, lease))
@@ -421,19 +470,24 @@ fn report_limit(
     error: &RunError,
     fetched: Fetched,
 ) -> Result<(), CommandError> {
-    let RunError::Sandbox(SandboxError::Limit { hit, usage }) = error else {
-        return Ok(());
+    let (limit, part, usage) = match error {
+        RunError::Sandbox(SandboxError::Limit { hit, usage }) => {
+            (hit.limit, Part::Program, Some(usage))
+        }
+        RunError::OutOfTime { limit, part, .. } => (*limit, *part, None),
+        _ => return Ok(()),
     };
     if arguments.json {
         output::line(json!({
             "cid": null,
             "exit_code": error.exit_code(),
-            "limit": hit.limit,
+            "limit": limit,
+            "during": part,
             "usage": usage,
             "fetched": { "blocks": fetched.blocks, "bytes": fetched.bytes },
         }))?;
     }
-    if arguments.stats {
+    if let Some(usage) = usage.filter(|_| arguments.stats) {
         tell_usage(usage, fetched)?;
     }
     Ok(())

@@ -21,7 +21,7 @@ mod watch;
 
 use std::fmt;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -37,8 +37,12 @@ pub struct Limits {
     pub cpus: Option<f64>,
     /// Time on processors, of all processes together.
     pub cpu_time: Option<Duration>,
-    /// Time from the program's start to its end.
+    /// Time from the program's start to the end of the import of its output.
     pub timeout: Option<Duration>,
+    /// Time for everything, what is fetched and unpacked included.
+    pub total_timeout: Option<Duration>,
+    /// When the time for everything began. Where this is `None` it is when the run is called.
+    pub started: Option<Instant>,
     /// Processes and threads at a time. Where this is `None` it is [`Limits::DEFAULT_PIDS`], so that no
     /// program makes its host unusable by these.
     pub pids: Option<u64>,
@@ -65,6 +69,11 @@ impl Limits {
     /// Enough for its host to go on.
     pub const DEFAULT_KEEP_FREE: u64 = 1 << 30;
 
+    /// When the time for everything is over; never where it has no limit.
+    pub fn total_deadline(&self) -> Option<Instant> {
+        self.started?.checked_add(self.total_timeout?)
+    }
+
     fn most_pids(&self) -> u64 {
         self.pids.unwrap_or(Limits::DEFAULT_PIDS)
     }
@@ -79,6 +88,7 @@ pub enum Limit {
     Cpus,
     CpuTime,
     Timeout,
+    TotalTimeout,
     Pids,
     OutputSize,
     OutputFiles,
@@ -97,6 +107,7 @@ impl Limit {
             Limit::Cpus => "--cpus",
             Limit::CpuTime => "--cpu-time",
             Limit::Timeout => "--timeout",
+            Limit::TotalTimeout => "--total-timeout",
             Limit::Pids => "--pids",
             Limit::OutputSize => "--output-size",
             Limit::OutputFiles => "--output-files",
@@ -106,9 +117,31 @@ impl Limit {
         }
     }
 
+    /// What the user can do about it.
+    pub fn hint(self) -> &'static str {
+        match self {
+            Limit::Memory => "allow more with `--memory`, such as `--memory 2GiB`",
+            Limit::Cpus => "allow more with `--cpus`",
+            Limit::CpuTime => "allow more with `--cpu-time`, such as `--cpu-time 1h`",
+            Limit::Timeout => "allow more with `--timeout`, such as `--timeout 1h`",
+            Limit::TotalTimeout => {
+                "allow more with `--total-timeout`, such as `--total-timeout 2h`"
+            }
+            Limit::Pids => "allow more with `--pids`",
+            Limit::OutputSize => "allow more with `--output-size`, such as `--output-size 20GiB`",
+            Limit::OutputFiles => "allow more with `--output-files`",
+            Limit::TmpSize => "allow more with `--tmp-size`, such as `--tmp-size 20GiB`",
+            Limit::LogSize => "allow more with `--log-size`, such as `--log-size 100MiB`",
+            Limit::MachineMemory => {
+                "run it where there is more memory, or fewer programs at a time"
+            }
+            Limit::KeepFree => "make room there, or allow more with a lower `--keep-free`",
+        }
+    }
+
     /// Whether it is one of time.
     pub fn is_time(self) -> bool {
-        matches!(self, Limit::CpuTime | Limit::Timeout)
+        matches!(self, Limit::CpuTime | Limit::Timeout | Limit::TotalTimeout)
     }
 }
 
@@ -146,21 +179,7 @@ pub struct Hit {
 impl Hit {
     /// What the user can do about it.
     pub fn hint(&self) -> &'static str {
-        match self.limit {
-            Limit::Memory => "allow more with `--memory`, such as `--memory 2GiB`",
-            Limit::Cpus => "allow more with `--cpus`",
-            Limit::CpuTime => "allow more with `--cpu-time`, such as `--cpu-time 1h`",
-            Limit::Timeout => "allow more with `--timeout`, such as `--timeout 1h`",
-            Limit::Pids => "allow more with `--pids`",
-            Limit::OutputSize => "allow more with `--output-size`, such as `--output-size 20GiB`",
-            Limit::OutputFiles => "allow more with `--output-files`",
-            Limit::TmpSize => "allow more with `--tmp-size`, such as `--tmp-size 20GiB`",
-            Limit::LogSize => "allow more with `--log-size`, such as `--log-size 100MiB`",
-            Limit::MachineMemory => {
-                "run it where there is more memory, or fewer programs at a time"
-            }
-            Limit::KeepFree => "make room there, or allow more with a lower `--keep-free`",
-        }
+        self.limit.hint()
     }
 }
 
@@ -180,6 +199,11 @@ impl fmt::Display for Hit {
                 formatter,
                 "it computed for more than {} s",
                 seconds(limits.cpu_time)
+            ),
+            Limit::TotalTimeout => write!(
+                formatter,
+                "it still ran when the whole job had taken {} s",
+                seconds(limits.total_timeout)
             ),
             Limit::Timeout => {
                 write!(

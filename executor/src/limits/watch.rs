@@ -115,6 +115,7 @@ impl Watch {
             (Limit::Cpus, limits.cpus.is_some()),
             (Limit::CpuTime, limits.cpu_time.is_some()),
             (Limit::Timeout, limits.timeout.is_some()),
+            (Limit::TotalTimeout, limits.total_timeout.is_some()),
             (Limit::Pids, true),
             (Limit::OutputSize, limits.output_size.is_some()),
             (Limit::OutputFiles, limits.output_files.is_some()),
@@ -213,9 +214,13 @@ impl Watch {
     fn next_look(&self, now: Instant, interval: Duration) -> Option<Instant> {
         let deadline = self.limits.timeout.zip(self.started);
         let deadline = deadline.and_then(|(timeout, (started, _))| started.checked_add(timeout));
-        let is_watched = self.held.iter().any(|(limit, _)| *limit != Limit::Timeout);
+        let is_watched = self
+            .held
+            .iter()
+            .any(|(limit, _)| !matches!(limit, Limit::Timeout | Limit::TotalTimeout));
         let look = is_watched.then_some(now + interval);
-        [deadline, look].into_iter().flatten().min()
+        let total = self.limits.total_deadline();
+        [deadline, total, look].into_iter().flatten().min()
     }
 
     /// Looks, if it is time to: gives the limit that was hit.
@@ -256,6 +261,12 @@ impl Watch {
             .is_some_and(|timeout| started.elapsed() >= timeout)
         {
             return Ok(Some(Limit::Timeout));
+        }
+        if limits
+            .total_deadline()
+            .is_some_and(|deadline| Instant::now() >= deadline)
+        {
+            return Ok(Some(Limit::TotalTimeout));
         }
         let group = self.group.as_ref();
         if let Some(limit) = group.and_then(Group::hit) {

@@ -204,6 +204,9 @@ pub enum Shown {
     /// A bind mount, where the kernel or the file system has no overlays: runs that share a root file
     /// system see locks and leases of each other, and the program sees the path of the repository.
     Bind,
+    /// A copy on disk, where nothing can be mounted: its inode numbers, times and order are the disk's, and
+    /// so is what a program makes of them.
+    Copy,
     /// Devices that were made for the run.
     Own,
     /// Devices of the host, where the user may make none.
@@ -235,7 +238,7 @@ impl Isolation {
             },
             input: match paths.input {
                 InputSource::Mounted => Shown::Fuse,
-                InputSource::Exported(_) => Shown::Bind,
+                InputSource::Exported(_) => Shown::Copy,
             },
             output: overlay(Part::Writable),
             tmp: overlay(Part::Writable),

@@ -6,7 +6,7 @@ use ipfs_exec_tests::dag::{self, Blocks, Link};
 use ipfs_exec_tests::environment::{assert_bounded, entries};
 use ipfs_exec_tests::{Archive, Environment, Outcome, archive, requirement};
 
-use crate::machine::{EMPTY, Machine};
+use crate::machine::{EMPTY, Machine, without_fuse};
 
 /// The most that any refusal may cost.
 const MEMORY_BYTES: u64 = 256 << 20;
@@ -23,15 +23,8 @@ fn import(environment: &Environment, blocks: &Blocks, root: Cid) -> String {
 
 /// A run on a copy of this input is refused, and leaves nothing.
 fn assert_run_refuses(machine: &Machine, input: &str, words: &[&str]) -> Outcome {
-    let copied = [
-        "run",
-        "--input-mode",
-        "copy",
-        &machine.rootfs,
-        input,
-        "true",
-    ];
-    let outcome = machine.environment.ipfs_exec(copied).fails(125, words);
+    let copied = ["run", &machine.rootfs, input, "true"];
+    let outcome = without_fuse(&machine.environment, copied).fails(125, words);
     assert_bounded(&outcome, MEMORY_BYTES);
     machine.environment.assert_clean();
     outcome

@@ -9,7 +9,7 @@ use ipfs_exec_tests::random::Random;
 use ipfs_exec_tests::{Archive, Environment, Outcome, archive, requirement};
 use rustix::process::Signal;
 
-use crate::machine::{EMPTY, Machine};
+use crate::machine::{EMPTY, Machine, without_fuse};
 
 /// Runs a script with a disk of its own, in a mount namespace.
 fn on_a_small_disk(environment: &Environment, script: &str) -> Outcome {
@@ -222,8 +222,7 @@ fn a_small_dag_of_endless_paths_is_bounded() {
             &[&root, "more than 1000 entries", "hint: ", "--max-entries"],
         );
     assert!(entries(&place).is_empty(), "{got:?}");
-    environment
-        .ipfs_exec(["run", "--input-mode", "copy", "--max-input-entries", "1000"])
+    without_fuse(environment, ["run", "--max-input-entries", "1000"])
         .arguments([&machine.rootfs, &root, "true"])
         .fails(
             125,
@@ -259,16 +258,12 @@ fn work_on_endless_paths_can_be_interrupted() {
     let root = endless(environment);
     let place = environment.directory("place");
     let get = ["get", &root, "-o", "place/out"];
-    let copy = [
-        "run",
-        "--input-mode",
-        "copy",
-        &machine.rootfs,
-        &root,
-        "true",
-    ];
+    let copy = ["run", &machine.rootfs, &root, "true"];
     for arguments in [&get[..], &copy[..], &["ls", "-r", &root]] {
-        let running = environment.ipfs_exec(arguments).start();
+        let running = match arguments[0] {
+            "run" => without_fuse(environment, arguments).start(),
+            _ => environment.ipfs_exec(arguments).start(),
+        };
         std::thread::sleep(Duration::from_millis(700));
         running.signal(Signal::INT);
         let ended = running.wait();
@@ -297,4 +292,41 @@ fn a_huge_file_with_holes_is_an_output_like_others() {
         "{stat:?}"
     );
     machine.environment.assert_clean();
+}
+
+/// Each part of a run has its time, and the error says which part it was.
+#[test]
+fn time_runs_out_in_every_part() {
+    let machine = Machine::new();
+    let environment = &machine.environment;
+    let run = |options: &[&str], rootfs: &str, script: &str| {
+        let words = [rootfs, EMPTY, "sh", "-c", script];
+        environment
+            .ipfs_exec(["run"])
+            .arguments(options)
+            .arguments(words)
+    };
+    let slow = "sleep 60";
+    let hit = |option: &str, outcome: Outcome, part: &str| {
+        assert!(outcome.elapsed < Duration::from_secs(20), "{outcome:?}");
+        for word in [part, option, "hint: "] {
+            assert!(outcome.stderr.contains(word), "{word}: {outcome:?}");
+        }
+        assert_eq!(outcome.text(), "");
+    };
+    let program = run(&["--timeout", "1s"], &machine.rootfs, slow).ends_with(124);
+    hit("--timeout", program, "it ran for more than 1 s");
+    let program = run(&["--total-timeout", "1s"], &machine.rootfs, slow).ends_with(124);
+    hit("--total-timeout", program, "the program ran");
+    // An archive that takes long to unpack.
+    let zeros = Archive::busybox().file("zeros", 0o644, vec![0; 512 << 20]);
+    let packed = environment.write("zeros.tar.gz", zeros.gzip());
+    let large = environment.add(packed);
+    let unpacking = run(&["--total-timeout", "100ms"], &large, "true").ends_with(124);
+    hit(
+        "--total-timeout",
+        unpacking,
+        "it prepared the root file system",
+    );
+    environment.assert_nothing_left();
 }

@@ -9,7 +9,7 @@ use ipfs_exec_tests::Archive;
 use ipfs_exec_tests::environment::{SEARCH_PATH, binary};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
-use crate::machine::{EMPTY, Machine, compile};
+use crate::machine::{EMPTY, Machine, compile, without_fuse};
 
 /// A run whose streams the test chooses.
 fn run(machine: &Machine, options: &[&str], script: &str) -> Command {
@@ -350,6 +350,32 @@ fn arguments_and_variables_may_be_many() {
         .line();
     let said = machine.environment.cat(&format!("{cid}/said"));
     assert_eq!(String::from_utf8(said).unwrap(), "19999 10000 38\n");
+}
+
+/// A copy on disk is another input for a program that looks at inodes; `--json` says so.
+#[test]
+fn an_input_that_is_written_out_is_marked() {
+    let machine = Machine::new();
+    let environment = &machine.environment;
+    environment.write("input/file", "content");
+    let input = environment.add("input");
+    let words = [
+        "run",
+        "--json",
+        &machine.rootfs,
+        &input,
+        "cp",
+        "/input/file",
+        "/output",
+    ];
+    let copied = without_fuse(environment, words).succeeds();
+    assert_eq!(copied.json()[0]["isolation"]["input"], "copy");
+    for mode in ["mount", "copy"] {
+        let words = [&words[..2], &["--input-mode", mode], &words[2..]].concat();
+        let shown = environment.ipfs_exec(words).succeeds();
+        assert_eq!(shown.json()[0]["isolation"]["input"], "fuse", "{mode}");
+        assert_eq!(shown.json()[0]["cid"], copied.json()[0]["cid"]);
+    }
 }
 
 /// What is written for nobody else is not synced either.

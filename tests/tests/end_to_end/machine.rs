@@ -73,6 +73,25 @@ impl Machine {
     }
 }
 
+/// A call of the program where nothing can be mounted by FUSE, so that an input is written out.
+pub(crate) fn without_fuse<I>(environment: &Environment, arguments: I) -> Invocation
+where
+    I: IntoIterator,
+    I::Item: AsRef<OsStr>,
+{
+    requirement::tool("unshare", "util-linux");
+    let no_device = environment.write("no-device", "");
+    let script = "mount --bind \"$0\" /dev/fuse && exec \"$@\"";
+    environment
+        .program("unshare")
+        .arguments(["--user", "--map-root-user", "--mount", "sh", "-c", script])
+        .argument(no_device)
+        .argument(ipfs_exec_tests::environment::binary())
+        .argument("--repo")
+        .argument(environment.repository())
+        .arguments(arguments)
+}
+
 /// A static program, for what no shell can do.
 pub(crate) fn compile(source: &str) -> Vec<u8> {
     let directory = tempfile::tempdir().unwrap();
