@@ -104,7 +104,8 @@ pub fn execute(
         devices,
         clock,
     } = start(bubblewrap, job, paths, mounts, streams, &opener, bounds)?;
-    watch.start(running.supervisor.id(), clock);
+    let supervisor = running.supervisor.id();
+    watch.start(supervisor, clock).map_err(LimitError::Watch)?;
     let mut status = Status::new(status);
     let (stopped, ended, used) = thread::scope(|scope| {
         let serving: Vec<_> = mounts
@@ -152,7 +153,13 @@ pub fn execute(
             usage,
             held: watch.held().clone(),
         }),
-        None => Err(failure(&gate, ended)),
+        None => Err(match watch.unexplained_end() {
+            Some(hit) => SandboxError::Limit {
+                hit,
+                usage: Box::new(usage),
+            },
+            None => failure(&gate, ended),
+        }),
     }
 }
 
