@@ -260,6 +260,26 @@ impl Group {
         refused.filter(|count| *count > 0).map(|_| Limit::Pids)
     }
 
+    /// Whether the kernel had to refuse memory, or to take some back, because the limit was reached. That
+    /// happens to programs that go on well, too.
+    pub(super) fn was_short(&self) -> bool {
+        let Some(path) = self.of(Controller::Memory) else {
+            return false;
+        };
+        let counts = match self.is_unified {
+            true => {
+                let events = path.join("memory.events");
+                ["max", "oom", "oom_kill"].map(|name| field(&events, name))
+            }
+            false => {
+                let killed = field(&path.join("memory.oom_control"), "oom_kill");
+                let of = |name| number(&path.join(name));
+                [killed, of("memory.failcnt"), of("memory.kmem.failcnt")]
+            }
+        };
+        counts.into_iter().flatten().any(|count| count > 0)
+    }
+
     /// Time on processors so far.
     pub(super) fn cpu_time(&self) -> Option<Duration> {
         let path = self.of(Controller::CpuAccounting)?;
@@ -493,6 +513,67 @@ mod tests {
         assert_eq!(membership(text, "cpuacct"), Some("/b:c"));
         assert_eq!(membership(text, ""), Some("/user.slice"));
         assert_eq!(membership(text, "memory"), None);
+    }
+
+    /// Where memory is refused and nothing is killed for it, the limit was reached all the same.
+    #[test]
+    fn a_group_tells_that_memory_was_short() {
+        let place = tempfile::tempdir().unwrap();
+        let events =
+            |max, oom, killed| format!("low 0\nhigh 0\nmax {max}\noom {oom}\noom_kill {killed}\n");
+        let control = |killed| format!("oom_kill_disable 0\nunder_oom 0\noom_kill {killed}\n");
+        type Case<'c> = (bool, &'c [(&'c str, String)], bool, Option<Limit>);
+        let cases: [Case<'_>; 8] = [
+            (true, &[], false, None),
+            (true, &[("memory.events", events(0, 0, 0))], false, None),
+            (true, &[("memory.events", events(7, 0, 0))], true, None),
+            (true, &[("memory.events", events(7, 1, 0))], true, None),
+            (
+                true,
+                &[("memory.events", events(7, 1, 1))],
+                true,
+                Some(Limit::Memory),
+            ),
+            (
+                true,
+                &[("memory.events", events(0, 0, 1))],
+                true,
+                Some(Limit::MachineMemory),
+            ),
+            (
+                false,
+                &[
+                    ("memory.oom_control", control(0)),
+                    ("memory.failcnt", "0\n".to_owned()),
+                ],
+                false,
+                None,
+            ),
+            (
+                false,
+                &[
+                    ("memory.oom_control", control(0)),
+                    ("memory.failcnt", "9\n".to_owned()),
+                ],
+                true,
+                None,
+            ),
+        ];
+        for (is_unified, files, was_short, hit) in cases {
+            let path = tempfile::tempdir_in(place.path()).unwrap().keep();
+            for (name, content) in files {
+                fs::write(path.join(name), content).unwrap();
+            }
+            let group = Group {
+                is_unified,
+                directories: vec![(Controller::Memory, path)],
+            };
+            assert_eq!(
+                (group.was_short(), group.hit()),
+                (was_short, hit),
+                "{files:?}"
+            );
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! How much a directory tree takes that a hostile program is changing meanwhile.
 
+use std::collections::HashSet;
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,6 +14,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
+use super::pace::Space;
 use crate::process::with_all_rights;
 
 /// What each entry takes at least: its inode and its name.
@@ -25,6 +27,9 @@ const MAX_OPEN: usize = 520;
 /// Entries between two looks at the clock.
 const ENTRIES_A_LOOK: u64 = 256;
 
+/// Inodes with several names that are told apart. Of more, each name counts as an inode.
+const MAX_SHARED: usize = 1 << 20;
+
 /// How long a look may take that decides. Other limits wait for it.
 const LONG_LOOK: Duration = Duration::from_secs(5);
 
@@ -36,10 +41,20 @@ pub(super) struct Tally {
     /// Bytes of disk.
     pub(super) allocated: u64,
     pub(super) entries: u64,
+    /// As entries, but what has several names counts once.
+    pub(super) inodes: u64,
     /// Whether part of it could not be read.
     pub(super) is_closed: bool,
-    /// Whether time ran out before all of it was seen.
+    /// Whether time, or the disk, ran out before all of it was seen.
     pub(super) is_late: bool,
+}
+
+/// How long to look at a tree that a program is changing.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    pub(super) deadline: Instant,
+    /// Where less of the disk is available, something else is to be done.
+    pub(super) floor: Space,
 }
 
 /// A tree, and the file system that it is on.
@@ -47,62 +62,80 @@ pub(super) struct Tally {
 pub(super) struct Tree {
     root: OwnedFd,
     pub(super) device: u64,
-    /// Bytes that were free at first.
-    free: u64,
+    /// What was free at first.
+    free: Space,
 }
 
 impl Tree {
     pub(super) fn open(path: &Path) -> io::Result<Tree> {
         let root = directory_at(CWD.as_fd(), path)?;
         let device = fstat(&root)?.st_dev;
-        let free = free_bytes(&fstatvfs(&root)?);
+        let free = free(&fstatvfs(&root)?);
         Ok(Tree { root, device, free })
     }
 
-    /// Bytes of this file system that this user may still take.
-    pub(super) fn available_bytes(&self) -> io::Result<u64> {
+    /// What of this file system this user may still take.
+    pub(super) fn available(&self) -> io::Result<Space> {
         let status = fstatvfs(&self.root)?;
-        Ok(match geteuid().is_root() {
-            true => free_bytes(&status),
-            // Some of it may be kept for root.
-            false => status.f_bavail * status.f_frsize,
+        let free = free(&status);
+        if geteuid().is_root() {
+            return Ok(free);
+        }
+        // Some of it may be kept for root.
+        Ok(free.least(Space {
+            bytes: status.f_bavail * status.f_frsize,
+            inodes: inodes(&status, status.f_favail),
+        }))
+    }
+
+    /// What the whole file system can hold; 0 inodes where it has no fixed number of them.
+    pub(super) fn capacity(&self) -> io::Result<Space> {
+        let status = fstatvfs(&self.root)?;
+        Ok(Space {
+            bytes: status.f_blocks * status.f_frsize,
+            inodes: status.f_files,
         })
     }
 
-    /// Bytes that the whole file system can hold.
-    pub(super) fn capacity(&self) -> io::Result<u64> {
-        let status = fstatvfs(&self.root)?;
-        Ok(status.f_blocks * status.f_frsize)
+    /// What the file system has lost since, to whomever.
+    pub(super) fn lost(&self) -> io::Result<Space> {
+        Ok(self.free.without(free(&fstatvfs(&self.root)?)))
     }
 
-    /// Bytes that the file system has lost since, to whomever.
-    pub(super) fn lost_bytes(&self) -> io::Result<u64> {
-        let now = free_bytes(&fstatvfs(&self.root)?);
-        Ok(self.free.saturating_sub(now))
+    /// As if so much more had been free at first.
+    #[cfg(test)]
+    pub(super) fn lose(&mut self, space: Space) {
+        self.free.bytes = self.free.bytes.saturating_add(space.bytes);
+        self.free.inodes = self.free.inodes.saturating_add(space.inodes);
     }
 
     /// Counts up to `enough`, or for as long as may be: of what is beyond no more is counted. Where there
-    /// is no `deadline`, all is at rest and ours, and what was closed to us is open while we look.
-    pub(super) fn measure(&self, enough: Tally, deadline: Option<Instant>) -> io::Result<Tally> {
-        let seen = self.walk(enough, deadline)?;
+    /// is no `patience`, all is at rest and ours, and what was closed to us is open while we look.
+    pub(super) fn measure(&self, enough: Tally, patience: Option<Patience>) -> io::Result<Tally> {
+        let seen = self.walk(enough, patience)?;
         if seen.is_whole() {
             return Ok(seen);
         }
         // What was not seen is at most what the file system has lost.
-        let lost = self.lost_bytes()?;
+        let lost = self.lost()?;
         let most = Tally {
-            bytes: seen.bytes.max(lost),
-            allocated: seen.allocated.max(lost),
+            bytes: seen.bytes.max(lost.bytes),
+            allocated: seen.allocated.max(lost.bytes),
+            inodes: seen.inodes.max(lost.inodes),
             ..seen
         };
-        if deadline.is_none() {
+        let Some(Patience { floor, .. }) = patience else {
             return Ok(most);
-        }
-        if !most.exceeds(enough) && !seen.is_closed {
+        };
+        if !most.exceeds(enough) && !seen.is_closed || self.available()?.is_below(floor) {
             return Ok(seen);
         }
         // It may be others who took it. To open what is closed would show in the program.
-        let look_again = || self.walk(enough, Some(Instant::now() + LONG_LOOK));
+        let longer = Patience {
+            deadline: Instant::now() + LONG_LOOK,
+            floor,
+        };
+        let look_again = || self.walk(enough, Some(longer));
         let again = match geteuid().is_root() {
             true => look_again(),
             false => with_all_rights(look_again),
@@ -117,9 +150,10 @@ impl Tree {
         }
     }
 
-    fn walk(&self, enough: Tally, deadline: Option<Instant>) -> io::Result<Tally> {
+    fn walk(&self, enough: Tally, patience: Option<Patience>) -> io::Result<Tally> {
         let mut tally = Tally::default();
-        let may_open = deadline.is_none();
+        let mut shared = HashSet::new();
+        let may_open = patience.is_none();
         let mut open = Vec::new();
         match Open::root(&self.root, may_open) {
             Ok(first) => open.push(first),
@@ -154,17 +188,27 @@ impl Tree {
                 }
             };
             tally.entries += 1;
+            let has_names = kind_of(&status) != FileType::Directory && status.st_nlink > 1;
+            let is_counted = has_names && !shared.insert(status.st_ino);
+            if !is_counted {
+                tally.inodes += 1;
+            }
+            if shared.len() > MAX_SHARED {
+                shared.clear();
+            }
             tally.allocated += (status.st_blocks as u64 * 512).max(ENTRY_BYTES);
-            let kind = FileType::from_raw_mode(status.st_mode);
+            let kind = kind_of(&status);
             if kind == FileType::RegularFile {
                 tally.bytes += status.st_size as u64;
             }
             if tally.exceeds(enough) {
                 return Ok(tally);
             }
-            tally.is_late = tally.entries % ENTRIES_A_LOOK == 0
-                && deadline.is_some_and(|deadline| Instant::now() >= deadline);
-            if tally.is_late {
+            if tally.entries % ENTRIES_A_LOOK == 0
+                && let Some(Patience { deadline, floor }) = patience
+                && (Instant::now() >= deadline || self.available()?.is_below(floor))
+            {
+                tally.is_late = true;
                 return Ok(tally);
             }
             if kind == FileType::Directory {
@@ -237,6 +281,7 @@ impl Tally {
         bytes: u64::MAX,
         allocated: u64::MAX,
         entries: u64::MAX,
+        inodes: u64::MAX,
         is_closed: false,
         is_late: false,
     };
@@ -246,7 +291,10 @@ impl Tally {
     }
 
     fn exceeds(self, limit: Tally) -> bool {
-        self.bytes > limit.bytes || self.allocated > limit.allocated || self.entries > limit.entries
+        self.bytes > limit.bytes
+            || self.allocated > limit.allocated
+            || self.entries > limit.entries
+            || self.inodes > limit.inodes
     }
 }
 
@@ -255,8 +303,23 @@ fn directory_at(at: BorrowedFd<'_>, path: impl rustix::path::Arg) -> io::Result<
     Ok(openat(at, path, flags, Mode::empty())?)
 }
 
-fn free_bytes(status: &StatVfs) -> u64 {
-    status.f_bfree * status.f_frsize
+fn free(status: &StatVfs) -> Space {
+    Space {
+        bytes: status.f_bfree * status.f_frsize,
+        inodes: inodes(status, status.f_ffree),
+    }
+}
+
+fn inodes(status: &StatVfs, inodes: u64) -> u64 {
+    if status.f_files == 0 {
+        u64::MAX
+    } else {
+        inodes
+    }
+}
+
+fn kind_of(status: &Stat) -> FileType {
+    FileType::from_raw_mode(status.st_mode)
 }
 
 #[cfg(test)]
@@ -276,14 +339,15 @@ mod tests {
             .set_len(1 << 30)
             .unwrap();
         std::os::unix::fs::symlink("/", path("link")).unwrap();
+        fs::hard_link(path("sparse"), path("second name")).unwrap();
         let closed = fs::Permissions::from_mode(0o000);
         fs::set_permissions(path("sub"), closed).unwrap();
         let tree = Tree::open(place.path()).unwrap();
         let tally = tree.measure(Tally::MAX, None).unwrap();
-        assert_eq!(tally.entries, 4);
-        assert_eq!(tally.bytes, (1 << 30) + 10_000);
+        assert_eq!((tally.entries, tally.inodes), (5, 4));
+        assert_eq!(tally.bytes, (2 << 30) + 10_000);
         assert!(
-            (4 * ENTRY_BYTES..1 << 20).contains(&tally.allocated),
+            (5 * ENTRY_BYTES..1 << 20).contains(&tally.allocated),
             "{tally:?}"
         );
         // Opened for a look, and closed again.
@@ -305,16 +369,27 @@ mod tests {
         let tree = Tree::open(place.path()).unwrap();
         // As if others had taken the rest of the file system.
         let tree = Tree {
-            free: u64::MAX,
+            free: Space::MAX,
             ..tree
         };
         let enough = Tally {
             bytes: 1 << 20,
             ..Tally::MAX
         };
-        let passed = Some(Instant::now());
+        let floor = Space::default();
+        let passed = Some(Patience {
+            deadline: Instant::now(),
+            floor,
+        });
         let tally = tree.measure(enough, passed).unwrap();
         assert_eq!((tally.bytes, tally.entries), (0, 2 * ENTRIES_A_LOOK));
+        // Where the disk is nearly full there is no time to look twice.
+        let full = passed.map(|passed| Patience {
+            floor: Space::MAX,
+            ..passed
+        });
+        let tally = tree.measure(enough, full).unwrap();
+        assert!(tally.is_late && tally.entries == ENTRIES_A_LOOK);
         // Where nothing would come of it, nobody looks twice.
         let tally = tree.measure(Tally::MAX, passed).unwrap();
         assert_eq!(tally.entries, ENTRIES_A_LOOK);

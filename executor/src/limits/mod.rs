@@ -5,7 +5,9 @@
 //!                   │     └── scope  for users whose systemd has a group for them
 //!                   ├── processes    where there is no group: all processes, looked at often,
 //!                   │                and what the kernel counts of their time
+//!                   │     └── machine  what has no process, by the counters of the machine
 //!                   ├── disk         /output and /tmp, walked often
+//!                   │     └── pace     what is left of it, looked at before it can be gone
 //!                   └── the clock
 //! ```
 //!
@@ -15,6 +17,9 @@
 
 mod cgroup;
 mod disk;
+mod disk_watch;
+mod machine;
+mod pace;
 mod processes;
 mod scope;
 mod watch;
@@ -56,7 +61,9 @@ pub struct Limits {
     pub log_size: Option<u64>,
     /// Bytes that stay free on the disk of `/output` and `/tmp`. Where this is `None` it is
     /// [`Limits::DEFAULT_KEEP_FREE`], a twentieth of the disk or half of what is free at first, whichever is
-    /// the least. Programs are spared that have little of the disk: others have taken it.
+    /// the least. Programs are spared that have little of the disk: others have taken it. Unless this is 0,
+    /// inodes stay free as well: [`Limits::DEFAULT_KEEP_FREE_INODES`], a tenth of all or half of those that are
+    /// free at first.
     pub keep_free: Option<u64>,
     /// Whether what cannot be held is left out. Otherwise it is an error.
     pub best_effort: bool,
@@ -72,6 +79,18 @@ impl Limits {
     /// When the time for everything is over; never where it has no limit.
     pub fn total_deadline(&self) -> Option<Instant> {
         self.started?.checked_add(self.total_timeout?)
+    }
+
+    /// Enough for its host to go on, where the file system has a fixed number of inodes.
+    pub const DEFAULT_KEEP_FREE_INODES: u64 = 10_000;
+
+    /// What a program may add to empty directories at most before one of its limits is hit.
+    fn room(&self) -> pace::Space {
+        let bytes = [self.output_size, self.tmp_size];
+        pace::Space {
+            bytes: bytes.into_iter().flatten().min().unwrap_or(u64::MAX),
+            inodes: self.output_files.unwrap_or(u64::MAX),
+        }
     }
 
     fn most_pids(&self) -> u64 {

@@ -37,16 +37,6 @@ pub(super) fn count_all() -> Option<u64> {
     all.parse().ok()
 }
 
-/// Bytes of all files in memory of the whole machine, those of named file systems included.
-pub(super) fn count_memory_files() -> u64 {
-    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib = text.lines().find_map(|line| {
-        let value = line.strip_prefix("Shmem:")?.trim().strip_suffix(" kB")?;
-        value.parse::<u64>().ok()
-    });
-    kib.unwrap_or(0) * 1024
-}
-
 /// Processes of the whole machine that the kernel has ended because memory ran out. Linux 4.13.
 pub(super) fn count_kills() -> u64 {
     let text = fs::read_to_string("/proc/vmstat").unwrap_or_default();
@@ -148,10 +138,14 @@ impl Census {
 
     /// Bytes of memory, exactly where they may be more than `limit`; `nameless` bytes of files in memory
     /// that have no name count too.
-    pub(super) fn memory(&self, limit: u64, nameless: u64) -> u64 {
+    pub(super) fn memory(&self, limit: u64, nameless: u64) -> MemoryParts {
         let files = self.shared_memory().saturating_add(nameless);
-        if self.resident_bytes.saturating_add(files) <= limit {
-            return self.resident_bytes + files;
+        let parts = MemoryParts {
+            private: self.resident_bytes,
+            files,
+        };
+        if parts.all() <= limit {
+            return parts;
         }
         // Each page once; what is mapped of files in memory is part of those.
         let parts: Vec<_> = self
@@ -161,7 +155,10 @@ impl Census {
             .collect();
         let private: u64 = parts.iter().map(|part| part.0).sum();
         let mapped: u64 = parts.iter().map(|part| part.1).sum();
-        private.saturating_add(mapped.max(files))
+        MemoryParts {
+            private,
+            files: mapped.max(files),
+        }
     }
 
     /// Bytes in the sandbox's `/dev/shm`.
@@ -176,10 +173,25 @@ impl Census {
         used.unwrap_or(0)
     }
 
-    /// Bytes on the file system `device` of files that have no name any more, but are open; none where
-    /// that cannot be told.
-    pub(super) fn nameless_bytes(&self, device: u64) -> Option<u64> {
-        let mut files = HashMap::new();
+    /// What is open on the file systems `devices` of files that have no name any more; none where that
+    /// cannot be told.
+    pub(super) fn nameless(&self, devices: &[u64]) -> Option<Nameless> {
+        let open = self.open_files(devices)?;
+        let is_known = |inode| open.nameless.contains_key(&inode);
+        let mapped = self
+            .pids
+            .iter()
+            .flat_map(|pid| mapped_nameless(*pid, devices));
+        let is_complete = mapped.into_iter().all(is_known);
+        is_complete.then(|| Nameless {
+            bytes: open.nameless.values().sum(),
+            inodes: open.nameless.len() as u64,
+        })
+    }
+
+    /// What the processes have open; none where that cannot be told.
+    fn open_files(&self, devices: &[u64]) -> Option<OpenFiles> {
+        let mut open = OpenFiles::default();
         let mut looked_at = 0;
         for pid in &self.pids {
             let process = living(*pid);
@@ -197,21 +209,71 @@ impl Census {
                 let Ok(file) = fs::metadata(entry.path()) else {
                     continue;
                 };
-                if file.file_type().is_socket() && holds_descriptors(&process, &entry.file_name()) {
+                let kind = file.file_type();
+                if kind.is_socket() && holds_descriptors(&process, &entry.file_name()) {
                     return None;
                 }
-                if file.nlink() == 0 && file.dev() == device {
-                    files.insert(file.ino(), file.blocks() * 512);
+                if kind.is_socket() || kind.is_fifo() {
+                    open.buffers.insert((file.dev(), file.ino()));
+                }
+                if file.nlink() == 0 && devices.contains(&file.dev()) {
+                    open.nameless.insert(file.ino(), file.blocks() * 512);
                 }
             }
         }
-        let is_known = |inode| files.contains_key(&inode);
-        let mut mapped = self
-            .pids
-            .iter()
-            .flat_map(|pid| mapped_nameless(*pid, device));
-        mapped.all(is_known).then(|| files.values().sum())
+        Some(open)
     }
+
+    /// Pipes and sockets; none where that cannot be told.
+    pub(super) fn buffers(&self) -> Option<u64> {
+        Some(self.open_files(&[])?.buffers.len() as u64)
+    }
+
+    /// Bytes of page tables.
+    pub(super) fn page_tables(&self) -> u64 {
+        let of = |pid: &u32| status_bytes(&living(*pid), &["VmPTE:", "VmPMD:"]);
+        self.pids.iter().map(of).sum()
+    }
+}
+
+/// Bytes of memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct MemoryParts {
+    pub(super) private: u64,
+    /// Of files in memory and of shared memory.
+    pub(super) files: u64,
+}
+
+impl MemoryParts {
+    pub(super) fn all(self) -> u64 {
+        self.private.saturating_add(self.files)
+    }
+}
+
+/// Files without a name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Nameless {
+    pub(super) bytes: u64,
+    pub(super) inodes: u64,
+}
+
+/// What some processes have open.
+#[derive(Debug, Default)]
+struct OpenFiles {
+    /// Bytes by inode.
+    nameless: HashMap<u64, u64>,
+    /// Pipes and sockets.
+    buffers: HashSet<(u64, u64)>,
+}
+
+/// The sum of some fields of a `status`, in bytes. What is not there is nothing.
+pub(super) fn status_bytes(process: &Path, names: &[&str]) -> u64 {
+    let text = fs::read_to_string(process.join("status")).unwrap_or_default();
+    let kib = |line: &str| {
+        let value = names.iter().find_map(|name| line.strip_prefix(name))?;
+        value.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()
+    };
+    text.lines().filter_map(kib).sum::<u64>() * 1024
 }
 
 /// Whether somebody sent descriptors into a socket that nobody has received.
@@ -224,14 +286,16 @@ fn holds_descriptors(process: &Path, descriptor: &OsStr) -> bool {
     counts.any(|count| count.trim() != "0")
 }
 
-/// Inodes on the file system `device` of files without a name that are mapped.
-fn mapped_nameless(pid: u32, device: u64) -> Vec<u64> {
+/// Inodes on the file systems `devices` of files without a name that are mapped.
+fn mapped_nameless(pid: u32, devices: &[u64]) -> Vec<u64> {
     let maps = fs::read(living(pid).join("maps")).unwrap_or_default();
-    let device = format!("{:02x}:{:02x}", major(device), minor(device));
+    let name = |device: &u64| format!("{:02x}:{:02x}", major(*device), minor(*device));
+    let devices: Vec<String> = devices.iter().map(name).collect();
     let nameless = |line: &[u8]| {
         let line = String::from_utf8_lossy(line.strip_suffix(b" (deleted)")?).into_owned();
         let mut fields = line.split_ascii_whitespace().skip(3);
-        let is_there = fields.next()? == device;
+        let device = fields.next()?;
+        let is_there = devices.iter().any(|each| each == device);
         is_there.then(|| fields.next()?.parse().ok())?
     };
     maps.split(|byte| *byte == b'\n')
@@ -365,6 +429,39 @@ mod tests {
     #[test]
     fn somebody_is_there() {
         assert!(count_all().unwrap() > 0);
+    }
+
+    /// A file that is open and has no name is found by any of the file systems as which it may be seen.
+    #[test]
+    fn files_without_a_name_are_found() {
+        let place = tempfile::tempdir().unwrap();
+        let device = fs::metadata(place.path()).unwrap().dev();
+        // The second sleeper has a pipe, too.
+        let script = "exec 5> $0; rm $0; head -c 100000 /dev/zero >&5; sleep 60 & sleep 60 | sleep 60 & echo; wait";
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", script])
+            .arg(place.path().join("file"))
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut byte = [0];
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut byte).unwrap();
+        let census = Census::take(std::process::id()).unwrap();
+        let none = Nameless::default();
+        assert_eq!(census.nameless(&[device + 1]), Some(none));
+        for devices in [&[device][..], &[device + 1, device], &[device, device]] {
+            let found = census.nameless(devices).unwrap();
+            assert_eq!(found.inodes, 1, "{devices:?}");
+            assert!((100_000..200_000).contains(&found.bytes), "{found:?}");
+        }
+        // That of the output, and the one between the two.
+        assert!(census.buffers().unwrap() >= 2);
+        assert!(census.page_tables() > 0);
+        for pid in &census.pids {
+            let pid = rustix::process::Pid::from_raw(*pid as i32).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        }
+        child.wait().unwrap();
     }
 
     #[test]

@@ -13,23 +13,22 @@ use rustix::process::geteuid;
 use rustix::thread::{CpuSet, sched_getaffinity};
 
 use super::cgroup::{Door, Group};
-use super::disk::{Tally, Tree};
-use super::processes::{Census, Seen, are_more, count_all, count_kills, count_memory_files};
+use super::disk_watch::DiskWatch;
+use super::machine::{Baseline, Memory};
+use super::pace::LONGEST;
+use super::processes::{Census, Seen, are_more, count_all, count_kills};
 use super::{Directories, Held, Hit, Limit, LimitError, Limits, Mechanism, Usage};
 use crate::process::{Bounds, Clock, Haste, ProcessUsage};
 
 /// How often it is looked at what is used, at first. Looking may take a fifth of the time.
 const INTERVAL: Duration = Duration::from_millis(20);
-const MAX_INTERVAL: Duration = Duration::from_millis(400);
+const MAX_INTERVAL: Duration = LONGEST;
 
 /// And this often whether thousands of processes have come, which they do in a moment: one short read.
 const GLANCE: Duration = Duration::from_millis(10);
 
 /// What a single file may have in any case, so that none fails for a limit that is not its own.
 const LARGE_FILE: u64 = 4 << 30;
-
-/// How long one look at a directory may take. It goes on where what was not seen may be too much.
-const LOOK: Duration = Duration::from_millis(300);
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -39,10 +38,7 @@ pub(crate) struct Watch {
     door: Option<Door>,
     cpus: Option<CpuSet>,
     held: Held,
-    output: Tree,
-    tmp: Tree,
-    /// Bytes that stay free on their file system.
-    kept_free: u64,
+    disk: DiskWatch,
     printed: Arc<AtomicU64>,
     /// When the program was started, and by whom.
     started: Option<(Instant, u32)>,
@@ -50,8 +46,8 @@ pub(crate) struct Watch {
     others: u64,
     /// Processes that the kernel had ended by then because memory ran out.
     kills: u64,
-    /// Bytes of files in memory of the machine by then.
-    memory_files: u64,
+    /// What the machine had of memory by then, where no group counts it.
+    memory: Option<Baseline>,
     /// The file system of files in memory that never had a name.
     memory_device: u64,
     next: Option<Instant>,
@@ -76,8 +72,6 @@ impl Watch {
     ) -> Result<Watch, LimitError> {
         let group = Group::create(limits);
         let door = group.as_ref().map(Group::door).transpose();
-        let open = |path| Tree::open(path).map_err(LimitError::Watch);
-        let output = open(directories.output)?;
         let mut watch = Watch {
             limits: *limits,
             group,
@@ -88,14 +82,12 @@ impl Watch {
                 .transpose()
                 .map_err(LimitError::Watch)?,
             held: Held::new(),
-            kept_free: kept_free(limits, &output)?,
-            output,
-            tmp: open(directories.tmp)?,
+            disk: DiskWatch::new(limits, directories)?,
             printed: Arc::default(),
             started: None,
             others: 0,
             kills: 0,
-            memory_files: 0,
+            memory: None,
             memory_device: memory_device().map_err(LimitError::Watch)?,
             next: None,
             interval: INTERVAL,
@@ -121,7 +113,7 @@ impl Watch {
             (Limit::OutputFiles, limits.output_files.is_some()),
             (Limit::TmpSize, limits.tmp_size.is_some()),
             (Limit::LogSize, limits.log_size.is_some()),
-            (Limit::KeepFree, self.kept_free > 0),
+            (Limit::KeepFree, self.disk.keeps_free()),
         ];
         let set = set.into_iter().filter(|(_, is_set)| *is_set);
         set.map(|(limit, _)| Ok((limit, self.mechanism(limit, starter)?)))
@@ -179,22 +171,33 @@ impl Watch {
         Some((Arc::clone(&self.printed), limit))
     }
 
+    /// Names further file systems as which the program sees its directories, such as overlays: files without
+    /// a name there take the same disk.
+    pub(crate) fn add_devices(&mut self, devices: &[u64]) {
+        self.disk.add_devices(devices);
+    }
+
     /// The program is about to start, below process `supervisor`; `clock` counts as [`bounds`](Self::bounds)
     /// asked for.
-    pub(crate) fn start(&mut self, supervisor: u32, clock: Option<Clock>) {
+    ///
+    /// # Errors
+    /// Where nobody tells what the machine has.
+    pub(crate) fn start(&mut self, supervisor: u32, clock: Option<Clock>) -> io::Result<()> {
         let now = Instant::now();
         self.clock = clock;
         self.started = Some((now, supervisor));
         self.others = count_all().unwrap_or(0);
         self.kills = count_kills();
-        if self.limits.memory.is_some() {
-            self.memory_files = count_memory_files();
+        if self.limits.memory.is_some() && self.is_supervised(Limit::Memory) {
+            self.memory = Some(Baseline::take()?);
         }
+        self.disk.start(now)?;
         self.next = self.next_look(now, INTERVAL);
         self.next_glance = self.is_supervised(Limit::Pids).then_some(now + GLANCE);
         let is_alone = self.held.contains(&(Limit::Pids, Mechanism::Supervision));
         self.haste = is_alone.then(Haste::take).flatten();
         self.door = None;
+        Ok(())
     }
 
     /// Most processes and threads that the kernel is to let the sandbox's user have. More than the program
@@ -207,7 +210,8 @@ impl Watch {
 
     /// How long nobody has to look; for ever where there is nothing to look at.
     pub(crate) fn patience(&self) -> Option<Duration> {
-        let next = self.next.into_iter().chain(self.next_glance).min()?;
+        let times = [self.next, self.next_glance, self.disk.next()];
+        let next = times.into_iter().flatten().min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 
@@ -231,6 +235,12 @@ impl Watch {
                 return Ok(Some(self.hit(Limit::Pids)));
             }
             self.next_glance = Some(Instant::now() + GLANCE);
+        }
+        if self.disk.next().is_some_and(|next| next <= before)
+            && let Some((_, supervisor)) = self.started
+            && let Some(limit) = self.disk.glance(supervisor)?
+        {
+            return Ok(Some(self.hit(limit)));
         }
         if self.next.is_none_or(|next| before < next) {
             return Ok(None);
@@ -306,47 +316,63 @@ impl Watch {
         if exceeds(Limit::Pids, Some(limits.most_pids()), &|_| census.threads) {
             return Ok(Some(Limit::Pids));
         }
-        let memory = |limit| {
-            // What cannot be seen is at most what all of the machine have more than at first.
-            let nameless = census.nameless_bytes(self.memory_device);
-            let more = || count_memory_files().saturating_sub(self.memory_files);
-            census.memory(limit, nameless.unwrap_or_else(more))
-        };
-        if exceeds(Limit::Memory, limits.memory, &memory) {
-            return Ok(Some(Limit::Memory));
+        if self.is_supervised(Limit::Memory)
+            && let Some(limit) = self.find_memory_hit(&census)?
+        {
+            return Ok(Some(limit));
         }
+        let limits = &self.limits;
         if limits
             .log_size
             .is_some_and(|limit| self.printed.load(Ordering::Relaxed) > limit)
         {
             return Ok(Some(Limit::LogSize));
         }
-        if let Some(limit) = self.find_disk_hit(&census, true)? {
+        if let Some(limit) = self.disk.find_hit(&census)? {
             return Ok(Some(limit));
         }
-        let is_full = self.output.available_bytes()? < self.kept_free;
-        let is_hit = is_full && self.is_to_blame(supervisor)?;
-        Ok(is_hit.then_some(Limit::KeepFree))
+        self.disk.glance(supervisor)
     }
 
-    /// Whether the program itself has so much of the disk that its end gives back what should be free, or
-    /// most of what was taken since it started.
-    fn is_to_blame(&self, supervisor: u32) -> io::Result<bool> {
-        let lost = self.output.lost_bytes()?;
-        let much = self.kept_free.min(lost.div_ceil(2)).max(1);
-        let enough = Tally {
-            allocated: much,
-            ..Tally::MAX
+    /// The limit on memory that the program has hit, where no group holds it.
+    fn find_memory_hit(&mut self, census: &Census) -> io::Result<Option<Limit>> {
+        let (Some(limit), Some(mut baseline)) = (self.limits.memory, self.memory) else {
+            return Ok(None);
         };
-        let mut taken = 0_u64;
-        for tree in [&self.output, &self.tmp] {
-            let allocated = tree.measure(enough, deadline(true))?.allocated;
-            taken = taken.saturating_add(allocated);
+        let now = Memory::read()?;
+        baseline.see_others(&census.pids);
+        self.memory = Some(baseline);
+        // What cannot be seen is at most what all of the machine have more than at first.
+        let nameless = census.nameless(&[self.memory_device]);
+        let nameless = nameless.map_or_else(|| baseline.files_growth(now), |files| files.bytes);
+        let used = census.memory(limit, nameless);
+        if used.all() > limit {
+            return Ok(Some(Limit::Memory));
         }
-        // What cannot be told apart is counted as the program's.
-        let nameless = Census::take(supervisor)?.nameless_bytes(self.output.device);
-        taken = taken.saturating_add(nameless.unwrap_or(lost));
-        Ok(taken >= much)
+        let shortage = baseline.shortage(now);
+        // What belongs to the program is told apart where it may decide: that takes long.
+        let kernel = baseline.kernel_bytes(now, None);
+        let files = baseline.files_growth(now).saturating_sub(used.files);
+        let tables = baseline.tables_growth(now);
+        let most = [used.all(), kernel, files, tables].into_iter();
+        let most = most.fold(0, u64::saturating_add);
+        if most <= limit && shortage.is_none_or(|much| most < much) {
+            return Ok(None);
+        }
+        let kernel = if kernel == 0 {
+            0
+        } else {
+            baseline.kernel_bytes(now, census.buffers())
+        };
+        let used = census.memory(0, nameless);
+        let hidden = baseline.hidden_files(now, used.files, &census.pids);
+        let all = [used.all(), kernel, hidden, census.page_tables()].into_iter();
+        let all = all.fold(0, u64::saturating_add);
+        if all > limit {
+            return Ok(Some(Limit::Memory));
+        }
+        let is_to_blame = shortage.is_some_and(|much| all >= much);
+        Ok(is_to_blame.then_some(Limit::MachineMemory))
     }
 
     /// Whether so many processes have come that those of the program may be too many. Who did not ask for
@@ -368,42 +394,6 @@ impl Watch {
         are_more(supervisor, self.limits.most_pids())
     }
 
-    /// Where the program is not running any more, nobody is left who could change anything.
-    fn find_disk_hit(&self, census: &Census, is_running: bool) -> io::Result<Option<Limit>> {
-        let limits = &self.limits;
-        let exceeds = |used: u64, limit: Option<u64>| limit.is_some_and(|limit| used > limit);
-        if limits.output_size.is_some() || limits.output_files.is_some() {
-            let enough = Tally {
-                bytes: limits.output_size.unwrap_or(u64::MAX),
-                entries: limits.output_files.unwrap_or(u64::MAX),
-                ..Tally::MAX
-            };
-            let tally = self.output.measure(enough, deadline(is_running))?;
-            if exceeds(tally.entries, limits.output_files) {
-                return Ok(Some(Limit::OutputFiles));
-            }
-            if exceeds(tally.bytes, limits.output_size) {
-                return Ok(Some(Limit::OutputSize));
-            }
-        }
-        let Some(most) = limits.tmp_size else {
-            return Ok(None);
-        };
-        let tree = &self.tmp;
-        let enough = Tally {
-            allocated: most,
-            ..Tally::MAX
-        };
-        // Files without a name are on the same disk, wherever they were made.
-        let nameless = match census.nameless_bytes(tree.device) {
-            Some(bytes) => bytes,
-            None => tree.lost_bytes()?,
-        };
-        let allocated = tree.measure(enough, deadline(is_running))?.allocated;
-        let allocated = allocated.saturating_add(nameless);
-        Ok((allocated > most).then_some(Limit::TmpSize))
-    }
-
     /// What the program hit that nobody saw before it ended, by SIGKILL or otherwise.
     pub(crate) fn last_look(&self, was_killed: bool) -> io::Result<Option<Hit>> {
         let limits = &self.limits;
@@ -416,9 +406,16 @@ impl Watch {
                 Some(Limit::LogSize)
             }
             None if was_killed && count_kills() > self.kills => Some(Limit::MachineMemory),
-            None => self.find_disk_hit(&Census::default(), false)?,
+            None => self.disk.last_hit()?,
         };
         Ok(limit.map(|limit| self.hit(limit)))
+    }
+
+    /// The limit that ended a sandbox which did not tell how its program ended: where memory runs out, its
+    /// own processes get none either, and none of them is killed for it.
+    pub(crate) fn unexplained_end(&self) -> Option<Hit> {
+        let was_short = self.group.as_ref().is_some_and(Group::was_short);
+        was_short.then(|| self.hit(Limit::Memory))
     }
 
     /// What was used in all.
@@ -446,23 +443,6 @@ impl Watch {
             written_bytes: process.written_bytes,
         }
     }
-}
-
-fn deadline(is_running: bool) -> Option<Instant> {
-    is_running.then(|| Instant::now() + LOOK)
-}
-
-/// What stays free on the disk of `output`.
-fn kept_free(limits: &Limits, output: &Tree) -> Result<u64, LimitError> {
-    let available = output.available_bytes().map_err(LimitError::Watch)?;
-    match limits.keep_free {
-        Some(bytes) if bytes <= available => return Ok(bytes),
-        Some(bytes) if !limits.best_effort => return Err(LimitError::Full { bytes, available }),
-        _ => {}
-    }
-    let twentieth = output.capacity().map_err(LimitError::Watch)? / 20;
-    let half = available / 2;
-    Ok(Limits::DEFAULT_KEEP_FREE.min(twentieth).min(half))
 }
 
 /// Whether the kernel goes on counting the time of a process that executes `program`, as it does where

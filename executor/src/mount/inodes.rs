@@ -3,13 +3,34 @@
 //! A number is the hash of the place in the tree, so it is the same in every mount of the same DAG;
 //! where two places collide, the second gets the next number that is free. The table holds what the
 //! kernel holds references to, and nothing else.
+//!
+//! A tree may have more places than any memory, and the kernel holds what a program has seen until its
+//! own memory is short. So above [`MOST_NODES`] the kernel is asked to give up those that it has held for
+//! longest, and above [`MAX_NODES`] it gets no more.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use ipfs_exec_node::Cid;
 
 use super::protocol::{Attributes, ROOT};
+
+/// Nodes above which the kernel is asked to give some up. One takes about 400 bytes here, and 1 KiB there.
+pub(super) const MOST_NODES: usize = 48 * 1024;
+
+/// Nodes above which there is no further one: programs hold so many files open at a time.
+const MAX_NODES: usize = 128 * 1024;
+
+/// Nodes that the kernel is never asked to give up: the first ones, among which are the program, its
+/// libraries and the directories that it works in.
+const KEPT_NODES: usize = 4096;
+
+/// Nodes that the kernel is asked to give up at a time.
+const SURPLUS_NODES: usize = 512;
+
+/// How long a new node waits for the kernel to give up others.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What stands at a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +74,7 @@ impl Kept {
 pub(super) struct Inode {
     pub(super) number: u64,
     parent: Option<Arc<Inode>>,
-    name: Box<[u8]>,
+    pub(super) name: Box<[u8]>,
     /// How many directories are above.
     pub(super) depth: usize,
     pub(super) body: Body,
@@ -100,8 +121,78 @@ impl Inode {
 /// See the [module](self).
 #[derive(Debug)]
 pub(super) struct Inodes {
-    held: Mutex<HashMap<u64, (Arc<Inode>, u64)>>,
+    table: Mutex<Table>,
+    /// The table has become smaller or too large, or is not needed any more.
+    changed: Condvar,
     root: Arc<Inode>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    held: HashMap<u64, Held>,
+    /// Numbers in the order in which they came, with their tickets. Those that were given up stay until
+    /// their turn comes.
+    queue: VecDeque<(u64, u64)>,
+    next_ticket: u64,
+    has_ended: bool,
+}
+
+/// A node that the kernel holds.
+#[derive(Debug)]
+struct Held {
+    inode: Arc<Inode>,
+    references: u64,
+    /// Another one each time that the number is entered.
+    ticket: u64,
+}
+
+impl Table {
+    fn insert(&mut self, number: u64, inode: Arc<Inode>) {
+        self.next_ticket += 1;
+        let ticket = self.next_ticket;
+        if self.held.len() >= KEPT_NODES {
+            if self.queue.len() > 2 * self.held.len() {
+                let held = &self.held;
+                let is_held = |(number, ticket): &_| is_held(held, *number, *ticket);
+                self.queue.retain(is_held);
+            }
+            self.queue.push_back((number, ticket));
+        }
+        let held = Held {
+            inode,
+            references: 1,
+            ticket,
+        };
+        self.held.insert(number, held);
+    }
+
+    /// Some of the nodes that were held for longest, and that no other one stands on.
+    fn oldest(&mut self) -> Vec<Arc<Inode>> {
+        let mut oldest = Vec::new();
+        for _ in 0..self.queue.len() {
+            let Some((number, ticket)) = self.queue.pop_front() else {
+                break;
+            };
+            if !is_held(&self.held, number, ticket) {
+                continue;
+            }
+            // Its turn comes again, if the kernel keeps it.
+            self.queue.push_back((number, ticket));
+            let held = self.held.get(&number);
+            oldest.extend(
+                held.filter(|held| Arc::strong_count(&held.inode) == 1)
+                    .map(|held| Arc::clone(&held.inode)),
+            );
+            if oldest.len() == SURPLUS_NODES {
+                break;
+            }
+        }
+        oldest
+    }
+}
+
+fn is_held(held: &HashMap<u64, Held>, number: u64, ticket: u64) -> bool {
+    held.get(&number).is_some_and(|held| held.ticket == ticket)
 }
 
 impl Inodes {
@@ -118,18 +209,51 @@ impl Inodes {
             },
         });
         Inodes {
-            held: Mutex::default(),
+            table: Mutex::default(),
+            changed: Condvar::new(),
             root,
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, (Arc<Inode>, u64)>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many there are beside the top.
     pub(super) fn len(&self) -> usize {
-        self.lock().len()
+        self.lock().held.len()
+    }
+
+    /// Waits until there are too many; gives some that the kernel may be asked to give up, which may be
+    /// none. `None` at the end.
+    pub(super) fn await_surplus(&self) -> Option<Vec<Arc<Inode>>> {
+        let mut table = self.lock();
+        while !table.has_ended && table.held.len() <= MOST_NODES {
+            let woken = self.changed.wait(table);
+            table = woken.unwrap_or_else(PoisonError::into_inner);
+        }
+        (!table.has_ended).then(|| table.oldest())
+    }
+
+    /// Waits until there is room for a node more; false where there is none in time.
+    pub(super) fn await_room(&self) -> bool {
+        let deadline = Instant::now() + PATIENCE;
+        let mut table = self.lock();
+        while !table.has_ended && table.held.len() >= MAX_NODES {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let woken = self.changed.wait_timeout(table, left);
+            table = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
+    /// Nobody waits any more.
+    pub(super) fn end(&self) {
+        self.lock().has_ended = true;
+        self.changed.notify_all();
     }
 
     /// The node of that number, if the kernel was given it.
@@ -137,8 +261,9 @@ impl Inodes {
         if number == ROOT {
             return Some(Arc::clone(&self.root));
         }
-        let held = self.lock();
-        held.get(&number).map(|(inode, _)| Arc::clone(inode))
+        let table = self.lock();
+        let held = table.held.get(&number);
+        held.map(|held| Arc::clone(&held.inode))
     }
 
     /// The entry `name` of `parent`, to which the kernel gets a reference more.
@@ -149,13 +274,13 @@ impl Inodes {
         body: Body,
         attributes: Attributes,
     ) -> Arc<Inode> {
-        let mut held = self.lock();
+        let mut table = self.lock();
         let mut number = number_of(parent.number, name);
         loop {
-            match held.get_mut(&number) {
-                Some((inode, references)) if inode.body == body && inode.is_at(parent, name) => {
-                    *references += 1;
-                    return Arc::clone(inode);
+            match table.held.get_mut(&number) {
+                Some(held) if held.inode.body == body && held.inode.is_at(parent, name) => {
+                    held.references += 1;
+                    return Arc::clone(&held.inode);
                 }
                 Some(_) => number = next_number(number),
                 None => break,
@@ -172,17 +297,24 @@ impl Inodes {
                 ..attributes
             },
         });
-        held.insert(number, (Arc::clone(&inode), 1));
+        table.insert(number, Arc::clone(&inode));
+        if table.held.len() > MOST_NODES {
+            self.changed.notify_all();
+        }
         inode
     }
 
     /// The kernel gives up `count` references.
     pub(super) fn forget(&self, number: u64, count: u64) {
-        let mut held = self.lock();
-        if let Some((_, references)) = held.get_mut(&number) {
-            *references = references.saturating_sub(count);
-            if *references == 0 {
-                held.remove(&number);
+        let mut table = self.lock();
+        let Some(held) = table.held.get_mut(&number) else {
+            return;
+        };
+        held.references = held.references.saturating_sub(count);
+        if held.references == 0 {
+            table.held.remove(&number);
+            if table.held.len() + 1 == MAX_NODES {
+                self.changed.notify_all();
             }
         }
     }
@@ -240,6 +372,65 @@ mod tests {
         assert_eq!(table.len(), 1);
         table.forget(ROOT, 5);
         assert!(table.get(ROOT).is_some());
+    }
+
+    /// The oldest come first, each in its turn, but for the first ones and for those that others stand on.
+    #[test]
+    fn what_is_too_much_is_given_up() {
+        let table = table();
+        let root = table.get(ROOT).unwrap();
+        let enter = |parent: &Arc<Inode>, name: String| {
+            table.enter(parent, name.as_bytes(), Body::MountPoint, attributes())
+        };
+        for number in 0..MOST_NODES {
+            enter(&root, number.to_string());
+        }
+        let name = |inode: &Arc<Inode>| String::from_utf8(inode.name.to_vec()).unwrap();
+        let directory = enter(&root, "directory".to_owned());
+        let number = directory.number;
+        drop(directory);
+        let first = table.await_surplus().unwrap();
+        assert_eq!(first.len(), SURPLUS_NODES);
+        assert_eq!(name(&first[0]), KEPT_NODES.to_string());
+        for inode in &first {
+            table.forget(inode.number, 1);
+        }
+        assert!(table.len() <= MOST_NODES);
+        let directory = table.get(number).unwrap();
+        for number in table.len()..MAX_NODES {
+            enter(&directory, format!("below {number}"));
+        }
+        drop(directory);
+        let mut seen = 0;
+        while seen < table.len() - KEPT_NODES - SURPLUS_NODES {
+            let surplus = table.await_surplus().unwrap();
+            assert!(!surplus.iter().any(|inode| inode.number == number));
+            seen += surplus.len();
+        }
+        assert!(!table.await_room());
+        table.forget(table.await_surplus().unwrap()[0].number, 1);
+        assert!(table.await_room());
+        table.end();
+        assert!(table.await_surplus().is_none());
+    }
+
+    /// What comes and goes all the time leaves nothing behind.
+    #[test]
+    fn the_queue_keeps_to_what_is_held() {
+        let table = table();
+        let root = table.get(ROOT).unwrap();
+        let enter = |number: usize| {
+            let name = number.to_string();
+            table.enter(&root, name.as_bytes(), Body::MountPoint, attributes())
+        };
+        for number in 0..=KEPT_NODES {
+            enter(number);
+        }
+        for _ in 0..20 * KEPT_NODES {
+            let number = enter(KEPT_NODES + 1).number;
+            table.forget(number, 1);
+        }
+        assert!(table.lock().queue.len() <= 2 * KEPT_NODES + 3);
     }
 
     #[test]

@@ -349,6 +349,38 @@ pub(super) fn reply_header(unique: u64, error: i32, length: usize) -> [u8; REPLY
     header
 }
 
+/// Numbers of the kinds of notices to the kernel.
+const NOTICE_INVALID_ENTRY: i32 = 3;
+const NOTICE_PRUNE: i32 = 9;
+
+/// A notice: the kernel may give up these nodes, where nothing uses them. Linux 6.18, `EINVAL` before.
+pub(super) fn prune(nodes: &[u64]) -> Vec<u8> {
+    let mut body = Vec::with_capacity(16 + 8 * nodes.len());
+    put32(&mut body, nodes.len() as u32);
+    put32(&mut body, 0);
+    put64(&mut body, 0);
+    nodes.iter().for_each(|node| put64(&mut body, *node));
+    notice(NOTICE_PRUNE, &body)
+}
+
+/// A notice: the kernel shall ask for the entry `name` of `parent` again. It gives up the node where
+/// nothing uses that.
+pub(super) fn invalid_entry(parent: u64, name: &[u8]) -> Vec<u8> {
+    let mut body = Vec::with_capacity(16 + name.len() + 1);
+    put64(&mut body, parent);
+    put32(&mut body, name.len() as u32);
+    put32(&mut body, 0);
+    body.extend_from_slice(name);
+    body.push(0);
+    notice(NOTICE_INVALID_ENTRY, &body)
+}
+
+/// What is no answer has no number, and its kind in place of an error.
+fn notice(kind: i32, body: &[u8]) -> Vec<u8> {
+    let header = reply_header(0, -kind, body.len());
+    [&header, body].concat()
+}
+
 fn put32(out: &mut Vec<u8>, value: u32) {
     out.extend_from_slice(&value.to_ne_bytes());
 }
@@ -429,6 +461,10 @@ mod tests {
         assert_eq!(node(5, Some(&attributes)).len(), NODE_BYTES);
         assert_eq!(node(0, None).len(), NODE_BYTES);
         assert_eq!(statistics(1).len(), 80);
+        assert_eq!(prune(&[1, 2]).len(), REPLY_HEADER_BYTES + 16 + 16);
+        let notice = invalid_entry(7, b"name");
+        assert_eq!(notice.len(), REPLY_HEADER_BYTES + 16 + 5);
+        assert_eq!(notice[4..8], NOTICE_INVALID_ENTRY.to_ne_bytes());
     }
 
     #[test]

@@ -20,7 +20,7 @@ use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::Scope;
 use std::time::Duration;
 
@@ -30,6 +30,7 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::process::Signal;
 
+use super::inodes::Inode;
 use super::protocol::{self, Operation, Request};
 use super::view::View;
 
@@ -50,6 +51,9 @@ const STACK_BYTES: usize = 512 << 10;
 
 /// How often it is looked whether somebody who was interrupted is being killed.
 const KILL_CHECK: Duration = Duration::from_millis(100);
+
+/// How long the kernel is left alone where it gives up no nodes.
+const TRIM_PAUSE: Duration = Duration::from_millis(5);
 
 /// Signals that end nobody by default, as a set of `/proc`.
 const HARMLESS: u64 = bit(Signal::CHILD)
@@ -173,6 +177,7 @@ impl<'s, 'b> Server<'s, 'b> {
     fn start_helpers<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) -> io::Result<()> {
         let builder = || std::thread::Builder::new().stack_size(STACK_BYTES);
         builder().spawn_scoped(scope, || self.watch())?;
+        builder().spawn_scoped(scope, || self.trim())?;
         for _ in 0..READERS_AHEAD {
             builder().spawn_scoped(scope, || self.view.read_ahead())?;
         }
@@ -457,6 +462,46 @@ impl<'s, 'b> Server<'s, 'b> {
             // It is in the hands of a thread that has just read it, or answered: in the first case
             // the kernel says it once more.
             self.reply(own, Err(Errno::AGAIN));
+        }
+    }
+
+    /// Has the kernel give up nodes while it holds too many.
+    fn trim(&self) {
+        let mut can_prune = true;
+        let mut before = usize::MAX;
+        while let Some(surplus) = self.view.await_surplus() {
+            can_prune = can_prune && self.prune(&surplus);
+            if !can_prune {
+                surplus.iter().for_each(|inode| self.invalidate(inode));
+            }
+            // What the kernel gives up, it tells at once. It may need all of them.
+            let now = self.view.nodes();
+            if now >= before || surplus.is_empty() {
+                std::thread::sleep(TRIM_PAUSE);
+            }
+            before = now;
+        }
+    }
+
+    /// False where the kernel does not know such a notice.
+    fn prune(&self, nodes: &[Arc<Inode>]) -> bool {
+        let numbers: Vec<u64> = nodes.iter().map(|inode| inode.number).collect();
+        match rustix::io::write(self.device, &protocol::prune(&numbers)) {
+            Err(Errno::INVAL) => false,
+            Err(errno) => {
+                tracing::debug!(%errno, "the kernel takes no notice");
+                true
+            }
+            Ok(_) => true,
+        }
+    }
+
+    fn invalidate(&self, inode: &Inode) {
+        let notice = protocol::invalid_entry(inode.parent_number(), &inode.name);
+        match rustix::io::write(self.device, &notice) {
+            // It has given it up already.
+            Ok(_) | Err(Errno::NOENT) => {}
+            Err(errno) => tracing::debug!(%errno, "the kernel takes no notice"),
         }
     }
 

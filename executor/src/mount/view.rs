@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 use super::ahead::Ahead;
 use super::cache::BlockCache;
-use super::inodes::{self, Body, Inode, Inodes};
+use super::inodes::{self, Body, Inode, Inodes, MOST_NODES};
 use super::lru::Lru;
 use super::observer::{Access, Learnt, Observer};
 use super::protocol::{Attributes, Listed, ListedEntry};
@@ -29,6 +29,11 @@ pub(crate) const DIRECTORY_MODE: u32 = 0o555;
 const LINK_MODE: u32 = 0o777;
 /// Mode of the directory of everything: it can be passed, not listed.
 const EVERYTHING_MODE: u32 = 0o111;
+
+/// What is shown of the recorded mode of a file and of a directory, as where an archive is unpacked: no
+/// set-id bits, and the sticky bit of directories alone.
+const FILE_MODE_MASK: u32 = 0o777;
+const DIRECTORY_MODE_MASK: u32 = 0o1777;
 
 /// What every program may do with the root of its file system, whatever is recorded.
 const LEAST_ROOT_MODE: u32 = 0o755;
@@ -54,7 +59,7 @@ const MAX_READERS: usize = 256;
 const MAX_BLOCKS_AHEAD: usize = 128;
 
 /// Nodes above which a listing gives no more of them along: the kernel asks when it wants to know.
-const MAX_NODES_LISTED: usize = 64 * 1024;
+const MAX_NODES_LISTED: usize = MOST_NODES / 2;
 
 /// The most that is asked for ahead of a reader, in bytes.
 const MAX_AHEAD_BYTES: u64 = 16 << 20;
@@ -269,6 +274,21 @@ impl<'b> View<'b> {
     pub(super) fn end(&self) {
         self.ahead.end();
         self.blocks.end();
+        self.inodes.end();
+    }
+
+    /// How many nodes the kernel holds.
+    pub(super) fn nodes(&self) -> usize {
+        self.inodes.len()
+    }
+
+    /// Waits until the kernel holds too many nodes; gives some that it may be asked to give up. `None` at
+    /// the end.
+    pub(super) fn await_surplus(&self) -> Option<Vec<Arc<Inode>>> {
+        let mut surplus = self.inodes.await_surplus()?;
+        // Something may be mounted there.
+        surplus.retain(|inode| !(inode.depth == 1 && self.has_mount_point(&inode.name)));
+        Some(surplus)
     }
 
     /// The first failure, if there was one.
@@ -340,6 +360,9 @@ impl<'b> View<'b> {
 
     /// The entry `name`; `None` where there is none and never will be.
     pub(super) fn lookup(&self, parent: u64, name: &[u8]) -> Result<Option<Arc<Inode>>, Errno> {
+        if !self.inodes.await_room() {
+            return Err(Errno::NFILE);
+        }
         let parent = self.inode(parent)?;
         let blocks = self.recorded();
         let path = || parent.path_of(name);
@@ -374,12 +397,12 @@ impl<'b> View<'b> {
     }
 
     fn is_mount_point(&self, directory: &Inode, name: &[u8]) -> bool {
-        let is_top = directory.number == super::protocol::ROOT;
-        is_top
-            && self
-                .mount_points
-                .iter()
-                .any(|point| point.as_bytes() == name)
+        directory.number == super::protocol::ROOT && self.has_mount_point(name)
+    }
+
+    fn has_mount_point(&self, name: &[u8]) -> bool {
+        let mut points = self.mount_points.iter();
+        points.any(|point| point.as_bytes() == name)
     }
 
     fn find(
@@ -661,9 +684,12 @@ impl<'b> View<'b> {
             at += 1;
             entered.extend(self.put_item(directory, item, at, &mut listed, with_nodes));
         }
-        let held = cursor.listing.as_ref().map_or(0, Listing::held);
-        let weight = (held + CURSOR_ENTRIES) * DECODED_LINK_BYTES;
-        lock(&self.listings).insert((directory.number, at), cursor, weight);
+        // Behind the end nobody goes on.
+        if !batch.is_empty() {
+            let held = cursor.listing.as_ref().map_or(0, Listing::held);
+            let weight = (held + CURSOR_ENTRIES) * DECODED_LINK_BYTES;
+            lock(&self.listings).insert((directory.number, at), cursor, weight);
+        }
         Ok((listed.into_bytes(), entered))
     }
 
@@ -838,8 +864,10 @@ fn attributes_of(node: &Node, owner: Owner) -> Attributes {
     let metadata = node.metadata();
     let mode = match node.kind() {
         NodeKind::Symlink => TYPE_LINK | LINK_MODE,
-        kind if kind.is_directory() => TYPE_DIRECTORY | metadata.mode.unwrap_or(DIRECTORY_MODE),
-        _ => TYPE_FILE | metadata.mode.unwrap_or(FILE_MODE),
+        kind if kind.is_directory() => {
+            TYPE_DIRECTORY | metadata.mode.unwrap_or(DIRECTORY_MODE) & DIRECTORY_MODE_MASK
+        }
+        _ => TYPE_FILE | metadata.mode.unwrap_or(FILE_MODE) & FILE_MODE_MASK,
     };
     let mtime = metadata.mtime.unwrap_or_default();
     Attributes {

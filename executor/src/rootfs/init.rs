@@ -1,19 +1,25 @@
 //! Whether a tree has a program to run.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use ipfs_exec_node::Cid;
 use rustix::buffer::spare_capacity;
-use rustix::fs::{FileType, Mode, fstat};
+use rustix::fs::{AtFlags, FileType, Mode, fstat, readlinkat, statat};
 use rustix::io::Errno;
 
 use super::program;
+use super::resolve::{self, Step, Tree};
 use crate::beneath;
 
 /// The program of a root file system, relative to its root.
 pub(super) const INIT: &str = "sbin/init";
+
+/// Why a file that the kernel shows is no program to run: it is what starts the program, not the program.
+pub(super) const KERNEL_FILE: &str = "it, or its interpreter, leads into `/proc` or `/dev`";
 
 /// Why a root file system has no program to run.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +57,12 @@ pub enum InitError {
 pub(super) fn check(tree: BorrowedFd<'_>, cid: &Cid) -> Result<(), InitError> {
     let cid = *cid;
     let not_executable = |reason| Err(InitError::NotExecutable { cid, reason });
+    match resolve::is_kernel_file(&OnDisk(tree), INIT.as_bytes()) {
+        Ok(true) => return not_executable(KERNEL_FILE),
+        Ok(false) => {}
+        // It may still be a program.
+        Err(errno) => tracing::debug!(%cid, %errno, "cannot follow `/sbin/init`"),
+    }
     let file = match beneath::look_up_inside(tree, Path::new(INIT)) {
         Ok(file) => file,
         Err(Errno::NOENT | Errno::NOTDIR) if goes_through_link(tree) => return Ok(()),
@@ -75,7 +87,7 @@ pub(super) fn check(tree: BorrowedFd<'_>, cid: &Cid) -> Result<(), InitError> {
     } else if !Mode::from_raw_mode(status.st_mode).contains(Mode::XUSR) {
         not_executable("its owner may not execute it")
     } else {
-        let refusal = read_head(tree).map_err(|errno| InitError::LookUp {
+        let refusal = read_head(tree, Path::new(INIT)).map_err(|errno| InitError::LookUp {
             cid,
             source: errno.into(),
         })?;
@@ -85,9 +97,9 @@ pub(super) fn check(tree: BorrowedFd<'_>, cid: &Cid) -> Result<(), InitError> {
     }
 }
 
-/// The first bytes of the program; `None` where it may be executed but not read.
-fn read_head(tree: BorrowedFd<'_>) -> Result<Option<Vec<u8>>, Errno> {
-    let file = match beneath::open_file_inside(tree, Path::new(INIT)) {
+/// The first bytes of a program; `None` where it may be executed but not read.
+fn read_head(tree: BorrowedFd<'_>, path: &Path) -> Result<Option<Vec<u8>>, Errno> {
+    let file = match beneath::open_file_inside(tree, path) {
         Err(Errno::ACCESS) => return Ok(None),
         file => file?,
     };
@@ -112,4 +124,40 @@ pub(super) fn refused(tree: BorrowedFd<'_>, cid: &Cid) -> InitError {
 /// Whether the path meets a link before it ends.
 fn goes_through_link(tree: BorrowedFd<'_>) -> bool {
     beneath::look_up_without_links(tree, INIT.as_bytes()).is_err_and(|errno| errno == Errno::LOOP)
+}
+
+/// An unpacked tree. Its nodes are paths without links.
+struct OnDisk<'t>(BorrowedFd<'t>);
+
+impl Tree for OnDisk<'_> {
+    type Node = Vec<u8>;
+    type Error = Errno;
+
+    fn root(&self) -> Result<Vec<u8>, Errno> {
+        Ok(Vec::new())
+    }
+
+    fn entry(&self, node: &Vec<u8>, name: &[u8]) -> Result<Step<Vec<u8>>, Errno> {
+        let mut path = node.clone();
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(name);
+        match readlinkat(self.0, &*path, Vec::new()) {
+            Ok(target) => Ok(Step::Link(target.into_bytes())),
+            // It is no link.
+            Err(Errno::INVAL) => Ok(Step::Node(path)),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG) => Ok(Step::Nothing),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    fn head(&self, node: &Vec<u8>) -> Result<Vec<u8>, Errno> {
+        let path = Path::new(OsStr::from_bytes(node));
+        let status = statat(self.0, path, AtFlags::SYMLINK_NOFOLLOW)?;
+        if FileType::from_raw_mode(status.st_mode) != FileType::RegularFile {
+            return Ok(Vec::new());
+        }
+        Ok(read_head(self.0, path)?.unwrap_or_default())
+    }
 }

@@ -23,6 +23,7 @@ mod lock;
 mod mounted;
 mod mountpoints;
 mod program;
+mod resolve;
 mod seal;
 mod top;
 

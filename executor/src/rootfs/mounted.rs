@@ -12,15 +12,13 @@ use ipfs_exec_node::unixfs::{self, FileReader, Node, NodeKind, UnixfsError};
 use super::init::InitError;
 use super::mountpoints::{MOUNT_POINTS, MountPointError};
 use super::program;
+use super::resolve::{self, Found, Step, Tree};
 use super::top::{TopEntry, TopEntryKind};
 use super::{RootfsError, init};
 use crate::mount::{Failure, SandboxMount, Top};
 
 /// Where it is mounted in the stage of a sandbox.
 pub(crate) const STAGED_ROOTFS: &str = "rootfs";
-
-/// Symbolic links that are followed on the way to the program: as many as the kernel does.
-const MAX_LINKS: usize = 40;
 
 /// The bit that lets the owner execute a file.
 const OWNER_EXECUTES: u32 = 0o100;
@@ -64,7 +62,12 @@ impl<'b> MountedRootfs<'b> {
             source: io::Error::other(error),
         };
         let not_executable = |reason| Err(InitError::NotExecutable { cid, reason });
-        let node = match self.find(init::INIT).map_err(look_up)? {
+        let path = init::INIT.as_bytes();
+        if resolve::is_kernel_file(self, path).map_err(look_up)? {
+            return not_executable(init::KERNEL_FILE);
+        }
+        let node = match resolve::find(self, path).map_err(look_up)? {
+            Found::Kernel => return not_executable(init::KERNEL_FILE),
             Found::Nothing => return Err(InitError::NotFound { cid }),
             // It may lead into what is mounted later.
             Found::Dangling => return Ok(()),
@@ -85,76 +88,19 @@ impl<'b> MountedRootfs<'b> {
             }
             Some(_) => {}
         }
-        let mut reader = FileReader::new(self.blocks, *node).map_err(look_up)?;
-        let mut head = Vec::new();
-        while head.len() < program::HEAD_BYTES {
-            let bytes = reader.next_bytes().map_err(look_up)?;
-            if bytes.is_empty() {
-                break;
-            }
-            head.extend_from_slice(&bytes);
-        }
-        head.truncate(program::HEAD_BYTES);
+        let head = self.head(&node).map_err(look_up)?;
         program::refusal(&head).map_or(Ok(()), not_executable)
     }
 
     /// Why a complete sandbox could not execute `/sbin/init`.
     pub(crate) fn not_executed(&self) -> InitError {
-        match self.find(init::INIT) {
+        match resolve::find(self, init::INIT.as_bytes()) {
             Ok(Found::Node(_)) => InitError::NotExecutable {
                 cid: self.cid,
                 reason: "its interpreter is missing",
             },
             _ => InitError::NotFound { cid: self.cid },
         }
-    }
-
-    /// Looks `path` up as a process would that has this tree for its root.
-    fn find(&self, path: &str) -> Result<Found, UnixfsError> {
-        let mut ahead: Vec<Vec<u8>> = segments(path.as_bytes());
-        let mut behind = vec![Node::load(self.blocks, &self.cid)?];
-        let (mut links, mut is_linked) = (0, false);
-        while let Some(name) = ahead.pop() {
-            if name == b".." {
-                if behind.len() > 1 {
-                    behind.pop();
-                }
-                continue;
-            }
-            let here = behind.last().map_or(self.cid, |node| *node.cid());
-            let absent = if is_linked {
-                Found::Dangling
-            } else {
-                Found::Nothing
-            };
-            let Ok(entry) = EntryName::new(&name) else {
-                return Ok(absent);
-            };
-            let entry = match unixfs::lookup(self.blocks, &here, &entry) {
-                Err(UnixfsError::NotFound { .. } | UnixfsError::NotDirectory { .. }) => {
-                    return Ok(absent);
-                }
-                entry => entry?,
-            };
-            let node = Node::load(self.blocks, &entry.cid)?;
-            match node.symlink_target() {
-                None => behind.push(node),
-                Some(target) => {
-                    links += 1;
-                    is_linked = true;
-                    if links > MAX_LINKS {
-                        return Ok(Found::Loop);
-                    }
-                    if target.starts_with(b"/") {
-                        behind.truncate(1);
-                    }
-                    ahead.extend(segments(target));
-                }
-            }
-        }
-        Ok(behind
-            .pop()
-            .map_or(Found::Nothing, |node| Found::Node(Box::new(node))))
     }
 
     /// As [`Rootfs::top_entries`](super::Rootfs::top_entries).
@@ -189,20 +135,48 @@ impl<'b> MountedRootfs<'b> {
     }
 }
 
-/// What stands at a path.
-enum Found {
-    Node(Box<Node>),
-    Nothing,
-    /// Links lead to nothing that is in the tree.
-    Dangling,
-    Loop,
-}
+/// Nodes of the DAG. A link is loaded to know that it is one.
+impl Tree for MountedRootfs<'_> {
+    type Node = Box<Node>;
+    type Error = UnixfsError;
 
-/// The names in a path, the first of them last.
-fn segments(path: &[u8]) -> Vec<Vec<u8>> {
-    let names = path.split(|byte| *byte == b'/');
-    let names = names.filter(|name| !name.is_empty() && *name != b".");
-    names.rev().map(<[u8]>::to_vec).collect()
+    fn root(&self) -> Result<Box<Node>, UnixfsError> {
+        Node::load(self.blocks, &self.cid).map(Box::new)
+    }
+
+    fn entry(&self, node: &Box<Node>, name: &[u8]) -> Result<Step<Box<Node>>, UnixfsError> {
+        let Ok(name) = EntryName::new(name) else {
+            return Ok(Step::Nothing);
+        };
+        let entry = match unixfs::lookup(self.blocks, node.cid(), &name) {
+            Err(UnixfsError::NotFound { .. } | UnixfsError::NotDirectory { .. }) => {
+                return Ok(Step::Nothing);
+            }
+            entry => entry?,
+        };
+        let node = Node::load(self.blocks, &entry.cid)?;
+        Ok(match node.symlink_target() {
+            Some(target) => Step::Link(target.to_vec()),
+            None => Step::Node(Box::new(node)),
+        })
+    }
+
+    fn head(&self, node: &Box<Node>) -> Result<Vec<u8>, UnixfsError> {
+        let mut head = Vec::new();
+        if node.kind() != NodeKind::File {
+            return Ok(head);
+        }
+        let mut reader = FileReader::new(self.blocks, (**node).clone())?;
+        while head.len() < program::HEAD_BYTES {
+            let bytes = reader.next_bytes()?;
+            if bytes.is_empty() {
+                break;
+            }
+            head.extend_from_slice(&bytes);
+        }
+        head.truncate(program::HEAD_BYTES);
+        Ok(head)
+    }
 }
 
 fn content(cid: Cid, source: UnixfsError) -> RootfsError {

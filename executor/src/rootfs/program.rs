@@ -51,6 +51,14 @@ pub(super) fn refusal(head: &[u8]) -> Option<&'static str> {
     reason.filter(|_| !registered(Path::new(FORMATS), head))
 }
 
+/// The path of the program that the kernel executes for a script which starts with `head`.
+pub(super) fn interpreter(head: &[u8]) -> Option<&[u8]> {
+    let line = head.strip_prefix(b"#!")?;
+    let line = line.split(|byte| *byte == b'\n').next()?;
+    let is_blank = |byte: &u8| [b' ', b'\t', 0].contains(byte);
+    line.split(is_blank).find(|word| !word.is_empty())
+}
+
 fn elf_refusal(head: &[u8]) -> Option<&'static str> {
     const DAMAGED: Option<&str> = Some("it is damaged: its ELF header is not that of a program");
     let short = |at: usize| {
@@ -192,6 +200,19 @@ mod tests {
         for (head, wanted) in cases {
             let reason = refusal(head).unwrap_or("none");
             assert!(reason.contains(wanted), "{reason}: {head:?}");
+        }
+    }
+
+    #[test]
+    fn the_interpreter_of_a_script_is_its_first_word() {
+        for (head, wanted) in [
+            (&b"#!/bin/sh\n"[..], Some(&b"/bin/sh"[..])),
+            (b"#! \t/bin/sh -e x\n", Some(b"/bin/sh")),
+            (b"#!/bin/sh", Some(b"/bin/sh")),
+            (b"#!\n/bin/sh", None),
+            (b"\x7fELF", None),
+        ] {
+            assert_eq!(interpreter(head), wanted);
         }
     }
 

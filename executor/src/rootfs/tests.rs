@@ -267,6 +267,18 @@ fn init_is_looked_up_as_the_sandbox_does() {
             &[(LINK, "sbin/init", "init")],
             "cannot be executed: its symlinks form a loop",
         ),
+        (
+            &[
+                (LINK, "sbin/init", "../bin/x"),
+                (LINK, "bin/x", "/proc/self/exe"),
+            ],
+            "leads into `/proc`",
+        ),
+        (
+            &[(FILE, "sbin/init", "#!/proc/self/exe\n")],
+            "leads into `/proc`",
+        ),
+        (&[(LINK, "sbin", "/proc/1")], "leads into `/proc`"),
     ];
     for (entries, reason) in cases {
         let rootfs = ensure(&repository, &add(&repository, entries)).unwrap();

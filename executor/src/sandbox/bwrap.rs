@@ -118,7 +118,9 @@ pub fn execute(
         clock,
         staged,
     } = start(bubblewrap, paths, mounts, streams, &orders, bounds)?;
-    watch.start(running.supervisor.id(), clock);
+    let supervisor = running.supervisor.id();
+    watch.add_devices(&[staged.device]);
+    watch.start(supervisor, clock).map_err(LimitError::Watch)?;
     let mut status = Status::new(status);
     let mut failure = None;
     let (stopped, ended, used) = thread::scope(|scope| {
@@ -175,7 +177,13 @@ pub fn execute(
             held: watch.held().clone(),
             isolation: Isolation::of(staged, paths),
         }),
-        None => Err(no_exit_code(ended)),
+        None => Err(match watch.unexplained_end() {
+            Some(hit) => SandboxError::Limit {
+                hit,
+                usage: Box::new(usage),
+            },
+            None => no_exit_code(ended),
+        }),
     }
 }
 

@@ -65,6 +65,8 @@ pub struct Listing {
     /// The next one last.
     pending: Vec<Branch>,
     entries: std::vec::IntoIter<Entry>,
+    /// Entries that there is memory for: those of one node, until the last of them was taken.
+    capacity: usize,
 }
 
 impl Listing {
@@ -73,12 +75,13 @@ impl Listing {
         Listing {
             pending: vec![Branch::root(cid)],
             entries: Vec::new().into_iter(),
+            capacity: 0,
         }
     }
 
-    /// Entries and shards that are held in memory.
+    /// Entries and shards that memory is held for.
     pub fn held(&self) -> usize {
-        self.entries.len() + self.pending.len()
+        self.capacity + self.pending.capacity()
     }
 
     /// The next entry; `None` at the end.
@@ -88,9 +91,14 @@ impl Listing {
     pub fn next(&mut self, blocks: &dyn Blocks) -> Result<Option<Entry>, UnixfsError> {
         loop {
             if let Some(entry) = self.entries.next() {
+                if self.entries.len() == 0 {
+                    self.entries = Vec::new().into_iter();
+                    self.capacity = 0;
+                }
                 return Ok(Some(entry));
             }
             let Some(next) = self.pending.last() else {
+                self.pending = Vec::new();
                 return Ok(None);
             };
             let node = Node::load(blocks, &next.cid)?;
@@ -101,6 +109,7 @@ impl Listing {
                 blocks.expect(&below);
             }
             self.pending.extend(shards.into_iter().rev());
+            self.capacity = entries.capacity();
             self.entries = entries.into_iter();
         }
     }

@@ -250,7 +250,8 @@ attempt() {
     name=$1 options=$2 script=$3
     code=0
     "$IPFS_EXEC" run --json --timeout 60s $options $rootfs $empty sh -c "$script" > out 2> err || code=$?
-    echo "$name $code $(sed 's/.*"limit":"\([^"]*\)","usage".*/\1/; s/.*"cid":.*/done/' out) $(grep error: err || :)"
+    echo "$name $code $(sed 's/.*"limit":"\([^"]*\)","usage".*/\1/; s/.*"cid":.*/done/' out)" \
+        "$(grep error: err || :) $(grep full err || :)"
 }
 fill='dd if=/dev/zero bs=1M count=250'
 keep='--keep-free 200MiB'
@@ -263,6 +264,8 @@ attempt unasked '' "$fill count=390 of=/output/file; sleep 60"
 attempt small "$keep" 'echo x > /output/file'
 attempt large '--keep-free 1GiB' 'true'
 attempt content '--keep-free 1GiB --best-effort-limits' 'true'
+# Idle first, as if it would stay so.
+attempt burst '--keep-free 50MiB' 'sleep 3; burst bytes'
 
 # Others fill the disk while a program holds a little of it, where nobody sees it.
 mkfifo ready go
@@ -276,10 +279,86 @@ others &
 waits='mkdir /output/d; dd if=/dev/zero of=/output/d/file bs=1k count=500; chmod 0 /output/d; echo ready; \
        read line; sleep 1'
 code=0
-"$IPFS_EXEC" run --json $keep --output-size 1MiB --tmp-size 1MiB $rootfs $empty sh -c "$waits" \
+"$IPFS_EXEC" run -i --json $keep --output-size 1MiB --tmp-size 1MiB $rootfs $empty sh -c "$waits" \
     <&8 > out 2>&7 || code=$?
 wait
 echo "innocent $code $(sed 's/.*"limit":"\([^"]*\)","usage".*/\1/; s/.*"cid":.*/done/' out)"
+"#;
+
+/// The same where inodes are few.
+const ON_A_DISK_OF_FEW_INODES: &str = r#"
+set -e
+mount -t tmpfs -o size=400m,nr_inodes=20000 none "$DISK"
+export IPFS_EXEC_PATH="$DISK/repository"
+rootfs=$("$IPFS_EXEC" add -Q rootfs.tar)
+empty=$("$IPFS_EXEC" mkdir)
+attempt() {
+    name=$1 options=$2 script=$3
+    code=0
+    "$IPFS_EXEC" run --json --timeout 60s $options $rootfs $empty sh -c "$script" > out 2> err || code=$?
+    touch "$DISK/host"
+    full=$(grep -c full err || :)
+    echo "$name $code $full $(sed 's/.*"limit":"\([^"]*\)","usage".*/\1/; s/.*"cid":.*/done/' out)"
+}
+attempt plain '' 'burst inodes /output; sleep 60'
+attempt late '' 'sleep 3; burst inodes /output; sleep 60'
+attempt hidden '' 'mkdir /tmp/d; chmod 300 /tmp/d; burst inodes /tmp/d; sleep 60'
+attempt nameless '' 'burst nameless /tmp; sleep 60'
+attempt few '' 'touch /output/1 /output/2'
+attempt linked '' 'touch /output/x; i=0; while [ $i -lt 2000 ]; do ln /output/x /output/$i; i=$((i + 1)); done'
+
+mkfifo ready go
+exec 7<> ready 8<> go
+others() {
+    read line <&7
+    mkdir "$DISK/ballast"
+    (cd "$DISK/ballast"; seq 18500 | xargs touch)
+    echo >&8
+}
+others &
+code=0
+"$IPFS_EXEC" run --json $rootfs $empty sh -c 'touch /output/1 /output/2; echo ready; read line; sleep 1' \
+    <&8 > out 2>&7 || code=$?
+wait
+echo "innocent $code 0 $(sed 's/.*"limit":"\([^"]*\)","usage".*/\1/; s/.*"cid":.*/done/' out)"
+"#;
+
+/// Takes all that there is as fast as it can, and says when there is no more.
+const BURST: &str = r#"
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+int main(int count, char **arguments) {
+    static char bytes[1 << 20];
+    char name[64];
+    struct rlimit files;
+    getrlimit(RLIMIT_NOFILE, &files);
+    files.rlim_cur = files.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &files);
+    if (!strcmp(arguments[1], "bytes")) {
+        int file = open("/output/file", O_WRONLY | O_CREAT, 0600);
+        while (write(file, bytes, sizeof bytes) > 0) {}
+    } else {
+        int is_nameless = !strcmp(arguments[1], "nameless");
+        if (chdir(arguments[2])) return 1;
+        for (int number = 0;; number++) {
+            snprintf(name, sizeof name, "%d-%d", getpid(), number);
+            int file = open(name, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+            if (file >= 0 && is_nameless) unlink(name);
+            if (file >= 0 && !is_nameless) close(file);
+            if (file < 0 && errno == EMFILE && fork() > 0) for (;;) pause();
+            if (file < 0 && errno == EMFILE) { for (int each = 3; each < 4096; each++) close(each); continue; }
+            if (file < 0) break;
+        }
+    }
+    if (errno == ENOSPC) fprintf(stderr, "full\n");
+    for (;;) pause();
+}
 "#;
 
 /// Holds so many mebibytes of a file that has no name any more: by a mapping, or by having sent them.
@@ -322,25 +401,7 @@ int main(int count, char **arguments) {
 /// blame for what others do.
 #[test]
 fn some_of_the_disk_stays_free() {
-    let image = Archive::busybox().file("bin/hide", 0o755, compile(HIDE));
-    let machine = Machine::with(&image);
-    let environment = &machine.environment;
-    requirement::tool("unshare", "util-linux");
-    let disk = environment.directory("disk");
-    let outcome = environment
-        .program("unshare")
-        .arguments([
-            "--user",
-            "--map-root-user",
-            "--mount",
-            "sh",
-            "-c",
-            ON_A_SMALL_DISK,
-        ])
-        .variable("IPFS_EXEC", binary())
-        .variable("DISK", &disk)
-        .succeeds();
-    let said = String::from_utf8_lossy(&outcome.stdout).into_owned();
+    let said = said_on_a_disk(ON_A_SMALL_DISK);
     let starts = [
         "plain 137 keep-free error: ",
         "hidden 137 keep-free error: ",
@@ -351,12 +412,56 @@ fn some_of_the_disk_stays_free() {
         "small 0 done",
         "large 125  error: cannot run the program: cannot keep 1073741824 bytes of the disk free",
         "content 0 done",
+        "burst 137 keep-free error: ",
         "innocent 0 done",
     ];
+    assert_starts(&said, &starts);
+    assert!(!said.contains("full"), "{said}");
+}
+
+/// Nor does it take all inodes, of which the disk may have few.
+#[test]
+fn some_inodes_stay_free() {
+    let said = said_on_a_disk(ON_A_DISK_OF_FEW_INODES);
+    let starts = [
+        "plain 137 0 keep-free",
+        "late 137 0 keep-free",
+        "hidden 137 0 keep-free",
+        "nameless 137 0 keep-free",
+        "few 0 0 done",
+        "linked 0 0 done",
+        "innocent 0 0 done",
+    ];
+    assert_starts(&said, &starts);
+}
+
+/// What a script says that mounts a disk of its own, with an image that holds what takes and hides.
+#[track_caller]
+fn said_on_a_disk(script: &str) -> String {
+    let image = Archive::busybox()
+        .file("bin/hide", 0o755, compile(HIDE))
+        .file("bin/burst", 0o755, compile(BURST));
+    let machine = Machine::with(&image);
+    let environment = &machine.environment;
+    requirement::tool("unshare", "util-linux");
+    let disk = environment.directory("disk");
+    let outcome = environment
+        .program("unshare")
+        .arguments(["--user", "--map-root-user", "--mount", "sh", "-c", script])
+        .variable("IPFS_EXEC", binary())
+        .variable("DISK", &disk)
+        .succeeds();
+    eprintln!("{}", outcome.stderr);
+    String::from_utf8_lossy(&outcome.stdout).into_owned()
+}
+
+/// That each line starts as it should.
+#[track_caller]
+fn assert_starts(said: &str, starts: &[&str]) {
     let lines: Vec<_> = said.lines().collect();
-    assert_eq!(lines.len(), starts.len(), "{outcome:?}");
+    assert_eq!(lines.len(), starts.len(), "{said}");
     for (line, start) in lines.iter().zip(starts) {
-        assert!(line.starts_with(start), "{start}\n{outcome:?}");
+        assert!(line.starts_with(start), "{start}\n{said}");
     }
 }
 
@@ -576,10 +681,20 @@ fn usage_is_told() {
 fn memory_cannot_be_hidden() {
     const SOURCE: &str = r#"
         #define _GNU_SOURCE
+        #include <fcntl.h>
         #include <pthread.h>
         #include <string.h>
         #include <sys/mman.h>
+        #include <sys/resource.h>
+        #include <sys/shm.h>
+        #include <sys/socket.h>
+        #include <sys/uio.h>
         #include <unistd.h>
+        static char bytes[1 << 20];
+        static void go_on_as_a_child(void) {
+            if (fork() == 0) return;
+            for (;;) pause();
+        }
         static void *hog(void *unused) {
             for (;;) memset(mmap(0, 1 << 20, 3, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), 1, 1 << 20);
         }
@@ -587,13 +702,49 @@ fn memory_cannot_be_hidden() {
             if (!strcmp(names[1], "shared"))
                 for (;;) memset(mmap(0, 1 << 20, 3, MAP_SHARED | MAP_ANONYMOUS, -1, 0), 1, 1 << 20);
             if (!strcmp(names[1], "memfd")) {
-                static char bytes[1 << 20];
                 int file = memfd_create("x", 0);
                 for (;;) write(file, bytes, sizeof bytes);
             }
             if (!strcmp(names[1], "few")) {
                 memset(mmap(0, 1 << 20, 3, MAP_SHARED | MAP_ANONYMOUS, -1, 0), 1, 1 << 20);
                 return sleep(1);
+            }
+            struct rlimit files;
+            getrlimit(RLIMIT_NOFILE, &files);
+            files.rlim_cur = files.rlim_max;
+            setrlimit(RLIMIT_NOFILE, &files);
+            int ends[2], size = 4 << 20;
+            if (!strcmp(names[1], "pipes")) for (;;) {
+                if (pipe2(ends, O_NONBLOCK)) { go_on_as_a_child(); continue; }
+                fcntl(ends[1], F_SETPIPE_SZ, 1 << 20);
+                while (write(ends[1], bytes, 4096) > 0) {}
+            }
+            if (!strcmp(names[1], "given")) for (;;) {
+                if (pipe2(ends, O_NONBLOCK)) { go_on_as_a_child(); continue; }
+                char *pages = mmap(0, 65536, 3, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+                memset(pages, 1, 65536);
+                struct iovec part = {pages, 65536};
+                vmsplice(ends[1], &part, 1, SPLICE_F_GIFT);
+                munmap(pages, 65536);
+            }
+            if (!strcmp(names[1], "sockets")) for (;;) {
+                if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, ends)) { go_on_as_a_child(); continue; }
+                setsockopt(ends[0], SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
+                while (write(ends[0], bytes, 65536) > 0) {}
+            }
+            if (!strcmp(names[1], "tables")) for (;;) {
+                // Each read of the page of zeros takes another table.
+                char *space = mmap(0, 1L << 40, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+                if (space == MAP_FAILED) { go_on_as_a_child(); continue; }
+                madvise(space, 1L << 40, MADV_NOHUGEPAGE);
+                for (long at = 0; at < 1L << 40; at += 2 << 20) (void)*(volatile char *)(space + at);
+            }
+            if (!strcmp(names[1], "detached")) for (;;) {
+                int segment = shmget(IPC_PRIVATE, 4 << 20, IPC_CREAT | 0600);
+                if (segment < 0) { pause(); continue; }
+                char *bytes = shmat(segment, 0, 0);
+                memset(bytes, 1, 4 << 20);
+                shmdt(bytes);
             }
             pthread_t thread;
             pthread_create(&thread, 0, hog, 0);
@@ -605,7 +756,9 @@ fn memory_cannot_be_hidden() {
     let options = ["--memory", "100MiB", "--timeout", "60s"];
     // What a process has that executed a file which it may not read cannot be seen by users.
     let unreadable = "cp /bin/hog /tmp; chmod 111 /tmp/hog; /tmp/hog";
-    for way in ["shared", "memfd", "thread"] {
+    for way in [
+        "shared", "memfd", "thread", "pipes", "given", "sockets", "tables", "detached",
+    ] {
         for hog in ["hog", unreadable] {
             let script = format!("{hog} {way} & wait; sleep 60");
             assert_ends(&machine, &options, &script, "memory", 5.0);

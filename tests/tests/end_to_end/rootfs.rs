@@ -300,3 +300,45 @@ fn a_sparse_file_counts_by_its_size() {
     // The limit is one of a run: without it the same image is fine.
     assert_eq!(machine.says("stat -c %s /zeros"), "8388608\n");
 }
+
+/// Programs that are the file which starts the program: it would start itself, and its end would be taken for
+/// that of a program.
+#[test]
+fn what_starts_the_program_is_no_program() {
+    let machine = Machine::new();
+    let environment = &machine.environment;
+    let with = |target: &str| Archive::busybox_without_init().symlink("sbin/init", target);
+    let mut archives: Vec<_> = [
+        "/proc/self/exe",
+        "/proc/1/exe",
+        "/proc/thread-self/exe",
+        "../proc/self/../self/exe",
+        "/dev/fd/3",
+    ]
+    .map(with)
+    .into();
+    archives.extend((3..10).map(|number| with(&format!("/proc/self/fd/{number}"))));
+    archives.push(with("step").symlink("sbin/step", "/proc/self/exe"));
+    let script = Archive::busybox_without_init();
+    archives.push(
+        script
+            .clone()
+            .file("sbin/init", 0o755, "#!/proc/self/exe\n"),
+    );
+    archives.push(
+        script
+            .file("sbin/init", 0o755, "#! /bin/self -x\n")
+            .symlink("bin/self", "/proc/self/exe"),
+    );
+    for archive in archives {
+        environment.write("init.tar", archive.tar());
+        let packed = environment.add("init.tar");
+        let shown = environment.ipfs_exec(["image", "unpack", "init.tar"]);
+        for rootfs in [packed, shown.succeeds().line()] {
+            let outcome = environment.ipfs_exec(["run", "--timeout", "20s", &rootfs, EMPTY]);
+            let outcome = outcome.fails(126, &["/sbin/init"]);
+            assert!(outcome.stdout.is_empty(), "{outcome:?}");
+        }
+    }
+    environment.assert_clean();
+}

@@ -1,8 +1,10 @@
 //! Inputs that are read as the program reads them.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use ipfs_exec_tests::dag::{Blocks, Link};
+use ipfs_exec_tests::environment::assert_bounded;
 use ipfs_exec_tests::random::Random;
 use ipfs_exec_tests::{Environment, Served, requirement};
 use rustix::process::Signal;
@@ -232,4 +234,88 @@ fn a_trace_is_what_a_job_depends_on() {
     let mut arguments = vec!["run", "--offline", &rootfs, &input];
     arguments.extend(["/bin/sh", "-c", script]);
     assert_eq!(other.ipfs_exec(arguments).succeeds().line(), outcome.line());
+}
+
+/// Ours, whatever tree a program looks at.
+const MEMORY_BYTES: u64 = 128 << 20;
+
+/// A tree of 10^12 names in four blocks, of which a program looks at as many as it can in some seconds.
+#[test]
+fn a_tree_without_end_takes_bounded_memory() {
+    let machine = machine();
+    let mut blocks = Blocks::new();
+    let mut below = blocks.file(b"x");
+    for _ in 0..4 {
+        let names = (0..1000).map(|number| format!("{number:0>40}"));
+        let links: Vec<_> = names.map(|name| Link::new(name, below, 10)).collect();
+        below = blocks.directory(&links);
+    }
+    let environment = &machine.environment;
+    environment.write("tree.car", blocks.car(&[below]));
+    environment.ipfs_exec(["import", "tree.car"]).succeeds();
+    let tree = below.to_string();
+    // Names alone, all that is known of each, and in several places at once.
+    for script in [
+        "find /input > /dev/null",
+        "find /input -size +100",
+        "for i in 0 1 2 3; do ls -lR /input/*$i > /dev/null & done; wait",
+    ] {
+        let arguments = [
+            "run",
+            "--timeout",
+            "12s",
+            &machine.rootfs,
+            &tree,
+            "sh",
+            "-c",
+        ];
+        let outcome = environment.ipfs_exec(arguments).argument(script).run();
+        assert_eq!(outcome.code, Some(124), "{outcome:?}");
+        assert!(!outcome.stderr.contains("find: "), "{outcome:?}");
+        assert_bounded(&outcome, MEMORY_BYTES);
+    }
+    environment.assert_clean();
+}
+
+/// What was seen first stays where it is while a program looks at more than can be remembered.
+#[test]
+fn what_is_in_use_is_not_given_up() {
+    let machine = machine();
+    let mut blocks = Blocks::new();
+    let file = blocks.file(b"content");
+    let names = (0..300).map(|number| format!("{number:0>3}"));
+    let links: Vec<_> = names.map(|name| Link::new(name, file, 10)).collect();
+    let many = blocks.directory(&links);
+    let names = (0..300).map(|number| format!("{number:0>3}"));
+    let links: Vec<_> = names.map(|name| Link::new(name, many, 10)).collect();
+    let all = blocks.directory(&links);
+    let root = blocks.directory(&[Link::new("all", all, 10), Link::new("work", many, 10)]);
+    let environment = &machine.environment;
+    environment.write("tree.car", blocks.car(&[root]));
+    environment.ipfs_exec(["import", "tree.car"]).succeeds();
+    let script = "cd /input/work; exec 5< 007; find /input/all -size +100; find /input/all -size +100; \
+                  pwd; readlink /proc/self/fd/5; cat <&5; ls ../work | wc -l; cat 299";
+    let run = machine.run_on(&root.to_string(), ["sh", "-c", script]);
+    let said = run.succeeds().stderr;
+    assert_eq!(said, "/input/work\n/input/work/007\ncontent300\ncontent");
+}
+
+/// Nothing that is mounted gives rights to those who execute it.
+#[test]
+fn set_id_bits_are_not_shown() {
+    let machine = machine();
+    let environment = &machine.environment;
+    environment.write("input/program", "");
+    environment.directory("input/shared");
+    environment.directory("input/group");
+    for (name, mode) in [("program", 0o6755), ("shared", 0o1777), ("group", 0o2755)] {
+        let path = environment.file(format!("input/{name}"));
+        fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    }
+    let added = environment.ipfs_exec(["add", "-Q", "--preserve-mode", "input"]);
+    let input = added.succeeds().line();
+    let script = "cd /input; stat -c '%n %a' *";
+    let run = machine.run_on(&input, ["sh", "-c", script]);
+    let said = run.succeeds().stderr;
+    assert_eq!(said, "group 755\nprogram 755\nshared 1777\n");
 }

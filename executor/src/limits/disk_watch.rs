@@ -1,0 +1,354 @@
+//! Holds what a program may take of the disk: what `/output` and `/tmp` may have, and what stays free.
+//!
+//! Walks through the directories tell exactly, and take long. What is available of the file system takes no
+//! time to ask for, so that it is asked as often as the [pace](super::pace) of programs wants, and tells when
+//! a walk is due.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use super::disk::{Patience, Tally, Tree};
+use super::pace::{Pace, SHORTEST, SHORTEST_IN_DIRECTORY, Space};
+use super::processes::{Census, Nameless};
+use super::{Directories, Limit, LimitError, Limits};
+
+/// How long one look at a directory may take. It goes on where what was not seen may be too much.
+const LOOK: Duration = Duration::from_millis(300);
+
+/// Looking may take a fifth of the time.
+const PAUSE: u32 = 4;
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct DiskWatch {
+    limits: Limits,
+    output: Tree,
+    tmp: Tree,
+    /// What stays free on their file system.
+    kept_free: Space,
+    /// Further file systems as which the program sees that one.
+    devices: Vec<u64>,
+    /// When to glance at it.
+    next: Option<Instant>,
+    pace: Pace,
+    walked: Walked,
+}
+
+/// What was available at the last walk, and what might be added then.
+#[derive(Clone, Copy, Debug)]
+struct Walked {
+    available: Space,
+    room: Space,
+}
+
+/// What the directories hold.
+enum Measured {
+    Hit(Limit),
+    /// And what may be added to them.
+    Room(Space),
+}
+
+impl DiskWatch {
+    pub(super) fn new(
+        limits: &Limits,
+        directories: Directories<'_>,
+    ) -> Result<DiskWatch, LimitError> {
+        let open = |path| Tree::open(path).map_err(LimitError::Watch);
+        let output = open(directories.output)?;
+        Ok(DiskWatch {
+            limits: *limits,
+            kept_free: kept_free(limits, &output)?,
+            output,
+            tmp: open(directories.tmp)?,
+            devices: Vec::new(),
+            next: None,
+            pace: Pace::default(),
+            walked: Walked {
+                available: Space::default(),
+                room: limits.room(),
+            },
+        })
+    }
+
+    /// Whether anything stays free.
+    pub(super) fn keeps_free(&self) -> bool {
+        self.kept_free != Space::default()
+    }
+
+    pub(super) fn add_devices(&mut self, devices: &[u64]) {
+        self.devices.extend_from_slice(devices);
+    }
+
+    /// The program is about to start.
+    pub(super) fn start(&mut self, now: Instant) -> io::Result<()> {
+        self.walked.available = self.output.available()?;
+        let is_held = self.keeps_free() || self.limits.room() != Space::MAX;
+        self.next = is_held.then_some(now);
+        Ok(())
+    }
+
+    /// When to glance at the disk.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.next
+    }
+
+    /// Looks at what is left of the disk, which takes no time, and at who has taken it only where that is
+    /// too much.
+    /// The program is below process `supervisor`.
+    pub(super) fn glance(&mut self, supervisor: u32) -> io::Result<Option<Limit>> {
+        if self.next.is_none() {
+            return Ok(None);
+        }
+        let before = Instant::now();
+        let available = self.output.available()?;
+        self.pace.observe(before, available);
+        if available.is_below(self.kept_free) && self.is_to_blame(supervisor, available)? {
+            return Ok(Some(Limit::KeepFree));
+        }
+        if self.walked.is_used_up(available) {
+            let needs_census = self.limits.tmp_size.is_some();
+            let census = needs_census.then(|| Census::take(supervisor)).transpose()?;
+            if let Some(limit) = self.find_hit(&census.unwrap_or_default())? {
+                return Ok(Some(limit));
+            }
+        }
+        let on_disk = available.without(self.kept_free);
+        let on_disk = self.pace.interval(on_disk, SHORTEST);
+        let in_directories = self.walked.left(available);
+        let in_directories = self.pace.interval(in_directories, SHORTEST_IN_DIRECTORY);
+        let now = Instant::now();
+        let interval = on_disk.min(in_directories).max((now - before) * PAUSE);
+        self.next = Some(now + interval);
+        Ok(None)
+    }
+
+    /// Whether the program itself has so much of the disk that its end gives back what should be free, or
+    /// most of what was taken since it started.
+    fn is_to_blame(&self, supervisor: u32, available: Space) -> io::Result<bool> {
+        let lost = self.output.lost()?;
+        let much = |kept: u64, lost: u64| kept.min(lost.div_ceil(2)).max(1);
+        let mut enough = Tally::MAX;
+        if available.bytes < self.kept_free.bytes {
+            enough.allocated = much(self.kept_free.bytes, lost.bytes);
+        }
+        if available.inodes < self.kept_free.inodes {
+            enough.inodes = much(self.kept_free.inodes, lost.inodes);
+        }
+        // There may be no time to look at all of it.
+        let patience = Patience {
+            deadline: Instant::now() + LOOK,
+            floor: self.kept_free.half(),
+        };
+        let is_much =
+            |taken: &Tally| taken.allocated >= enough.allocated || taken.inodes >= enough.inodes;
+        let (mut taken, mut is_late) = (Tally::default(), false);
+        for tree in [&self.output, &self.tmp] {
+            let tally = tree.measure(enough, Some(patience))?;
+            taken.allocated = taken.allocated.saturating_add(tally.allocated);
+            taken.inodes = taken.inodes.saturating_add(tally.inodes);
+            is_late |= tally.is_late;
+            // The program goes on meanwhile.
+            if is_much(&taken) {
+                return Ok(true);
+            }
+        }
+        // What cannot be told apart is counted as the program's.
+        let all = Nameless {
+            bytes: lost.bytes,
+            inodes: lost.inodes,
+        };
+        let nameless = match is_late {
+            true => None,
+            false => Census::take(supervisor)?.nameless(&self.devices_of(&self.output)),
+        };
+        let nameless = nameless.unwrap_or(all);
+        taken.allocated = taken.allocated.saturating_add(nameless.bytes);
+        taken.inodes = taken.inodes.saturating_add(nameless.inodes);
+        Ok(is_much(&taken))
+    }
+
+    /// The file systems as which the program sees the one that `tree` is on.
+    fn devices_of(&self, tree: &Tree) -> Vec<u64> {
+        let mut devices = self.devices.clone();
+        devices.push(tree.device);
+        devices
+    }
+
+    /// The limit on the size of a directory that the program has hit while it runs.
+    pub(super) fn find_hit(&mut self, census: &Census) -> io::Result<Option<Limit>> {
+        let available = self.output.available()?;
+        Ok(match self.measure(census, true)? {
+            Measured::Hit(limit) => Some(limit),
+            Measured::Room(room) => {
+                self.walked = Walked { available, room };
+                None
+            }
+        })
+    }
+
+    /// The limit on the size of a directory that the program has hit that is not running any more.
+    pub(super) fn last_hit(&self) -> io::Result<Option<Limit>> {
+        Ok(match self.measure(&Census::default(), false)? {
+            Measured::Hit(limit) => Some(limit),
+            Measured::Room(_) => None,
+        })
+    }
+
+    /// Where the program is not running any more, nobody is left who could change anything.
+    fn measure(&self, census: &Census, is_running: bool) -> io::Result<Measured> {
+        let limits = &self.limits;
+        let exceeds = |used: u64, limit: Option<u64>| limit.is_some_and(|limit| used > limit);
+        let patience = || {
+            is_running.then(|| Patience {
+                deadline: Instant::now() + LOOK,
+                floor: self.kept_free,
+            })
+        };
+        let mut room = limits.room();
+        if limits.output_size.is_some() || limits.output_files.is_some() {
+            let enough = Tally {
+                bytes: limits.output_size.unwrap_or(u64::MAX),
+                entries: limits.output_files.unwrap_or(u64::MAX),
+                ..Tally::MAX
+            };
+            let tally = self.output.measure(enough, patience())?;
+            if exceeds(tally.entries, limits.output_files) {
+                return Ok(Measured::Hit(Limit::OutputFiles));
+            }
+            if exceeds(tally.bytes, limits.output_size) {
+                return Ok(Measured::Hit(Limit::OutputSize));
+            }
+            room = room.without(Space {
+                bytes: tally.bytes,
+                inodes: tally.entries,
+            });
+        }
+        let Some(most) = limits.tmp_size else {
+            return Ok(Measured::Room(room));
+        };
+        let tree = &self.tmp;
+        let enough = Tally {
+            allocated: most,
+            ..Tally::MAX
+        };
+        // Files without a name are on the same disk, wherever they were made.
+        let nameless = match census.nameless(&self.devices_of(tree)) {
+            Some(nameless) => nameless.bytes,
+            None => tree.lost()?.bytes,
+        };
+        let allocated = tree.measure(enough, patience())?.allocated;
+        let allocated = allocated.saturating_add(nameless);
+        let left = Space {
+            bytes: most.saturating_sub(allocated),
+            inodes: u64::MAX,
+        };
+        Ok(match allocated > most {
+            true => Measured::Hit(Limit::TmpSize),
+            false => Measured::Room(room.least(left)),
+        })
+    }
+}
+
+impl Walked {
+    /// What might still be added, if all that has gone since was added there.
+    fn left(&self, available: Space) -> Space {
+        self.room.without(self.gone(available))
+    }
+
+    /// Whether only another walk can tell whether there is too much.
+    fn is_used_up(&self, available: Space) -> bool {
+        let gone = self.gone(available);
+        let is_used_up = |gone: u64, room: u64| gone > 0 && gone >= room;
+        is_used_up(gone.bytes, self.room.bytes) || is_used_up(gone.inodes, self.room.inodes)
+    }
+
+    fn gone(&self, available: Space) -> Space {
+        self.available.without(available)
+    }
+}
+
+/// What stays free on the disk of `output`.
+fn kept_free(limits: &Limits, output: &Tree) -> Result<Space, LimitError> {
+    let available = output.available().map_err(LimitError::Watch)?;
+    let capacity = output.capacity().map_err(LimitError::Watch)?;
+    let kept =
+        |most: u64, capacity: u64, available: u64| most.min(capacity / 20).min(available / 2);
+    let most = Limits::DEFAULT_KEEP_FREE_INODES;
+    let inodes = match limits.keep_free {
+        Some(0) => 0,
+        _ => kept(most, capacity.inodes, available.inodes),
+    };
+    let bytes = match limits.keep_free {
+        Some(bytes) if bytes <= available.bytes => bytes,
+        Some(bytes) if !limits.best_effort => {
+            let available = available.bytes;
+            return Err(LimitError::Full { bytes, available });
+        }
+        _ => Limits::DEFAULT_KEEP_FREE
+            .min(capacity.bytes / 20)
+            .min(available.bytes / 2),
+    };
+    Ok(Space { bytes, inodes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn space(bytes: u64, inodes: u64) -> Space {
+        Space { bytes, inodes }
+    }
+
+    #[test]
+    fn a_walk_is_due_when_all_may_have_gone_there() {
+        let walked = Walked {
+            available: space(1000, 100),
+            room: space(500, 0),
+        };
+        for (available, is_used_up) in [
+            // Nothing has gone, so nothing was added.
+            (space(1000, 100), false),
+            (space(2000, 200), false),
+            (space(501, 100), false),
+            (space(500, 100), true),
+            (space(1000, 99), true),
+        ] {
+            assert_eq!(walked.is_used_up(available), is_used_up, "{available:?}");
+        }
+        assert_eq!(walked.left(space(900, 90)), space(400, 0));
+    }
+
+    /// Who has few of them is not to blame; who has most is, also without names on a file system as which
+    /// the disk is seen.
+    #[test]
+    fn the_program_is_to_blame_for_what_it_has() {
+        let place = tempfile::tempdir().unwrap();
+        let path = |name: &str| place.path().join(name);
+        for name in ["output", "tmp"] {
+            fs::create_dir(path(name)).unwrap();
+        }
+        let directories = Directories {
+            output: &path("output"),
+            tmp: &path("tmp"),
+        };
+        let mut watch = DiskWatch::new(&Limits::default(), directories).unwrap();
+        watch.add_devices(&[1]);
+        assert_eq!(watch.devices_of(&watch.output), [1, watch.output.device]);
+        watch.kept_free = space(0, 50);
+        let available = space(0, 49);
+        let supervisor = std::process::id();
+        for number in 0..49 {
+            fs::write(path("output").join(number.to_string()), "").unwrap();
+        }
+        let lose = |watch: &mut DiskWatch, inodes| watch.output.lose(space(0, inodes));
+        // Others have taken the rest, which is most.
+        lose(&mut watch, 1000);
+        assert!(!watch.is_to_blame(supervisor, available).unwrap());
+        fs::write(path("tmp").join("one more"), "").unwrap();
+        assert!(watch.is_to_blame(supervisor, available).unwrap());
+        // Bytes are not what is missing.
+        watch.kept_free = space(50, 0);
+        assert!(!watch.is_to_blame(supervisor, space(50, 0)).unwrap());
+    }
+}

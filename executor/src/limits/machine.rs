@@ -1,0 +1,257 @@
+//! What the whole machine has of memory, where no group counts it for one program.
+//!
+//! Some memory belongs to no process: what is in pipes and sockets, and shared memory of System V that no
+//! process has attached. The machine counts it, for all programs together. So its growth is a bound on
+//! what one program has of it, and what others have can be taken off where it is known.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use rustix::fs::statvfs;
+
+use super::processes::status_bytes;
+
+/// Growth that is not counted: other programs and the kernel itself come and go by so much.
+const NOISE_BYTES: u64 = 64 << 20;
+
+/// What a pipe or a socket holds at most: 16 parts, each of which may keep a huge page from being freed.
+const BUFFER_BYTES: u64 = 16 * (2 << 20);
+
+/// What stays available in any case, where that is little of the machine.
+const MOST_SPARED_BYTES: u64 = 512 << 20;
+
+/// Counters of the machine, in bytes. Fields are those of `/proc/meminfo`: proc(5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Memory {
+    pub(super) total: u64,
+    pub(super) available: u64,
+    /// Of all files in memory, those of named file systems included, and of shared memory.
+    pub(super) files: u64,
+    /// Of the kernel, but for what it can give back and what single processes show as theirs. Pages that
+    /// are in pipes and in sockets are counted nowhere, so it is what is left of all.
+    pub(super) kernel: u64,
+    /// Of page tables, which single processes show as theirs.
+    pub(super) tables: u64,
+}
+
+impl Memory {
+    pub(super) fn read() -> io::Result<Memory> {
+        Ok(Memory::parse(&fs::read_to_string("/proc/meminfo")?))
+    }
+
+    fn parse(text: &str) -> Memory {
+        let field = |name: &str| {
+            let kib = text.lines().find_map(|line| {
+                let value = line.strip_prefix(name)?.strip_prefix(':')?;
+                value.trim().strip_suffix(" kB")?.parse::<u64>().ok()
+            });
+            kib.unwrap_or(0) * 1024
+        };
+        let known = [
+            "MemFree",
+            "Buffers",
+            "Cached",
+            "SwapCached",
+            "AnonPages",
+            "SReclaimable",
+            "PageTables",
+            "KernelStack",
+            "Hugetlb",
+            "Balloon",
+        ];
+        let known: u64 = known.into_iter().map(field).sum();
+        Memory {
+            total: field("MemTotal"),
+            available: field("MemAvailable"),
+            files: field("Shmem"),
+            tables: field("PageTables"),
+            kernel: field("MemTotal").saturating_sub(known),
+        }
+    }
+}
+
+/// What the machine had when a program was started, and what others had soon after.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Baseline {
+    memory: Memory,
+    others: Option<u64>,
+}
+
+impl Baseline {
+    pub(super) fn take() -> io::Result<Baseline> {
+        Ok(Baseline {
+            memory: Memory::read()?,
+            others: None,
+        })
+    }
+
+    /// Bytes that all files in memory have more than at first.
+    pub(super) fn files_growth(&self, now: Memory) -> u64 {
+        now.files.saturating_sub(self.memory.files)
+    }
+
+    /// Bytes that all page tables have more than at first.
+    pub(super) fn tables_growth(&self, now: Memory) -> u64 {
+        now.tables.saturating_sub(self.memory.tables)
+    }
+
+    /// Bytes of the kernel that a program may have that has so many pipes and sockets, if that is known.
+    pub(super) fn kernel_bytes(&self, now: Memory, buffers: Option<u64>) -> u64 {
+        let growth = now.kernel.saturating_sub(self.memory.kernel);
+        let most = buffers.map_or(u64::MAX, |buffers| buffers.saturating_mul(BUFFER_BYTES));
+        growth.saturating_sub(NOISE_BYTES).min(most)
+    }
+
+    /// Bytes of shared memory that the processes `pids` may have beside `seen`, which is theirs.
+    pub(super) fn hidden_files(&self, now: Memory, seen: u64, pids: &[u32]) -> u64 {
+        let growth = self.files_growth(now).saturating_sub(seen);
+        if growth <= NOISE_BYTES {
+            return 0;
+        }
+        let of_others = others(pids).saturating_sub(self.others.unwrap_or(0));
+        growth.saturating_sub(of_others).saturating_sub(NOISE_BYTES)
+    }
+
+    /// Learns what others have of files in memory, once.
+    pub(super) fn see_others(&mut self, pids: &[u32]) {
+        self.others.get_or_insert_with(|| others(pids));
+    }
+
+    /// Whether so little memory is available that the machine itself is in danger, and how much of what
+    /// was taken since is much.
+    pub(super) fn shortage(&self, now: Memory) -> Option<u64> {
+        let floor = (self.memory.available / 4)
+            .min(now.total / 32)
+            .min(MOST_SPARED_BYTES);
+        let taken = self.memory.available.saturating_sub(now.available);
+        (now.available < floor).then(|| floor.min(taken.div_ceil(2)).max(1))
+    }
+}
+
+/// Bytes of files in memory of all processes but `pids`: what those map, and named file systems that are
+/// mounted where any of them looks. What belongs to several may count several times.
+fn others(pids: &[u32]) -> u64 {
+    let ours: HashSet<u32> = pids.iter().copied().collect();
+    let (mut namespaces, mut devices) = (HashSet::new(), HashSet::new());
+    let mut bytes = 0_u64;
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.parse().ok());
+        let Some(pid) = pid.filter(|pid| !ours.contains(pid)) else {
+            continue;
+        };
+        let process = Path::new("/proc").join(pid.to_string());
+        bytes = bytes.saturating_add(status_bytes(&process, &["RssShmem:"]));
+        // Of those of other users this cannot be told.
+        let namespace = fs::metadata(process.join("ns/mnt")).map(|namespace| namespace.ino());
+        if namespace.is_ok_and(|namespace| namespaces.insert(namespace)) {
+            bytes = bytes.saturating_add(named_files(&process, &mut devices));
+        }
+    }
+    bytes
+}
+
+/// Bytes in the file systems in memory that a process sees, but those of `devices`, to which they are
+/// added. Fields of `mountinfo` are those of proc(5).
+fn named_files(process: &Path, devices: &mut HashSet<u64>) -> u64 {
+    let mounts = fs::read_to_string(process.join("mountinfo")).unwrap_or_default();
+    let mut bytes = 0_u64;
+    for line in mounts.lines() {
+        let Some((mount, options)) = line.split_once(" - ") else {
+            continue;
+        };
+        let Some(point) = mount.split(' ').nth(4) else {
+            continue;
+        };
+        if !options.starts_with("tmpfs ") && !options.starts_with("devtmpfs ") {
+            continue;
+        }
+        let path = process.join("root").join(point.trim_start_matches('/'));
+        let Ok(device) = fs::metadata(&path).map(|root| root.dev()) else {
+            continue;
+        };
+        if devices.insert(device)
+            && let Ok(status) = statvfs(&path)
+        {
+            let blocks = status.f_blocks.saturating_sub(status.f_bfree);
+            bytes = bytes.saturating_add(blocks.saturating_mul(status.f_frsize));
+        }
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn the_kernel_has_what_is_left() {
+        let text = "MemTotal:  1000 kB\nMemFree:  100 kB\nMemAvailable:  600 kB\nBuffers:  10 kB\n\
+                    Cached:  200 kB\nAnonPages:  300 kB\nShmem:  50 kB\nSReclaimable:  40 kB\n\
+                    PageTables:  5 kB\nKernelStack:  3 kB\nHugePages_Total:  7\n";
+        let memory = Memory::parse(text);
+        assert_eq!(
+            memory.kernel,
+            (1000 - 100 - 10 - 200 - 300 - 40 - 5 - 3) * 1024
+        );
+        assert_eq!((memory.files, memory.available), (50 * 1024, 600 * 1024));
+        let here = Memory::read().unwrap();
+        assert!(here.kernel > 0 && here.kernel < here.total / 2, "{here:?}");
+    }
+
+    #[test]
+    fn growth_counts_as_far_as_the_program_can_have_it() {
+        let baseline = Baseline::default();
+        let kernel = |kernel| Memory {
+            kernel,
+            ..Memory::default()
+        };
+        for (growth, buffers, wanted) in [
+            (0, None, 0),
+            (64 * MIB, None, 0),
+            (164 * MIB, None, 100 * MIB),
+            (164 * MIB, Some(0), 0),
+            (164 * MIB, Some(3), 96 * MIB),
+            (164 * MIB, Some(100), 100 * MIB),
+            (u64::MAX, Some(u64::MAX), u64::MAX - 64 * MIB),
+        ] {
+            let bytes = baseline.kernel_bytes(kernel(growth), buffers);
+            assert_eq!(bytes, wanted, "{growth} {buffers:?}");
+        }
+    }
+
+    #[test]
+    fn a_machine_is_short_of_memory_below_its_floor() {
+        let baseline = Baseline {
+            memory: Memory {
+                available: 8192 * MIB,
+                ..Memory::default()
+            },
+            others: None,
+        };
+        let now = |available| Memory {
+            total: 16_384 * MIB,
+            available: available * MIB,
+            ..Memory::default()
+        };
+        assert_eq!(baseline.shortage(now(512)), None);
+        assert_eq!(baseline.shortage(now(511)), Some(512 * MIB));
+        let small = Baseline {
+            memory: now(1000),
+            others: None,
+        };
+        assert_eq!(small.shortage(now(249)), Some(250 * MIB));
+        assert_eq!(small.shortage(now(251)), None);
+    }
+
+    /// What another process maps is not taken for the program's.
+    #[test]
+    fn what_others_have_is_seen() {
+        assert!(others(&[]) >= others(&[std::process::id()]));
+    }
+}
