@@ -257,16 +257,18 @@ impl Sent {
         if is_counted {
             sent.clock = courier::receive(receiver)?.1;
         }
-        while has_scene {
+        if !has_scene {
+            return Ok(sent);
+        }
+        loop {
             match courier::receive(receiver)? {
                 (Note::Staged(numbers), _) => {
                     sent.staged = Staged::of(numbers);
-                    break;
+                    return Ok(sent);
                 }
                 (_, device) => sent.devices.extend(device),
             }
         }
-        Ok(sent)
     }
 }
 

@@ -151,7 +151,7 @@ pub fn execute(
     let usage = watch.usage(&used);
     let hit = match stopped {
         Some(Stopped::Cancelled) => return Err(SandboxError::Interrupted),
-        Some(Stopped::Limit(hit)) => Some(hit),
+        Some(Stopped::Limit(hit)) => Some(*hit),
         None => {
             let was_killed = status.exit_code() == Some(KILLED);
             watch.last_look(was_killed).map_err(LimitError::Watch)?
@@ -259,10 +259,10 @@ impl Isolation {
 }
 
 /// Why a program was killed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Stopped {
     Cancelled,
-    Limit(Hit),
+    Limit(Box<Hit>),
 }
 
 /// Why the program was killed, if it was, how bubblewrap ended and what was used; all is dead then.
@@ -472,7 +472,7 @@ impl Running {
             if ready.cancel {
                 stopped = Some(Stopped::Cancelled);
             } else if is_running {
-                stopped = watch.look()?.map(Stopped::Limit);
+                stopped = watch.look()?.map(|hit| Stopped::Limit(Box::new(hit)));
             }
             if stopped.is_some() {
                 self.leash = None;

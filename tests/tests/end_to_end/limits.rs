@@ -451,7 +451,6 @@ fn said_on_a_disk(script: &str) -> String {
         .variable("IPFS_EXEC", binary())
         .variable("DISK", &disk)
         .succeeds();
-    eprintln!("{}", outcome.stderr);
     String::from_utf8_lossy(&outcome.stdout).into_owned()
 }
 
