@@ -22,7 +22,10 @@ pub(crate) const WRITABLE: &str = "writable";
 /// Name in scratch of what an overlay on it needs.
 pub(crate) const WORK: &str = "work";
 
-/// Names in it of what stands at `/output` and `/tmp`.
+/// Name in scratch of an empty directory, the lower layer of that overlay.
+pub(crate) const LOWER: &str = "lower";
+
+/// Names in the first of what stands at `/output` and `/tmp`.
 const OUTPUT: &str = "output";
 const TMP: &str = "tmp";
 
@@ -78,6 +81,7 @@ pub struct WritableDirectories {
     tmp: PathBuf,
     writable: PathBuf,
     work: PathBuf,
+    lower: PathBuf,
 }
 
 impl WritableDirectories {
@@ -94,6 +98,7 @@ impl WritableDirectories {
                 .map(|directory| (path, directory))
         };
         let (work, _) = make(&descriptor, scratch, WORK, OWN_MODE)?;
+        let (lower, _) = make(&descriptor, scratch, LOWER, OWN_MODE)?;
         let (writable, inside) = make(&descriptor, scratch, WRITABLE, OWN_MODE)?;
         let (output, _) = make(&inside, &writable, OUTPUT, OUTPUT_MODE)?;
         let (tmp, _) = make(&inside, &writable, TMP, TMP_MODE)?;
@@ -103,6 +108,7 @@ impl WritableDirectories {
             tmp,
             writable,
             work,
+            lower,
         })
     }
 
@@ -121,9 +127,14 @@ impl WritableDirectories {
         &self.writable
     }
 
-    /// An empty directory on the same file system, for an overlay.
+    /// An empty directory on the same file system, for an overlay to work in.
     pub fn work(&self) -> &Path {
         &self.work
+    }
+
+    /// An empty directory on the same file system, for its lower layer.
+    pub fn lower(&self) -> &Path {
+        &self.lower
     }
 
     /// Imports what stands at `/output`, and counts what is in it. No process may have access to it any

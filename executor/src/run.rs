@@ -518,6 +518,7 @@ impl Run<'_> {
             input: input.source(),
             writable: directories.writable(),
             work: directories.work(),
+            lower: directories.lower(),
         };
         let mounts: Vec<_> = root.mount().into_iter().chain(input.mount()).collect();
         match sandbox::execute(
@@ -725,9 +726,15 @@ fn clean_up(session: &Session<'_>, result: Result<Outcome, RunError>) -> Result<
 fn remove_leavings(session: &Session<'_>) -> Result<(), TreeError> {
     let scratch =
         beneath::open_root(session.scratch()).map_err(|errno| TreeError::new(b"scratch", errno))?;
-    [input::EXPORT, STAGE, output::WRITABLE, output::WORK]
-        .into_iter()
-        .try_for_each(|name| tree::remove_tree(scratch.as_fd(), name.as_bytes()))
+    [
+        input::EXPORT,
+        STAGE,
+        output::WRITABLE,
+        output::WORK,
+        output::LOWER,
+    ]
+    .into_iter()
+    .try_for_each(|name| tree::remove_tree(scratch.as_fd(), name.as_bytes()))
 }
 
 #[cfg(test)]

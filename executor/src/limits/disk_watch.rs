@@ -159,7 +159,22 @@ impl DiskWatch {
         };
         let nameless = match is_late {
             true => None,
-            false => Census::take(supervisor)?.nameless(&self.devices_of(&self.output)),
+            false => {
+                // Listing processes takes some milliseconds, in which thousands of inodes are taken.
+                let floor = self.kept_free.without(self.kept_free.half().half());
+                let may_go_on = || {
+                    let available = self.output.available();
+                    available.is_ok_and(|available| !available.is_below(floor))
+                        && Instant::now() < patience.deadline
+                };
+                match may_go_on() {
+                    true => {
+                        let devices = self.devices_of(&self.output);
+                        Census::take(supervisor)?.nameless(&devices, &may_go_on)
+                    }
+                    false => None,
+                }
+            }
         };
         let nameless = nameless.unwrap_or(all);
         taken.allocated = taken.allocated.saturating_add(nameless.bytes);
@@ -232,7 +247,7 @@ impl DiskWatch {
             ..Tally::MAX
         };
         // Files without a name are on the same disk, wherever they were made.
-        let nameless = match census.nameless(&self.devices_of(tree)) {
+        let nameless = match census.nameless(&self.devices_of(tree), &|| true) {
             Some(nameless) => nameless.bytes,
             None => tree.lost()?.bytes,
         };

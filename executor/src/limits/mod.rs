@@ -18,6 +18,7 @@
 mod cgroup;
 mod disk;
 mod disk_watch;
+mod files;
 mod machine;
 mod pace;
 mod processes;
@@ -116,6 +117,8 @@ pub enum Limit {
     KeepFree,
     /// What the machine has, where the kernel ended a process of the program because that was used up.
     MachineMemory,
+    /// The machine's table of open files, where the program has taken most of it.
+    MachineFiles,
 }
 
 impl Limit {
@@ -123,6 +126,7 @@ impl Limit {
     pub fn option(self) -> &'static str {
         match self {
             Limit::Memory | Limit::MachineMemory => "--memory",
+            Limit::MachineFiles => "--pids",
             Limit::Cpus => "--cpus",
             Limit::CpuTime => "--cpu-time",
             Limit::Timeout => "--timeout",
@@ -151,6 +155,9 @@ impl Limit {
             Limit::OutputFiles => "allow more with `--output-files`",
             Limit::TmpSize => "allow more with `--tmp-size`, such as `--tmp-size 20GiB`",
             Limit::LogSize => "allow more with `--log-size`, such as `--log-size 100MiB`",
+            Limit::MachineFiles => {
+                "run it with fewer processes, or have it open fewer files at a time"
+            }
             Limit::MachineMemory => {
                 "run it where there is more memory, or fewer programs at a time"
             }
@@ -258,6 +265,9 @@ impl fmt::Display for Hit {
             ),
             Limit::KeepFree => formatter.write_str("it filled the disk that its output is on"),
             Limit::MachineMemory => formatter.write_str("the machine ran out of memory"),
+            Limit::MachineFiles => {
+                formatter.write_str("it filled the machine's table of open files")
+            }
         }
     }
 }

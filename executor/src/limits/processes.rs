@@ -14,6 +14,9 @@ use rustix::param::{clock_ticks_per_second, page_size};
 /// Open files that are looked at in one go: what takes less than a tenth of a second.
 const MAX_DESCRIPTORS: usize = 20_000;
 
+/// Open files between two questions whether there is still time.
+const DESCRIPTORS_A_LOOK: usize = 64;
+
 /// Where programs keep shared memory.
 const SHARED_MEMORY: &str = "dev/shm";
 
@@ -174,9 +177,13 @@ impl Census {
     }
 
     /// What is open on the file systems `devices` of files that have no name any more; none where that
-    /// cannot be told.
-    pub(super) fn nameless(&self, devices: &[u64]) -> Option<Nameless> {
-        let open = self.open_files(devices)?;
+    /// cannot be told, or where it no longer `may_go_on`.
+    pub(super) fn nameless(
+        &self,
+        devices: &[u64],
+        may_go_on: &dyn Fn() -> bool,
+    ) -> Option<Nameless> {
+        let open = self.open_files(devices, may_go_on)?;
         let is_known = |inode| open.nameless.contains_key(&inode);
         let mapped = self
             .pids
@@ -190,7 +197,7 @@ impl Census {
     }
 
     /// What the processes have open; none where that cannot be told.
-    fn open_files(&self, devices: &[u64]) -> Option<OpenFiles> {
+    fn open_files(&self, devices: &[u64], may_go_on: &dyn Fn() -> bool) -> Option<OpenFiles> {
         let mut open = OpenFiles::default();
         let mut looked_at = 0;
         for pid in &self.pids {
@@ -203,7 +210,8 @@ impl Census {
             };
             for entry in descriptors.flatten() {
                 looked_at += 1;
-                if looked_at > MAX_DESCRIPTORS {
+                let is_asked = looked_at % DESCRIPTORS_A_LOOK == 0;
+                if looked_at > MAX_DESCRIPTORS || (is_asked && !may_go_on()) {
                     return None;
                 }
                 let Ok(file) = fs::metadata(entry.path()) else {
@@ -226,7 +234,7 @@ impl Census {
 
     /// Pipes and sockets; none where that cannot be told.
     pub(super) fn buffers(&self) -> Option<u64> {
-        Some(self.open_files(&[])?.buffers.len() as u64)
+        Some(self.open_files(&[], &|| true)?.buffers.len() as u64)
     }
 
     /// Bytes of page tables.
@@ -448,9 +456,9 @@ mod tests {
         std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut byte).unwrap();
         let census = Census::take(std::process::id()).unwrap();
         let none = Nameless::default();
-        assert_eq!(census.nameless(&[device + 1]), Some(none));
+        assert_eq!(census.nameless(&[device + 1], &|| true), Some(none));
         for devices in [&[device][..], &[device + 1, device], &[device, device]] {
-            let found = census.nameless(devices).unwrap();
+            let found = census.nameless(devices, &|| true).unwrap();
             assert_eq!(found.inodes, 1, "{devices:?}");
             assert!((100_000..200_000).contains(&found.bytes), "{found:?}");
         }

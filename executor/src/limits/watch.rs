@@ -14,6 +14,7 @@ use rustix::thread::{CpuSet, sched_getaffinity};
 
 use super::cgroup::{Door, Group};
 use super::disk_watch::DiskWatch;
+use super::files::OpenFiles;
 use super::machine::{Baseline, Memory};
 use super::pace::LONGEST;
 use super::processes::{Census, Seen, are_more, count_all, count_kills};
@@ -46,6 +47,8 @@ pub(crate) struct Watch {
     others: u64,
     /// Processes that the kernel had ended by then because memory ran out.
     kills: u64,
+    /// Open files of the machine by then.
+    files: OpenFiles,
     /// What the machine had of memory by then, where no group counts it.
     memory: Option<Baseline>,
     /// The file system of files in memory that never had a name.
@@ -87,6 +90,7 @@ impl Watch {
             started: None,
             others: 0,
             kills: 0,
+            files: OpenFiles::default(),
             memory: None,
             memory_device: memory_device().map_err(LimitError::Watch)?,
             next: None,
@@ -188,6 +192,7 @@ impl Watch {
         self.started = Some((now, supervisor));
         self.others = count_all().unwrap_or(0);
         self.kills = count_kills();
+        self.files = OpenFiles::read().unwrap_or_default();
         if self.limits.memory.is_some() && self.is_supervised(Limit::Memory) {
             self.memory = Some(Baseline::take()?);
         }
@@ -291,6 +296,12 @@ impl Watch {
             }
             needs_count = false;
         }
+        if let Some(now) = OpenFiles::read()
+            && now.are_scarce(self.files)
+            && now.are_of(self.files, &Census::take(supervisor)?.pids)
+        {
+            return Ok(Some(Limit::MachineFiles));
+        }
         let counts = [Limit::Memory, Limit::CpuTime];
         let needs_census = counts.into_iter().any(|limit| self.is_supervised(limit))
             || limits.tmp_size.is_some()
@@ -343,7 +354,7 @@ impl Watch {
         baseline.see_others(&census.pids);
         self.memory = Some(baseline);
         // What cannot be seen is at most what all of the machine have more than at first.
-        let nameless = census.nameless(&[self.memory_device]);
+        let nameless = census.nameless(&[self.memory_device], &|| true);
         let nameless = nameless.map_or_else(|| baseline.files_growth(now), |files| files.bytes);
         let used = census.memory(limit, nameless);
         if used.all() > limit {

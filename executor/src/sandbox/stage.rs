@@ -95,8 +95,11 @@ pub struct HostPaths<'p> {
     pub input: InputSource<'p>,
     /// A directory with `output` and `tmp`, for `/output` and `/tmp`.
     pub writable: &'p Path,
-    /// An empty directory on the same file system, for an overlay on it.
+    /// Two empty directories on the same file system, for an overlay on it. Where all layers are on one, the
+    /// overlay has one device number.
     pub work: &'p Path,
+    /// The second.
+    pub lower: &'p Path,
 }
 
 impl HostPaths<'_> {
@@ -282,20 +285,18 @@ fn bound_entries(entries: &[TopEntry]) -> Vec<Step> {
 }
 
 /// Shows what the program may write to. One overlay has both, since making one takes a dozen inodes.
-fn writable(paths: &HostPaths<'_>) -> [Step; 4] {
+fn writable(paths: &HostPaths<'_>) -> [Step; 5] {
     // What the program writes is imported at once: nobody needs it on disk before.
-    let options = format!(
-        "lowerdir={},upperdir=upper,workdir=work,volatile,userxattr",
-        EMPTY_DIRECTORY.to_string_lossy()
-    );
+    let options = "lowerdir=lower,upperdir=upper,workdir=work,volatile,userxattr";
     [
+        Step::Symlink(path(paths.lower), text("lower")),
         Step::Symlink(path(paths.writable), text("upper")),
         Step::Symlink(path(paths.work), text("work")),
         Step::Directory(text(WRITABLE)),
         Step::Overlay(Overlay {
             part: Part::Writable,
             at: text(WRITABLE),
-            options: text(&options),
+            options: text(options),
             is_writable: true,
             otherwise: vec![Step::Bind(text("upper"), text(WRITABLE), false)],
         }),

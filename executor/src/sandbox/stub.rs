@@ -289,3 +289,89 @@ impl Voice {
         })))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::{Bounds, Streams, landlock_version, spawn};
+    use crate::sandbox::{seccomp, streams};
+    use rustix::io::{read, write};
+    use std::ffi::OsString;
+    use std::fs;
+    use std::path::Path;
+
+    /// Has a stub without a sandbox execute something; the supervisor, which this is, answers with `errno`.
+    fn execute(arguments: &[&str], filters: Vec<Vec<u8>>, errno: i32) -> Option<Said> {
+        let string = |text: &&str| CString::new(*text).unwrap();
+        let orders = Orders {
+            arguments: arguments.iter().map(string).collect(),
+            environment: vec![CString::new("A=b c").unwrap()],
+            filters,
+            processes: 0,
+            terminal: None,
+        };
+        let (stub, meeting) = Stub::new(&orders).unwrap();
+        let nowhere = File::options().write(true).open("/dev/null").unwrap();
+        let streams = Streams::new(streams::empty().unwrap(), nowhere.into());
+        let path = stub.path();
+        let (program, inherited) = (Path::new(&path), stub.inherited());
+        let none: &[OsString] = &[];
+        let child = spawn(program, none, streams, &inherited, None, Bounds::default());
+        let mut supervisor = child.unwrap().supervisor;
+        read(&meeting, &mut [0; 8]).unwrap();
+        write(&meeting, &errno.to_ne_bytes()).unwrap();
+        supervisor.wait().unwrap();
+        stub.started().take().unwrap()
+    }
+
+    #[test]
+    fn arguments_and_environment_arrive() {
+        let place = tempfile::tempdir_in("/tmp").unwrap();
+        let file = place.path().join("said");
+        let script = "echo \"$1\" \"$A\" $# > \"$0\"";
+        let words = ["/bin/sh", "-c", script, file.to_str().unwrap(), "", "a  b"];
+        assert!(execute(&words, seccomp::programs(true), 0).is_none());
+        assert_eq!(fs::read_to_string(file).unwrap(), " b c 2\n");
+    }
+
+    /// Landlock, also where everything is mounted to be written.
+    #[test]
+    fn nothing_is_written_but_what_may_be() {
+        let place = tempfile::tempdir_in("/var/tmp").unwrap();
+        let file = place.path().join("file");
+        fs::write(&file, "kept").unwrap();
+        let script = "cd $0; echo > new; echo >> file; rm file; mkdir d; mv file /tmp; :";
+        let words = ["/bin/sh", "-c", script, place.path().to_str().unwrap()];
+        assert!(execute(&words, Vec::new(), 0).is_none());
+        if landlock_version().is_none() {
+            eprintln!("this kernel has no Landlock");
+            return;
+        }
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
+        assert_eq!(fs::read_to_string(file).unwrap(), "kept");
+    }
+
+    #[test]
+    fn what_fails_is_told() {
+        let said = execute(&["/missing"], seccomp::programs(false), 0);
+        let Some(Said::Failed(Failure::Execute(error))) = said else {
+            panic!("{said:?}");
+        };
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        let said = execute(&["/bin/true"], Vec::new(), Errno::PERM.raw_os_error());
+        let Some(Said::Failed(Failure::Confine(action, error))) = said else {
+            panic!("{said:?}");
+        };
+        assert_eq!(action, "cover files of /proc");
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+        // A filter that is none.
+        let said = execute(&["/bin/true"], vec![vec![0xff; 8]], 0);
+        assert!(
+            matches!(
+                said,
+                Some(Said::Failed(Failure::Confine("filter system calls", _)))
+            ),
+            "{said:?}"
+        );
+    }
+}

@@ -99,7 +99,7 @@ impl Host {
         let arguments = arguments.iter().map(OsString::from).collect();
         let job = Job::new(Cid::default(), Cid::default(), arguments, []).unwrap();
         let (tree, entries) = (self.path("tree"), self.entries());
-        let work = ["work", "stage"].map(|name| self.path(name));
+        let work = ["work", "stage", "lower"].map(|name| self.path(name));
         for directory in &work {
             // What a run before has left there is no layer of another one.
             fs::remove_dir_all(directory).or_else(if_missing).unwrap();
@@ -118,6 +118,7 @@ impl Host {
             })),
             writable: self.directory.path(),
             work: &work[0],
+            lower: &work[2],
         };
         let limits = Limits::default();
         execute(
