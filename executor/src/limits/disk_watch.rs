@@ -161,7 +161,10 @@ impl DiskWatch {
             true => None,
             false => {
                 // Listing processes takes some milliseconds, in which thousands of inodes are taken.
-                let floor = self.kept_free.without(self.kept_free.half().half());
+                let floor = Space {
+                    inodes: self.kept_free.inodes / 4 * 3,
+                    ..patience.floor
+                };
                 let may_go_on = || {
                     let available = self.output.available();
                     available.is_ok_and(|available| !available.is_below(floor))
