@@ -19,7 +19,7 @@
 //!    points that the sandbox needs are made as real directories; a link where one belongs is an error
 //!    ([`rootfs`](crate::rootfs)). A directory as root file system is mounted, and its mount points are
 //!    shown in addition to what is in the DAG, without set-id bits. A tree may have more names than any
-//!    memory: the kernel is asked to give up nodes before there are more than some ten thousand.
+//!    memory: the kernel is asked to drop nodes above 40,960.
 //! 2. `/output` and `/tmp` are made empty in a scratch directory of the run
 //!    ([`output`](crate::output)). The input is mounted, or written below the same directory.
 //! 3. The process splits. A supervisor, which holds one end of a pipe and nothing else, kills all that

@@ -17,10 +17,10 @@ use ipfs_exec_node::Cid;
 use super::protocol::{Attributes, ROOT};
 
 /// Nodes above which the kernel is asked to drop some. One takes about 400 bytes here, and 1 KiB in the kernel.
-pub(super) const MOST_NODES: usize = 48 * 1024;
+pub(super) const MOST_NODES: usize = 40 * 1024;
 
 /// Nodes above which a lookup fails. Only programs that hold as many files open at a time reach it.
-const MAX_NODES: usize = 128 * 1024;
+const MAX_NODES: usize = 64 * 1024;
 
 /// The first nodes, which the kernel is never asked to drop. Among them are the program, its libraries and its
 /// working directory.
