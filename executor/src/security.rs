@@ -19,7 +19,7 @@
 //!    points that the sandbox needs are made as real directories; a link where one belongs is an error
 //!    ([`rootfs`](crate::rootfs)). A directory as root file system is mounted, and its mount points are
 //!    shown in addition to what is in the DAG, without set-id bits. A tree may have more names than any
-//!    memory: the kernel is asked to give up nodes before there are more than some ten thousand.
+//!    memory: the kernel is asked to drop nodes above 40,960.
 //! 2. `/output` and `/tmp` are made empty in a scratch directory of the run
 //!    ([`output`](crate::output)). The input is mounted by FUSE, or written below the same directory.
 //! 3. The process splits. A supervisor, which holds one end of a pipe and nothing else of ours, kills all
@@ -143,21 +143,20 @@
 //! `perf_event_paranoid` is above 2: of those, who lives shorter than that and is waited for by nobody
 //! is not seen. `--json` says what held which limit.
 //!
-//! The disk is looked at before a program could fill what is left of it, at 16 GiB and a million files a
-//! second, or as fast as the disk was ever seen to fill; the nearer its limit, the more often, down to
-//! each 3 ms (10 ms for the size of `/output` and `/tmp`).
+//! The watch looks at the disk again before a program can fill the rest of it, at 16 GiB and a million files a
+//! second, or at the highest speed that it has seen. Looks are at least 3 ms apart, or 10 ms for the sizes of
+//! `/output` and `/tmp`.
 //!
-//! Without a control group, memory that no process shows as its own is bounded by what the machine has more
-//! of it since the program started. What is left:
+//! Without a control group, memory that belongs to no process is bounded by the growth of the machine's counters:
 //!
 //! | memory | bound without a control group |
 //! | --- | --- |
-//! | of processes, of shared memory that is mapped or in `/dev/shm`, of files without a name | the limit |
-//! | page tables | the limit: each process tells them |
-//! | shared memory of System V that nobody has attached | 64 MiB above the limit, and what others of the machine give back meanwhile |
-//! | in pipes and sockets, also pages that were given to a pipe | the same; a program is spared that has no more than one pipe or socket for each 32 MiB |
-//! | of the kernel for other objects (semaphores, message queues, file locks, mappings, watches) | that of such objects, if it has one; those of a program without pipes and sockets are not counted. Where less than 512 MiB of the machine are left (a 32nd of it, or a quarter of what was available, if that is less), the program ends that has most of what was taken |
-//! | directory entries and inodes that the kernel can give back | none: the kernel takes them back |
+//! | of processes; mapped shared memory; `/dev/shm`; files without a name | the limit |
+//! | page tables | the limit |
+//! | detached shared memory of System V | the limit and 64 MiB; more if other programs free shared memory meanwhile, and less if others take such memory |
+//! | pipes and sockets, also pages that were given to a pipe | the limit and 64 MiB, if there are more than eight. Eight can hold 256 MiB. A program with more may be stopped for the growth of others |
+//! | semaphores, message queues, file locks, mappings, watches and other objects of the kernel | not the limit. If less than 512 MiB of the machine are available (or a 32nd of it, or a quarter of what was), a program is stopped that holds that much, or most of what was taken, as far as it is seen |
+//! | directory entries and inodes in caches | none; the kernel takes them back |
 //!
 //! # Bubblewrap
 //! - Before 0.3.3, and 0.4.0 where it is set-uid root: CVE-2019-12439, CVE-2020-5291. Refused: below 0.6.0.

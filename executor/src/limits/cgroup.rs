@@ -260,8 +260,8 @@ impl Group {
         refused.filter(|count| *count > 0).map(|_| Limit::Pids)
     }
 
-    /// Whether the kernel had to refuse memory, or to take some back, because the limit was reached. That
-    /// happens to programs that go on well, too.
+    /// Whether the kernel refused or reclaimed memory because the limit was reached. That happens to healthy
+    /// programs, too.
     pub(super) fn was_short(&self) -> bool {
         let Some(path) = self.of(Controller::Memory) else {
             return false;
@@ -515,7 +515,7 @@ mod tests {
         assert_eq!(membership(text, "memory"), None);
     }
 
-    /// Where memory is refused and nothing is killed for it, the limit was reached all the same.
+    /// A group may refuse memory without killing a process.
     #[test]
     fn a_group_tells_that_memory_was_short() {
         let place = tempfile::tempdir().unwrap();

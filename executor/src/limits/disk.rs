@@ -41,19 +41,19 @@ pub(super) struct Tally {
     /// Bytes of disk.
     pub(super) allocated: u64,
     pub(super) entries: u64,
-    /// As entries, but what has several names counts once.
+    /// As entries, but a file with several names counts once.
     pub(super) inodes: u64,
     /// Whether part of it could not be read.
     pub(super) is_closed: bool,
-    /// Whether time, or the disk, ran out before all of it was seen.
+    /// Whether the walk stopped before its end, for lack of time or of disk.
     pub(super) is_late: bool,
 }
 
-/// How long to look at a tree that a program is changing.
+/// Bounds a walk through a tree that a program is changing.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
     pub(super) deadline: Instant,
-    /// Where less of the disk is available, something else is to be done.
+    /// The walk stops when less than this is available.
     pub(super) floor: Space,
 }
 
@@ -62,7 +62,7 @@ pub(super) struct Patience {
 pub(super) struct Tree {
     root: OwnedFd,
     pub(super) device: u64,
-    /// What was free at first.
+    /// Free bytes and inodes at the start.
     free: Space,
 }
 
@@ -74,7 +74,7 @@ impl Tree {
         Ok(Tree { root, device, free })
     }
 
-    /// What of this file system this user may still take.
+    /// The bytes and inodes of this file system that this user may still take.
     pub(super) fn available(&self) -> io::Result<Space> {
         let status = fstatvfs(&self.root)?;
         let free = free(&status);
@@ -88,7 +88,7 @@ impl Tree {
         }))
     }
 
-    /// What the whole file system can hold; 0 inodes where it has no fixed number of them.
+    /// The size of the whole file system; 0 inodes if their number is not fixed.
     pub(super) fn capacity(&self) -> io::Result<Space> {
         let status = fstatvfs(&self.root)?;
         Ok(Space {
@@ -97,12 +97,12 @@ impl Tree {
         })
     }
 
-    /// What the file system has lost since, to whomever.
+    /// The bytes and inodes that were taken from the file system since the start, by any process.
     pub(super) fn lost(&self) -> io::Result<Space> {
         Ok(self.free.without(free(&fstatvfs(&self.root)?)))
     }
 
-    /// As if so much more had been free at first.
+    /// Counts so much more as free at the start.
     #[cfg(test)]
     pub(super) fn lose(&mut self, space: Space) {
         self.free.bytes = self.free.bytes.saturating_add(space.bytes);

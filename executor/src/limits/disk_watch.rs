@@ -1,8 +1,8 @@
-//! Holds what a program may take of the disk: what `/output` and `/tmp` may have, and what stays free.
+//! Holds the limits of the disk: the sizes of `/output` and `/tmp`, and the space that stays free.
 //!
-//! Walks through the directories tell exactly, and take long. What is available of the file system takes no
-//! time to ask for, so that it is asked as often as the [pace](super::pace) of programs wants, and tells when
-//! a walk is due.
+//! A walk through the directories is exact and slow. `fstatvfs` is fast: one call gives the available space.
+//! So the watch calls `fstatvfs` as often as the [pace](super::pace) of programs needs, and walks only when
+//! the available space has shrunk enough to break a limit.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -12,10 +12,10 @@ use super::pace::{Pace, SHORTEST, SHORTEST_IN_DIRECTORY, Space};
 use super::processes::{Census, Nameless};
 use super::{Directories, Limit, LimitError, Limits};
 
-/// How long one look at a directory may take. It goes on where what was not seen may be too much.
+/// How long one walk may take. A second, longer one follows if the unseen part may break a limit.
 const LOOK: Duration = Duration::from_millis(300);
 
-/// Looking may take a fifth of the time.
+/// Pause after a look, as a multiple of its duration: looks take a fifth of the time at most.
 const PAUSE: u32 = 4;
 
 /// See the [module](self).
@@ -24,27 +24,27 @@ pub(super) struct DiskWatch {
     limits: Limits,
     output: Tree,
     tmp: Tree,
-    /// What stays free on their file system.
+    /// Space that stays free on their file system.
     kept_free: Space,
-    /// Further file systems as which the program sees that one.
+    /// Device numbers under which the program sees that file system, beside its own.
     devices: Vec<u64>,
-    /// When to glance at it.
+    /// Time of the next `fstatvfs`.
     next: Option<Instant>,
     pace: Pace,
     walked: Walked,
 }
 
-/// What was available at the last walk, and what might be added then.
+/// The last walk: the space that was available then, and how much could be added to the directories.
 #[derive(Clone, Copy, Debug)]
 struct Walked {
     available: Space,
     room: Space,
 }
 
-/// What the directories hold.
+/// The result of a walk.
 enum Measured {
     Hit(Limit),
-    /// And what may be added to them.
+    /// No limit is broken; so much may be added.
     Room(Space),
 }
 
@@ -79,7 +79,7 @@ impl DiskWatch {
         self.devices.extend_from_slice(devices);
     }
 
-    /// The program is about to start.
+    /// Starts to watch; the program starts next.
     pub(super) fn start(&mut self, now: Instant) -> io::Result<()> {
         self.walked.available = self.output.available()?;
         let is_held = self.keeps_free() || self.limits.room() != Space::MAX;
@@ -87,14 +87,13 @@ impl DiskWatch {
         Ok(())
     }
 
-    /// When to glance at the disk.
+    /// Time of the next glance.
     pub(super) fn next(&self) -> Option<Instant> {
         self.next
     }
 
-    /// Looks at what is left of the disk, which takes no time, and at who has taken it only where that is
-    /// too much.
-    /// The program is below process `supervisor`.
+    /// Checks the available space, and walks only if a limit may be broken. The program runs below process
+    /// `supervisor`.
     pub(super) fn glance(&mut self, supervisor: u32) -> io::Result<Option<Limit>> {
         if self.next.is_none() {
             return Ok(None);
@@ -134,7 +133,7 @@ impl DiskWatch {
         if available.inodes < self.kept_free.inodes {
             enough.inodes = much(self.kept_free.inodes, lost.inodes);
         }
-        // There may be no time to look at all of it.
+        // The program goes on during the walk, so the walk stops when half of the space is gone.
         let patience = Patience {
             deadline: Instant::now() + LOOK,
             floor: self.kept_free.half(),
@@ -147,37 +146,26 @@ impl DiskWatch {
             taken.allocated = taken.allocated.saturating_add(tally.allocated);
             taken.inodes = taken.inodes.saturating_add(tally.inodes);
             is_late |= tally.is_late;
-            // The program goes on meanwhile.
+            // Decide at once: the program goes on during the search.
             if is_much(&taken) {
                 return Ok(true);
             }
         }
-        // What cannot be told apart is counted as the program's.
+        // Files whose owner is not known count as the program's.
         let all = Nameless {
             bytes: lost.bytes,
             inodes: lost.inodes,
         };
-        let nameless = match is_late {
-            true => None,
-            false => {
-                // Listing processes takes some milliseconds, in which thousands of inodes are taken.
-                let floor = Space {
-                    inodes: self.kept_free.inodes / 4 * 3,
-                    ..patience.floor
-                };
-                let may_go_on = || {
-                    let available = self.output.available();
-                    available.is_ok_and(|available| !available.is_below(floor))
-                        && Instant::now() < patience.deadline
-                };
-                match may_go_on() {
-                    true => {
-                        let devices = self.devices_of(&self.output);
-                        Census::take(supervisor)?.nameless(&devices, &may_go_on)
-                    }
-                    false => None,
-                }
-            }
+        // If half of what should stay free goes during the search, there is no time to find its owner.
+        let has_time = || {
+            let available = self.output.available();
+            available.is_ok_and(|available| !available.is_below(patience.floor))
+        };
+        let nameless = if is_late {
+            None
+        } else {
+            let devices = self.devices_of(&self.output);
+            Census::take(supervisor)?.nameless_while(&devices, &has_time)
         };
         let nameless = nameless.unwrap_or(all);
         taken.allocated = taken.allocated.saturating_add(nameless.bytes);
@@ -212,7 +200,7 @@ impl DiskWatch {
         })
     }
 
-    /// Where the program is not running any more, nobody is left who could change anything.
+    /// Walks through the directories. After the program's end, nothing changes them any more.
     fn measure(&self, census: &Census, is_running: bool) -> io::Result<Measured> {
         let limits = &self.limits;
         let exceeds = |used: u64, limit: Option<u64>| limit.is_some_and(|limit| used > limit);
@@ -268,12 +256,12 @@ impl DiskWatch {
 }
 
 impl Walked {
-    /// What might still be added, if all that has gone since was added there.
+    /// How much may still be added, if all space that was taken since went into the directories.
     fn left(&self, available: Space) -> Space {
         self.room.without(self.gone(available))
     }
 
-    /// Whether only another walk can tell whether there is too much.
+    /// Whether a limit may be broken, so that a walk must tell.
     fn is_used_up(&self, available: Space) -> bool {
         let gone = self.gone(available);
         let is_used_up = |gone: u64, room: u64| gone > 0 && gone >= room;
@@ -285,16 +273,16 @@ impl Walked {
     }
 }
 
-/// What stays free on the disk of `output`.
+/// Space that stays free on the disk of `output`.
 fn kept_free(limits: &Limits, output: &Tree) -> Result<Space, LimitError> {
     let available = output.available().map_err(LimitError::Watch)?;
     let capacity = output.capacity().map_err(LimitError::Watch)?;
-    let kept =
-        |most: u64, capacity: u64, available: u64| most.min(capacity / 20).min(available / 2);
-    let most = Limits::DEFAULT_KEEP_FREE_INODES;
     let inodes = match limits.keep_free {
         Some(0) => 0,
-        _ => kept(most, capacity.inodes, available.inodes),
+        // A program creates some hundreds of files between two looks.
+        _ => Limits::DEFAULT_KEEP_FREE_INODES
+            .min(capacity.inodes / 10)
+            .min(available.inodes / 2),
     };
     let bytes = match limits.keep_free {
         Some(bytes) if bytes <= available.bytes => bytes,
@@ -325,7 +313,7 @@ mod tests {
             room: space(500, 0),
         };
         for (available, is_used_up) in [
-            // Nothing has gone, so nothing was added.
+            // No space was taken, so no file was added.
             (space(1000, 100), false),
             (space(2000, 200), false),
             (space(501, 100), false),
@@ -337,8 +325,7 @@ mod tests {
         assert_eq!(walked.left(space(900, 90)), space(400, 0));
     }
 
-    /// Who has few of them is not to blame; who has most is, also without names on a file system as which
-    /// the disk is seen.
+    /// A program is to blame if most of the missing inodes are its own, and only for the missing resource.
     #[test]
     fn the_program_is_to_blame_for_what_it_has() {
         let place = tempfile::tempdir().unwrap();
@@ -360,12 +347,12 @@ mod tests {
             fs::write(path("output").join(number.to_string()), "").unwrap();
         }
         let lose = |watch: &mut DiskWatch, inodes| watch.output.lose(space(0, inodes));
-        // Others have taken the rest, which is most.
+        // Other processes took most inodes.
         lose(&mut watch, 1000);
         assert!(!watch.is_to_blame(supervisor, available).unwrap());
         fs::write(path("tmp").join("one more"), "").unwrap();
         assert!(watch.is_to_blame(supervisor, available).unwrap());
-        // Bytes are not what is missing.
+        // Bytes are missing now, and the program has few.
         watch.kept_free = space(50, 0);
         assert!(!watch.is_to_blame(supervisor, space(50, 0)).unwrap());
     }

@@ -1,8 +1,8 @@
-//! What the whole machine has of memory, where no group counts it for one program.
+//! Memory counters of the whole machine, for programs without a control group.
 //!
-//! Some memory belongs to no process: what is in pipes and sockets, and shared memory of System V that no
-//! process has attached. The machine counts it, for all programs together. So its growth is a bound on
-//! what one program has of it, and what others have can be taken off where it is known.
+//! Some memory belongs to no process: the content of pipes and sockets, and shared memory of System V that no
+//! process has attached. The kernel counts it for all programs together. So the growth of the counter is an
+//! upper bound for one program. The known share of other programs is subtracted.
 
 use std::collections::HashSet;
 use std::fs;
@@ -14,13 +14,20 @@ use rustix::fs::statvfs;
 
 use super::processes::status_bytes;
 
-/// Growth that is not counted: other programs and the kernel itself come and go by so much.
+/// Growth that is ignored: the use of other programs and of the kernel varies by about this much.
 const NOISE_BYTES: u64 = 64 << 20;
 
-/// What a pipe or a socket holds at most: 16 parts, each of which may keep a huge page from being freed.
+/// The most memory that one pipe or socket can hold: 16 parts, each of which may pin a huge page of 2 MiB.
 const BUFFER_BYTES: u64 = 16 * (2 << 20);
 
-/// What stays available in any case, where that is little of the machine.
+/// Pipes and sockets that most programs have: standard streams and a pipeline. They count as usual ones, of
+/// [`USUAL_BUFFER_BYTES`], so that a small program is not blamed for the growth of others.
+const FEW_BUFFERS: u64 = 8;
+
+/// The most that a pipe holds if its pages are those of usual writes: `fs.pipe-max-size`.
+const USUAL_BUFFER_BYTES: u64 = 1 << 20;
+
+/// Memory that stays available on large machines; small ones keep a part of their own.
 const MOST_SPARED_BYTES: u64 = 512 << 20;
 
 /// Counters of the machine, in bytes. Fields are those of `/proc/meminfo`: proc(5).
@@ -28,12 +35,12 @@ const MOST_SPARED_BYTES: u64 = 512 << 20;
 pub(super) struct Memory {
     pub(super) total: u64,
     pub(super) available: u64,
-    /// Of all files in memory, those of named file systems included, and of shared memory.
+    /// Of files in memory and shared memory, also of mounted `tmpfs`.
     pub(super) files: u64,
-    /// Of the kernel, but for what it can give back and what single processes show as theirs. Pages that
-    /// are in pipes and in sockets are counted nowhere, so it is what is left of all.
+    /// Of the kernel, without its caches and without page tables and stacks. No counter has the pages in pipes
+    /// and sockets, so this is the total without all that is counted elsewhere.
     pub(super) kernel: u64,
-    /// Of page tables, which single processes show as theirs.
+    /// Of page tables. Each process shows its own.
     pub(super) tables: u64,
 }
 
@@ -73,7 +80,7 @@ impl Memory {
     }
 }
 
-/// What the machine had when a program was started, and what others had soon after.
+/// The counters at the start of a program, and the share of other programs at the first look.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Baseline {
     memory: Memory,
@@ -88,24 +95,38 @@ impl Baseline {
         })
     }
 
-    /// Bytes that all files in memory have more than at first.
+    /// Growth of the files in memory, in bytes.
     pub(super) fn files_growth(&self, now: Memory) -> u64 {
         now.files.saturating_sub(self.memory.files)
     }
 
-    /// Bytes that all page tables have more than at first.
+    /// Growth of all page tables, in bytes.
     pub(super) fn tables_growth(&self, now: Memory) -> u64 {
         now.tables.saturating_sub(self.memory.tables)
     }
 
-    /// Bytes of the kernel that a program may have that has so many pipes and sockets, if that is known.
-    pub(super) fn kernel_bytes(&self, now: Memory, buffers: Option<u64>) -> u64 {
+    /// Bytes of kernel memory that a program may hold at most. `buffers` counts its pipes and sockets up to a
+    /// number, and gives `None` if they cannot be seen.
+    pub(super) fn kernel_bytes(
+        &self,
+        now: Memory,
+        buffers: impl FnOnce(u64) -> Option<u64>,
+    ) -> u64 {
         let growth = now.kernel.saturating_sub(self.memory.kernel);
-        let most = buffers.map_or(u64::MAX, |buffers| buffers.saturating_mul(BUFFER_BYTES));
-        growth.saturating_sub(NOISE_BYTES).min(most)
+        let growth = growth.saturating_sub(NOISE_BYTES);
+        if growth == 0 {
+            return 0;
+        }
+        let enough = growth.div_ceil(BUFFER_BYTES).max(FEW_BUFFERS + 1);
+        let most = match buffers(enough) {
+            None => u64::MAX,
+            Some(few) if few <= FEW_BUFFERS => few * USUAL_BUFFER_BYTES,
+            Some(many) => many.saturating_mul(BUFFER_BYTES),
+        };
+        growth.min(most)
     }
 
-    /// Bytes of shared memory that the processes `pids` may have beside `seen`, which is theirs.
+    /// Bytes of shared memory that the processes `pids` may hold, beside the `seen` bytes.
     pub(super) fn hidden_files(&self, now: Memory, seen: u64, pids: &[u32]) -> u64 {
         let growth = self.files_growth(now).saturating_sub(seen);
         if growth <= NOISE_BYTES {
@@ -115,13 +136,12 @@ impl Baseline {
         growth.saturating_sub(of_others).saturating_sub(NOISE_BYTES)
     }
 
-    /// Learns what others have of files in memory, once.
+    /// Stores the share of other programs, once.
     pub(super) fn see_others(&mut self, pids: &[u32]) {
         self.others.get_or_insert_with(|| others(pids));
     }
 
-    /// Whether so little memory is available that the machine itself is in danger, and how much of what
-    /// was taken since is much.
+    /// If the machine is short of memory: how many bytes a program must hold to be blamed for it.
     pub(super) fn shortage(&self, now: Memory) -> Option<u64> {
         let floor = (self.memory.available / 4)
             .min(now.total / 32)
@@ -131,8 +151,8 @@ impl Baseline {
     }
 }
 
-/// Bytes of files in memory of all processes but `pids`: what those map, and named file systems that are
-/// mounted where any of them looks. What belongs to several may count several times.
+/// Bytes of files in memory of all processes but `pids`: their mapped files, and each `tmpfs` that is mounted
+/// in one of their mount namespaces. A file may count several times.
 fn others(pids: &[u32]) -> u64 {
     let ours: HashSet<u32> = pids.iter().copied().collect();
     let (mut namespaces, mut devices) = (HashSet::new(), HashSet::new());
@@ -145,7 +165,7 @@ fn others(pids: &[u32]) -> u64 {
         };
         let process = Path::new("/proc").join(pid.to_string());
         bytes = bytes.saturating_add(status_bytes(&process, &["RssShmem:"]));
-        // Of those of other users this cannot be told.
+        // The kernel hides the namespaces of other users.
         let namespace = fs::metadata(process.join("ns/mnt")).map(|namespace| namespace.ino());
         if namespace.is_ok_and(|namespace| namespaces.insert(namespace)) {
             bytes = bytes.saturating_add(named_files(&process, &mut devices));
@@ -154,8 +174,7 @@ fn others(pids: &[u32]) -> u64 {
     bytes
 }
 
-/// Bytes in the file systems in memory that a process sees, but those of `devices`, to which they are
-/// added. Fields of `mountinfo` are those of proc(5).
+/// Bytes in each `tmpfs` that a process sees. Those in `devices` are skipped, new ones are added to it. Fields of `mountinfo` are those of proc(5).
 fn named_files(process: &Path, devices: &mut HashSet<u64>) -> u64 {
     let mounts = fs::read_to_string(process.join("mountinfo")).unwrap_or_default();
     let mut bytes = 0_u64;
@@ -216,11 +235,12 @@ mod tests {
             (64 * MIB, None, 0),
             (164 * MIB, None, 100 * MIB),
             (164 * MIB, Some(0), 0),
-            (164 * MIB, Some(3), 96 * MIB),
+            (164 * MIB, Some(8), 8 * MIB),
+            (964 * MIB, Some(9), 288 * MIB),
             (164 * MIB, Some(100), 100 * MIB),
             (u64::MAX, Some(u64::MAX), u64::MAX - 64 * MIB),
         ] {
-            let bytes = baseline.kernel_bytes(kernel(growth), buffers);
+            let bytes = baseline.kernel_bytes(kernel(growth), |_| buffers);
             assert_eq!(bytes, wanted, "{growth} {buffers:?}");
         }
     }
@@ -249,7 +269,7 @@ mod tests {
         assert_eq!(small.shortage(now(251)), None);
     }
 
-    /// What another process maps is not taken for the program's.
+    /// Memory of the program itself is not counted as that of others.
     #[test]
     fn what_others_have_is_seen() {
         assert!(others(&[]) >= others(&[std::process::id()]));

@@ -5,9 +5,9 @@
 //!                   │     └── scope  for users whose systemd has a group for them
 //!                   ├── processes    where there is no group: all processes, looked at often,
 //!                   │                and what the kernel counts of their time
-//!                   │     └── machine  what has no process, by the counters of the machine
+//!                   │     └── machine  memory of no process, by counters of the machine
 //!                   ├── disk         /output and /tmp, walked often
-//!                   │     └── pace     what is left of it, looked at before it can be gone
+//!                   │     └── pace     when to look again, before the disk can be full
 //!                   └── the clock
 //! ```
 //!
@@ -85,7 +85,7 @@ impl Limits {
     /// Enough for its host to go on, where the file system has a fixed number of inodes.
     pub const DEFAULT_KEEP_FREE_INODES: u64 = 10_000;
 
-    /// What a program may add to empty directories at most before one of its limits is hit.
+    /// How much a program may add to empty directories before it breaks a limit.
     fn room(&self) -> pace::Space {
         let bytes = [self.output_size, self.tmp_size];
         pace::Space {

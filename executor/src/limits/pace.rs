@@ -1,7 +1,7 @@
-//! How long a disk can be left alone: less long than a program needs to fill what is left.
+//! When to look at the disk again: before a program can fill the rest of it.
 //!
-//! A program that has been idle may write at full speed from one moment to the next. So what it did so far
-//! says nothing of what it will do, unless it was faster than programs are thought to be.
+//! An idle program may start to write at full speed at any moment. So the time to the next look follows from
+//! the highest speed that is possible, not from the speed so far. If a higher speed is seen, that one counts.
 
 use std::time::{Duration, Instant};
 
@@ -9,41 +9,41 @@ use std::time::{Duration, Instant};
 /// does nothing shall cost a hundredth of a processor.
 pub(super) const SHORTEST: Duration = Duration::from_millis(3);
 
-/// The same where a directory is limited and the disk has room: what is too much there harms nobody.
+/// The same for limits of a directory: a few megabytes too much do no harm while the disk has room.
 pub(super) const SHORTEST_IN_DIRECTORY: Duration = Duration::from_millis(10);
 
 /// The most.
 pub(super) const LONGEST: Duration = Duration::from_millis(400);
 
-/// Between two looks that are closer to each other no speed is measured.
+/// The least time between two looks from which a speed is computed.
 const MEASURABLE: Duration = Duration::from_micros(500);
 
-/// What programs are thought to take in a second at most. A processor copies 2 to 5 GB and makes 50,000 to
-/// 400,000 files a second, and there are several.
+/// The highest possible speed, in a second. One processor writes 2 to 5 GB and creates 50,000 to 400,000 files
+/// a second, and a machine has several.
 const FASTEST: Space = Space {
     bytes: 16 << 30,
     inodes: 1_000_000,
 };
 
-/// Looks before the rest could be taken.
+/// A look comes after this part of the time in which the disk can be full.
 const MARGIN: f64 = 2.0;
 
 /// An amount of disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Space {
     pub(super) bytes: u64,
-    /// `u64::MAX` where the file system has no fixed number of them.
+    /// `u64::MAX` if the file system has no fixed number of inodes.
     pub(super) inodes: u64,
 }
 
 impl Space {
-    /// As much as there can be.
+    /// No limit.
     pub(super) const MAX: Space = Space {
         bytes: u64::MAX,
         inodes: u64::MAX,
     };
 
-    /// What is left without `other`; nothing where that is more.
+    /// The rest without `other`, at least 0.
     pub(super) fn without(self, other: Space) -> Space {
         Space {
             bytes: self.bytes.saturating_sub(other.bytes),
@@ -91,7 +91,7 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// Learns what is available `now`.
+    /// Computes the speed since the last look from the space that is available `now`.
     pub(super) fn observe(&mut self, now: Instant, available: Space) {
         let Some((before, had)) = self.last else {
             self.last = Some((now, available));
@@ -108,7 +108,7 @@ impl Pace {
         self.last = Some((now, available));
     }
 
-    /// How long to wait with the next look, where `room` is left: at least for `shortest`.
+    /// Time to the next look while `room` is left, at least `shortest`.
     pub(super) fn interval(&self, room: Space, shortest: Duration) -> Duration {
         let bytes = room.bytes as f64 / self.fastest.bytes as f64;
         let inodes = room.inodes as f64 / self.fastest.inodes as f64;
@@ -146,9 +146,9 @@ mod tests {
         }
     }
 
-    /// Who does nothing for long, or little, is looked at as often as before.
+    /// A program that does little for a long time is looked at as often as before.
     #[test]
-    fn nobody_is_lulled() {
+    fn idle_programs_are_looked_at_as_often() {
         let mut pace = Pace::default();
         let room = space(1 << 30, 20_000);
         let before = pace.interval(room, SHORTEST);
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_faster_than_thought_is_looked_at_more_often() {
+    fn faster_programs_are_looked_at_more_often() {
         let mut pace = Pace::default();
         let start = Instant::now();
         pace.observe(start, space(100 << 30, 10_000_000));
@@ -173,7 +173,7 @@ mod tests {
         assert_eq!(pace.fastest, space(100 << 30, 10_000_000));
         let room = space(10 << 30, u64::MAX);
         assert_eq!(pace.interval(room, SHORTEST), Duration::from_millis(50));
-        // It stays known, and what others give back is no speed.
+        // The speed stays known; freed space is no negative speed.
         pace.observe(start + Duration::from_secs(1), space(95 << 30, 9_000_000));
         assert_eq!(pace.interval(room, SHORTEST), Duration::from_millis(50));
         // Too close to tell.

@@ -14,8 +14,8 @@ use rustix::param::{clock_ticks_per_second, page_size};
 /// Open files that are looked at in one go: what takes less than a tenth of a second.
 const MAX_DESCRIPTORS: usize = 20_000;
 
-/// Open files between two questions whether there is still time.
-const DESCRIPTORS_A_LOOK: usize = 64;
+/// Open files between two looks at whether there is time.
+const DESCRIPTORS_A_LOOK: usize = 256;
 
 /// Where programs keep shared memory.
 const SHARED_MEMORY: &str = "dev/shm";
@@ -176,14 +176,19 @@ impl Census {
         used.unwrap_or(0)
     }
 
-    /// What is open on the file systems `devices` of files that have no name any more; none where that
-    /// cannot be told, or where it no longer `may_go_on`.
-    pub(super) fn nameless(
+    /// Open or mapped files on the file systems `devices` that have no name any more; `None` if not all can be
+    /// seen.
+    pub(super) fn nameless(&self, devices: &[u64]) -> Option<Nameless> {
+        self.nameless_while(devices, &|| true)
+    }
+
+    /// The same; `None` also if `has_time` says no during the search.
+    pub(super) fn nameless_while(
         &self,
         devices: &[u64],
-        may_go_on: &dyn Fn() -> bool,
+        has_time: &dyn Fn() -> bool,
     ) -> Option<Nameless> {
-        let open = self.open_files(devices, may_go_on)?;
+        let open = self.open_files(devices, usize::MAX, has_time)?;
         let is_known = |inode| open.nameless.contains_key(&inode);
         let mapped = self
             .pids
@@ -196,8 +201,14 @@ impl Census {
         })
     }
 
-    /// What the processes have open; none where that cannot be told.
-    fn open_files(&self, devices: &[u64], may_go_on: &dyn Fn() -> bool) -> Option<OpenFiles> {
+    /// The files that the processes have open; `None` if not all can be seen.
+    /// The search ends early when it has found `enough` pipes and sockets.
+    fn open_files(
+        &self,
+        devices: &[u64],
+        enough: usize,
+        has_time: &dyn Fn() -> bool,
+    ) -> Option<OpenFiles> {
         let mut open = OpenFiles::default();
         let mut looked_at = 0;
         for pid in &self.pids {
@@ -210,8 +221,8 @@ impl Census {
             };
             for entry in descriptors.flatten() {
                 looked_at += 1;
-                let is_asked = looked_at % DESCRIPTORS_A_LOOK == 0;
-                if looked_at > MAX_DESCRIPTORS || (is_asked && !may_go_on()) {
+                let is_due = looked_at % DESCRIPTORS_A_LOOK == 0;
+                if looked_at > MAX_DESCRIPTORS || is_due && !has_time() {
                     return None;
                 }
                 let Ok(file) = fs::metadata(entry.path()) else {
@@ -223,6 +234,9 @@ impl Census {
                 }
                 if kind.is_socket() || kind.is_fifo() {
                     open.buffers.insert((file.dev(), file.ino()));
+                    if open.buffers.len() >= enough {
+                        return Some(open);
+                    }
                 }
                 if file.nlink() == 0 && devices.contains(&file.dev()) {
                     open.nameless.insert(file.ino(), file.blocks() * 512);
@@ -232,9 +246,11 @@ impl Census {
         Some(open)
     }
 
-    /// Pipes and sockets; none where that cannot be told.
-    pub(super) fn buffers(&self) -> Option<u64> {
-        Some(self.open_files(&[], &|| true)?.buffers.len() as u64)
+    /// The number of pipes and sockets, counted up to `enough`; `None` if not all can be seen.
+    pub(super) fn buffers(&self, enough: u64) -> Option<u64> {
+        let enough = usize::try_from(enough).unwrap_or(usize::MAX);
+        let open = self.open_files(&[], enough, &|| true)?;
+        Some(open.buffers.len() as u64)
     }
 
     /// Bytes of page tables.
@@ -265,7 +281,7 @@ pub(super) struct Nameless {
     pub(super) inodes: u64,
 }
 
-/// What some processes have open.
+/// Files that some processes have open.
 #[derive(Debug, Default)]
 struct OpenFiles {
     /// Bytes by inode.
@@ -274,7 +290,7 @@ struct OpenFiles {
     buffers: HashSet<(u64, u64)>,
 }
 
-/// The sum of some fields of a `status`, in bytes. What is not there is nothing.
+/// The sum of some fields of a `status`, in bytes. A missing field counts as 0.
 pub(super) fn status_bytes(process: &Path, names: &[&str]) -> u64 {
     let text = fs::read_to_string(process.join("status")).unwrap_or_default();
     let kib = |line: &str| {
@@ -462,8 +478,13 @@ mod tests {
             assert_eq!(found.inodes, 1, "{devices:?}");
             assert!((100_000..200_000).contains(&found.bytes), "{found:?}");
         }
+        assert_eq!(
+            census.nameless_while(&[device], &|| true),
+            census.nameless(&[device])
+        );
         // That of the output, and the one between the two.
-        assert!(census.buffers().unwrap() >= 2);
+        assert!(census.buffers(u64::MAX).unwrap() >= 2);
+        assert_eq!(census.buffers(1), Some(1));
         assert!(census.page_tables() > 0);
         for pid in &census.pids {
             let pid = rustix::process::Pid::from_raw(*pid as i32).unwrap();

@@ -47,9 +47,7 @@ pub(crate) struct Watch {
     others: u64,
     /// Processes that the kernel had ended by then because memory ran out.
     kills: u64,
-    /// Open files of the machine by then.
-    files: OpenFiles,
-    /// What the machine had of memory by then, where no group counts it.
+    /// Counters of the machine at that time, if no group counts the program's memory.
     memory: Option<Baseline>,
     /// The file system of files in memory that never had a name.
     memory_device: u64,
@@ -175,8 +173,9 @@ impl Watch {
         Some((Arc::clone(&self.printed), limit))
     }
 
-    /// Names further file systems as which the program sees its directories, such as overlays: files without
-    /// a name there take the same disk.
+    /// Adds device numbers under which the program sees its directories, such as those of overlays. Files without
+    /// a name on them take the same disk.
+    #[expect(dead_code, reason = "for directories that are shown as overlays")]
     pub(crate) fn add_devices(&mut self, devices: &[u64]) {
         self.disk.add_devices(devices);
     }
@@ -185,7 +184,7 @@ impl Watch {
     /// asked for.
     ///
     /// # Errors
-    /// Where nobody tells what the machine has.
+    /// If the counters of the machine cannot be read.
     pub(crate) fn start(&mut self, supervisor: u32, clock: Option<Clock>) -> io::Result<()> {
         let now = Instant::now();
         self.clock = clock;
@@ -345,7 +344,7 @@ impl Watch {
         self.disk.glance(supervisor)
     }
 
-    /// The limit on memory that the program has hit, where no group holds it.
+    /// The limit on memory that the program has hit, if no group holds it.
     fn find_memory_hit(&mut self, census: &Census) -> io::Result<Option<Limit>> {
         let (Some(limit), Some(mut baseline)) = (self.limits.memory, self.memory) else {
             return Ok(None);
@@ -353,16 +352,19 @@ impl Watch {
         let now = Memory::read()?;
         baseline.see_others(&census.pids);
         self.memory = Some(baseline);
-        // What cannot be seen is at most what all of the machine have more than at first.
-        let nameless = census.nameless(&[self.memory_device], &|| true);
+        let kernel = baseline.kernel_bytes(now, |enough| census.buffers(enough));
+        if kernel > limit {
+            return Ok(Some(Limit::Memory));
+        }
+        // Files that cannot be seen are at most the growth of all such files of the machine.
+        let nameless = census.nameless(&[self.memory_device]);
         let nameless = nameless.map_or_else(|| baseline.files_growth(now), |files| files.bytes);
         let used = census.memory(limit, nameless);
         if used.all() > limit {
             return Ok(Some(Limit::Memory));
         }
         let shortage = baseline.shortage(now);
-        // What belongs to the program is told apart where it may decide: that takes long.
-        let kernel = baseline.kernel_bytes(now, None);
+        // The program's own share is computed only if it may decide, because that is slow.
         let files = baseline.files_growth(now).saturating_sub(used.files);
         let tables = baseline.tables_growth(now);
         let most = [used.all(), kernel, files, tables].into_iter();
@@ -370,11 +372,6 @@ impl Watch {
         if most <= limit && shortage.is_none_or(|much| most < much) {
             return Ok(None);
         }
-        let kernel = if kernel == 0 {
-            0
-        } else {
-            baseline.kernel_bytes(now, census.buffers())
-        };
         let used = census.memory(0, nameless);
         let hidden = baseline.hidden_files(now, used.files, &census.pids);
         let all = [used.all(), kernel, hidden, census.page_tables()].into_iter();
@@ -422,8 +419,8 @@ impl Watch {
         Ok(limit.map(|limit| self.hit(limit)))
     }
 
-    /// The limit that ended a sandbox which did not tell how its program ended: where memory runs out, its
-    /// own processes get none either, and none of them is killed for it.
+    /// The limit that ended a sandbox which did not report the end of its program. If the memory of the group runs
+    /// out, bubblewrap gets no memory either, and may fail without being killed.
     pub(crate) fn unexplained_end(&self) -> Option<Hit> {
         let was_short = self.group.as_ref().is_some_and(Group::was_short);
         was_short.then(|| self.hit(Limit::Memory))

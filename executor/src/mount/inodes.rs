@@ -4,9 +4,9 @@
 //! where two places collide, the second gets the next number that is free. The table holds what the
 //! kernel holds references to, and nothing else.
 //!
-//! A tree may have more places than any memory, and the kernel holds what a program has seen until its
-//! own memory is short. So above [`MOST_NODES`] the kernel is asked to give up those that it has held for
-//! longest, and above [`MAX_NODES`] it gets no more.
+//! A tree may have more places than fit into memory, and the kernel holds all places that a program has seen
+//! until its own memory is short. So above [`MOST_NODES`] the server asks the kernel to drop the oldest ones,
+//! and above [`MAX_NODES`] a lookup fails.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -16,20 +16,20 @@ use ipfs_exec_node::Cid;
 
 use super::protocol::{Attributes, ROOT};
 
-/// Nodes above which the kernel is asked to give some up. One takes about 400 bytes here, and 1 KiB there.
-pub(super) const MOST_NODES: usize = 48 * 1024;
+/// Nodes above which the kernel is asked to drop some. One takes about 400 bytes here, and 1 KiB in the kernel.
+pub(super) const MOST_NODES: usize = 40 * 1024;
 
-/// Nodes above which there is no further one: programs hold so many files open at a time.
-const MAX_NODES: usize = 128 * 1024;
+/// Nodes above which a lookup fails. Only programs that hold as many files open at a time reach it.
+const MAX_NODES: usize = 64 * 1024;
 
-/// Nodes that the kernel is never asked to give up: the first ones, among which are the program, its
-/// libraries and the directories that it works in.
+/// The first nodes, which the kernel is never asked to drop. Among them are the program, its libraries and its
+/// working directory.
 const KEPT_NODES: usize = 4096;
 
-/// Nodes that the kernel is asked to give up at a time.
+/// Nodes that the kernel is asked to drop at a time.
 const SURPLUS_NODES: usize = 512;
 
-/// How long a new node waits for the kernel to give up others.
+/// How long a lookup waits until the kernel drops other nodes.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What stands at a place.
@@ -122,7 +122,7 @@ impl Inode {
 #[derive(Debug)]
 pub(super) struct Inodes {
     table: Mutex<Table>,
-    /// The table has become smaller or too large, or is not needed any more.
+    /// Notified when the table becomes too large, gets room again, or is not needed any more.
     changed: Condvar,
     root: Arc<Inode>,
 }
@@ -130,8 +130,7 @@ pub(super) struct Inodes {
 #[derive(Debug, Default)]
 struct Table {
     held: HashMap<u64, Held>,
-    /// Numbers in the order in which they came, with their tickets. Those that were given up stay until
-    /// their turn comes.
+    /// Numbers with their tickets, the oldest first. Numbers of dropped nodes stay until their turn comes.
     queue: VecDeque<(u64, u64)>,
     next_ticket: u64,
     has_ended: bool,
@@ -142,7 +141,7 @@ struct Table {
 struct Held {
     inode: Arc<Inode>,
     references: u64,
-    /// Another one each time that the number is entered.
+    /// Differs each time that the number is entered.
     ticket: u64,
 }
 
@@ -166,7 +165,7 @@ impl Table {
         self.held.insert(number, held);
     }
 
-    /// Some of the nodes that were held for longest, and that no other one stands on.
+    /// Some of the oldest nodes without children in the table.
     fn oldest(&mut self) -> Vec<Arc<Inode>> {
         let mut oldest = Vec::new();
         for _ in 0..self.queue.len() {
@@ -176,7 +175,7 @@ impl Table {
             if !is_held(&self.held, number, ticket) {
                 continue;
             }
-            // Its turn comes again, if the kernel keeps it.
+            // Its turn comes again if the kernel keeps it.
             self.queue.push_back((number, ticket));
             let held = self.held.get(&number);
             oldest.extend(
@@ -224,8 +223,8 @@ impl Inodes {
         self.lock().held.len()
     }
 
-    /// Waits until there are too many; gives some that the kernel may be asked to give up, which may be
-    /// none. `None` at the end.
+    /// Waits until there are too many nodes, and gives some that the kernel may drop; the list may be empty.
+    /// `None` at the end.
     pub(super) fn await_surplus(&self) -> Option<Vec<Arc<Inode>>> {
         let mut table = self.lock();
         while !table.has_ended && table.held.len() <= MOST_NODES {
@@ -235,7 +234,7 @@ impl Inodes {
         (!table.has_ended).then(|| table.oldest())
     }
 
-    /// Waits until there is room for a node more; false where there is none in time.
+    /// Waits until there is room for one more node; false if there is none in time.
     pub(super) fn await_room(&self) -> bool {
         let deadline = Instant::now() + PATIENCE;
         let mut table = self.lock();
@@ -250,7 +249,7 @@ impl Inodes {
         true
     }
 
-    /// Nobody waits any more.
+    /// Ends all waiting.
     pub(super) fn end(&self) {
         self.lock().has_ended = true;
         self.changed.notify_all();
@@ -374,7 +373,7 @@ mod tests {
         assert!(table.get(ROOT).is_some());
     }
 
-    /// The oldest come first, each in its turn, but for the first ones and for those that others stand on.
+    /// The oldest come first, without the first ones of all and without parents of others.
     #[test]
     fn what_is_too_much_is_given_up() {
         let table = table();
@@ -414,7 +413,7 @@ mod tests {
         assert!(table.await_surplus().is_none());
     }
 
-    /// What comes and goes all the time leaves nothing behind.
+    /// A node that comes and goes all the time does not fill the queue.
     #[test]
     fn the_queue_keeps_to_what_is_held() {
         let table = table();

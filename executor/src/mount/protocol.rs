@@ -353,7 +353,7 @@ pub(super) fn reply_header(unique: u64, error: i32, length: usize) -> [u8; REPLY
 const NOTICE_INVALID_ENTRY: i32 = 3;
 const NOTICE_PRUNE: i32 = 9;
 
-/// A notice: the kernel may give up these nodes, where nothing uses them. Linux 6.18, `EINVAL` before.
+/// A notice: the kernel drops these nodes unless they are in use. Linux 6.18, `EINVAL` before.
 pub(super) fn prune(nodes: &[u64]) -> Vec<u8> {
     let mut body = Vec::with_capacity(16 + 8 * nodes.len());
     put32(&mut body, nodes.len() as u32);
@@ -363,8 +363,7 @@ pub(super) fn prune(nodes: &[u64]) -> Vec<u8> {
     notice(NOTICE_PRUNE, &body)
 }
 
-/// A notice: the kernel shall ask for the entry `name` of `parent` again. It gives up the node where
-/// nothing uses that.
+/// A notice: the kernel forgets the entry `name` of `parent`, and drops its node unless that is in use.
 pub(super) fn invalid_entry(parent: u64, name: &[u8]) -> Vec<u8> {
     let mut body = Vec::with_capacity(16 + name.len() + 1);
     put64(&mut body, parent);
@@ -375,7 +374,7 @@ pub(super) fn invalid_entry(parent: u64, name: &[u8]) -> Vec<u8> {
     notice(NOTICE_INVALID_ENTRY, &body)
 }
 
-/// What is no answer has no number, and its kind in place of an error.
+/// A notice is a message with the number 0, and with its kind in place of an error.
 fn notice(kind: i32, body: &[u8]) -> Vec<u8> {
     let header = reply_header(0, -kind, body.len());
     [&header, body].concat()

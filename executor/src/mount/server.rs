@@ -52,7 +52,7 @@ const STACK_BYTES: usize = 512 << 10;
 /// How often it is looked whether somebody who was interrupted is being killed.
 const KILL_CHECK: Duration = Duration::from_millis(100);
 
-/// How long the kernel is left alone where it gives up no nodes.
+/// Pause when the kernel drops no nodes.
 const TRIM_PAUSE: Duration = Duration::from_millis(5);
 
 /// Signals that end nobody by default, as a set of `/proc`.
@@ -465,7 +465,7 @@ impl<'s, 'b> Server<'s, 'b> {
         }
     }
 
-    /// Has the kernel give up nodes while it holds too many.
+    /// Asks the kernel to drop nodes while it holds too many.
     fn trim(&self) {
         let mut can_prune = true;
         let mut before = usize::MAX;
@@ -474,7 +474,7 @@ impl<'s, 'b> Server<'s, 'b> {
             if !can_prune {
                 surplus.iter().for_each(|inode| self.invalidate(inode));
             }
-            // What the kernel gives up, it tells at once. It may need all of them.
+            // The kernel reports dropped nodes at once. All may be in use.
             let now = self.view.nodes();
             if now >= before || surplus.is_empty() {
                 std::thread::sleep(TRIM_PAUSE);
@@ -483,7 +483,7 @@ impl<'s, 'b> Server<'s, 'b> {
         }
     }
 
-    /// False where the kernel does not know such a notice.
+    /// False if the kernel does not know this notice.
     fn prune(&self, nodes: &[Arc<Inode>]) -> bool {
         let numbers: Vec<u64> = nodes.iter().map(|inode| inode.number).collect();
         match rustix::io::write(self.device, &protocol::prune(&numbers)) {
@@ -499,7 +499,7 @@ impl<'s, 'b> Server<'s, 'b> {
     fn invalidate(&self, inode: &Inode) {
         let notice = protocol::invalid_entry(inode.parent_number(), &inode.name);
         match rustix::io::write(self.device, &notice) {
-            // It has given it up already.
+            // The kernel has dropped it already.
             Ok(_) | Err(Errno::NOENT) => {}
             Err(errno) => tracing::debug!(%errno, "the kernel takes no notice"),
         }

@@ -30,8 +30,8 @@ const LINK_MODE: u32 = 0o777;
 /// Mode of the directory of everything: it can be passed, not listed.
 const EVERYTHING_MODE: u32 = 0o111;
 
-/// What is shown of the recorded mode of a file and of a directory, as where an archive is unpacked: no
-/// set-id bits, and the sticky bit of directories alone.
+/// The bits of recorded modes that are shown, the same as when an archive is unpacked: no set-id bits, and the
+/// sticky bit of directories only.
 const FILE_MODE_MASK: u32 = 0o777;
 const DIRECTORY_MODE_MASK: u32 = 0o1777;
 
@@ -282,11 +282,10 @@ impl<'b> View<'b> {
         self.inodes.len()
     }
 
-    /// Waits until the kernel holds too many nodes; gives some that it may be asked to give up. `None` at
-    /// the end.
+    /// Waits until the kernel holds too many nodes, and gives some that it may drop. `None` at the end.
     pub(super) fn await_surplus(&self) -> Option<Vec<Arc<Inode>>> {
         let mut surplus = self.inodes.await_surplus()?;
-        // Something may be mounted there.
+        // The kernel would unmount what is mounted there.
         surplus.retain(|inode| !(inode.depth == 1 && self.has_mount_point(&inode.name)));
         Some(surplus)
     }
@@ -684,7 +683,7 @@ impl<'b> View<'b> {
             at += 1;
             entered.extend(self.put_item(directory, item, at, &mut listed, with_nodes));
         }
-        // Behind the end nobody goes on.
+        // After an empty part the kernel asks for no more.
         if !batch.is_empty() {
             let held = cursor.listing.as_ref().map_or(0, Listing::held);
             let weight = (held + CURSOR_ENTRIES) * DECODED_LINK_BYTES;

@@ -18,7 +18,7 @@ use crate::beneath;
 /// The program of a root file system, relative to its root.
 pub(super) const INIT: &str = "sbin/init";
 
-/// Why a file that the kernel shows is no program to run: it is what starts the program, not the program.
+/// Why a file of the kernel cannot be init: `/proc/self/exe` is the file that starts the program.
 pub(super) const KERNEL_FILE: &str = "it, or its interpreter, leads into `/proc` or `/dev`";
 
 /// Why a root file system has no program to run.

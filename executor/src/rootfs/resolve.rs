@@ -1,7 +1,7 @@
 //! Following a path as a process will whose root directory is a tree, before the sandbox is there.
 //!
-//! A tree is on disk or a DAG. What the sandbox mounts later hides what the tree has there: the kernel's own
-//! files at `/proc` and `/dev`, and what is not known yet at `/input`, `/output` and `/tmp`.
+//! A tree is on disk or a DAG. The sandbox later mounts the kernel's files at `/proc` and `/dev`, and other
+//! directories at `/input`, `/output` and `/tmp`. They hide the entries of the tree at these places.
 
 use super::mountpoints::MOUNT_POINTS;
 use super::program::interpreter;
@@ -30,7 +30,7 @@ pub(super) trait Tree {
     fn head(&self, node: &Self::Node) -> Result<Vec<u8>, Self::Error>;
 }
 
-/// What one entry is.
+/// One entry.
 pub(super) enum Step<N> {
     Node(N),
     /// With its target.
@@ -38,11 +38,11 @@ pub(super) enum Step<N> {
     Nothing,
 }
 
-/// What stands at a path.
+/// The end of a path.
 pub(super) enum Found<N> {
     Node(N),
     Nothing,
-    /// Links lead to nothing that is in the tree, or to where something is mounted later.
+    /// Links lead out of the tree, or to a mount point of the sandbox.
     Dangling,
     Loop,
     /// It is a file of the kernel's.
@@ -52,7 +52,7 @@ pub(super) enum Found<N> {
 /// A directory on the way.
 enum Place<N> {
     Node(N),
-    /// Hidden by what is mounted there.
+    /// A mount point of the sandbox.
     Mounted {
         is_kernel: bool,
     },

@@ -236,7 +236,7 @@ fn a_trace_is_what_a_job_depends_on() {
     assert_eq!(other.ipfs_exec(arguments).succeeds().line(), outcome.line());
 }
 
-/// Ours, whatever tree a program looks at.
+/// The most memory of ours, for any tree.
 const MEMORY_BYTES: u64 = 128 << 20;
 
 /// A tree of 10^12 names in four blocks, of which a program looks at as many as it can in some seconds.
@@ -277,7 +277,7 @@ fn a_tree_without_end_takes_bounded_memory() {
     environment.assert_clean();
 }
 
-/// What was seen first stays where it is while a program looks at more than can be remembered.
+/// Files in use keep their names while a program looks at more files than the table holds.
 #[test]
 fn what_is_in_use_is_not_given_up() {
     let machine = machine();
@@ -300,7 +300,7 @@ fn what_is_in_use_is_not_given_up() {
     assert_eq!(said, "/input/work\n/input/work/007\ncontent300\ncontent");
 }
 
-/// Nothing that is mounted gives rights to those who execute it.
+/// Programs of a mounted input give no rights of their owner.
 #[test]
 fn set_id_bits_are_not_shown() {
     let machine = machine();
