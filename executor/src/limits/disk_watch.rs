@@ -238,7 +238,7 @@ impl DiskWatch {
             ..Tally::MAX
         };
         // Files without a name are on the same disk, wherever they were made.
-        let nameless = match census.nameless(&self.devices_of(tree), &|| true) {
+        let nameless = match census.nameless(&self.devices_of(tree)) {
             Some(nameless) => nameless.bytes,
             None => tree.lost()?.bytes,
         };

@@ -47,6 +47,8 @@ pub(crate) struct Watch {
     others: u64,
     /// Processes that the kernel had ended by then because memory ran out.
     kills: u64,
+    /// Open files of the machine by then.
+    files: OpenFiles,
     /// Counters of the machine at that time, if no group counts the program's memory.
     memory: Option<Baseline>,
     /// The file system of files in memory that never had a name.
