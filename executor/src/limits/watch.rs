@@ -177,7 +177,6 @@ impl Watch {
 
     /// Adds device numbers under which the program sees its directories, such as those of overlays. Files without
     /// a name on them take the same disk.
-    #[expect(dead_code, reason = "for directories that are shown as overlays")]
     pub(crate) fn add_devices(&mut self, devices: &[u64]) {
         self.disk.add_devices(devices);
     }
