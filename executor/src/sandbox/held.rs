@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{self, Seek, Write};
-use std::os::fd::OwnedFd;
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
@@ -15,10 +14,6 @@ pub(super) fn hold_program(bytes: &[u8]) -> io::Result<File> {
         Err(Errno::INVAL) => memfd_create(c"ipfs-exec", flags)?,
         result => result?,
     };
-    hold_in(file, bytes)
-}
-
-fn hold_in(file: OwnedFd, bytes: &[u8]) -> io::Result<File> {
     let mut file = File::from(file);
     file.write_all(bytes)?;
     file.rewind()?;
