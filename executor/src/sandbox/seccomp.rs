@@ -196,6 +196,15 @@ const HUGE_PAGES: [(Sysno, u8, u64); 3] = [
     (Sysno::shmget, 2, libc::SHM_HUGETLB as u64),
 ];
 
+/// Options of sockets that load a filter: `SO_ATTACH_FILTER`, `SO_ATTACH_BPF` and those of groups that
+/// share a port. Compiled filters of all users come from one pool of the kernel, and thousands that are
+/// freed at once stop it.
+const FILTER_OPTIONS: [u64; 4] = [26, 50, 51, 52];
+
+/// The mode of `prctl(PR_SET_SECCOMP)` and the operation of `seccomp` that load a filter.
+const FILTER_MODE: u64 = libc::SECCOMP_MODE_FILTER as u64;
+const FILTER_OPERATION: u64 = libc::SECCOMP_SET_MODE_FILTER as u64;
+
 /// Families of sockets: those that end at the sandbox's own network namespace. Others, such as that
 /// of virtual machines, do not.
 const SOCKET_FAMILIES: [i32; 4] = [
@@ -247,6 +256,8 @@ pub(super) fn programs(is_pinned: bool) -> Vec<Vec<u8>> {
         denied(other_commands(), libc::EINVAL),
         denied(allocations(), libc::EOPNOTSUPP),
         denied(huge_pages(), libc::ENOMEM),
+        // The last one: after it no filter can be loaded.
+        denied(filters(), libc::EINVAL),
     ]
 }
 
@@ -329,6 +340,21 @@ fn huge_pages() -> Rules {
         (number(call), vec![rule([has_flag])])
     };
     HUGE_PAGES.map(asks).into()
+}
+
+/// Programs find neither filters of sockets nor filters of system calls, as in a kernel without them.
+fn filters() -> Rules {
+    let level = condition(1, Compare::Eq, libc::SOL_SOCKET as u64);
+    let options =
+        FILTER_OPTIONS.map(|option| rule([level.clone(), condition(2, Compare::Eq, option)]));
+    let set = condition(0, Compare::Eq, libc::PR_SET_SECCOMP as u64);
+    let mode = rule([set, condition(1, Compare::Eq, FILTER_MODE)]);
+    let operation = rule([condition(0, Compare::Eq, FILTER_OPERATION)]);
+    Rules::from([
+        (number(Sysno::setsockopt), options.into()),
+        (number(Sysno::prctl), vec![mode]),
+        (number(Sysno::seccomp), vec![operation]),
+    ])
 }
 
 /// That an argument is none of these.

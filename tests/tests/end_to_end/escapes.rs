@@ -107,6 +107,17 @@ static long attack(const char *name) {
     if (!strcmp(name, "syncfs")) return syncfs(file);
     if (!strcmp(name, "io_setup")) return syscall(SYS_io_setup, 1, buffer);
     if (!strcmp(name, "cachestat")) return syscall(451, file, buffer, buffer, 0);
+    unsigned short nothing[4] = { 6, 0, 0, 0 };
+    struct { unsigned short count; void *filter; } filter = { 1, nothing };
+    int plain = socket(AF_UNIX, SOCK_DGRAM, 0);
+    if (!strcmp(name, "socket-filter")) return setsockopt(plain, SOL_SOCKET, 26, &filter, sizeof filter);
+    if (!strcmp(name, "socket-bpf")) return setsockopt(plain, SOL_SOCKET, 50, &file, sizeof file);
+    if (!strcmp(name, "port-filter")) return setsockopt(plain, SOL_SOCKET, 51, &filter, sizeof filter);
+    if (!strcmp(name, "socket-buffer")) return setsockopt(plain, SOL_SOCKET, SO_RCVBUF, &(int){ 4096 }, 4);
+    if (!strcmp(name, "seccomp")) return syscall(SYS_seccomp, 1, 0, &filter);
+    if (!strcmp(name, "seccomp-listener")) return syscall(SYS_seccomp, 1, 8, &filter);
+    if (!strcmp(name, "prctl-seccomp")) return syscall(SYS_prctl, 22, 2, &filter, 0, 0);
+    if (!strcmp(name, "prctl-name")) return syscall(SYS_prctl, 15, "name", 0, 0, 0);
     if (!strcmp(name, "unix")) return socket(AF_UNIX, SOCK_STREAM, 0);
     if (!strcmp(name, "device")) return mknod("/tmp/device", S_IFBLK | 0600, 0x0800);
     if (!strcmp(name, "unknown")) return syscall(1000);
@@ -234,6 +245,15 @@ fn what_a_kernel_may_lack_is_lacking() {
         ("huge-memfd", "ENOMEM"),
         ("huge-shm", "ENOMEM"),
         ("mmap", "done"),
+        // One of each: thousands of them once stopped a kernel.
+        ("socket-filter", "EINVAL"),
+        ("socket-bpf", "EINVAL"),
+        ("port-filter", "EINVAL"),
+        ("socket-buffer", "done"),
+        ("seccomp", "EINVAL"),
+        ("seccomp-listener", "EINVAL"),
+        ("prctl-seccomp", "EINVAL"),
+        ("prctl-name", "done"),
         ("sync", "done"),
         ("syncfs", "done"),
     ] {
