@@ -37,6 +37,7 @@
 #![forbid(unsafe_code)]
 
 pub mod limits;
+pub mod lock;
 pub mod progress;
 
 pub mod budget;

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::os::fd::BorrowedFd;
+use std::time::Instant;
 
 /// One step of a long operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +40,11 @@ pub trait Reporter: Send + Sync {
 pub trait Interruption: fmt::Debug + Send + Sync {
     /// Whether the user wants that.
     fn asked(&self) -> bool;
+
+    /// When waiting ends at the latest, where the work has a limit of time.
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
 
     /// Becomes readable as soon as the user wants that, and stays so. Waiting code polls it and
     /// never reads it.

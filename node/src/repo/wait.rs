@@ -1,23 +1,17 @@
 //! Waiting for other processes, which an interruption ends.
-//!
-//! A lock on a file is waited for by a thread, since `flock` can neither be waited for together
-//! with something else nor be relied on to return when a signal arrives. The thread tells through
-//! a pipe that the lock is here. After an interruption it stays until the lock comes, and gives it
-//! up at once.
 
 use std::fs::File;
-use std::io;
-use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use super::RepoError;
+pub(super) use crate::lock::Lock;
+use crate::lock::{self, Patience, lock_patiently};
 use crate::progress::Interruption;
 
 /// How long a transaction waits for others. They last milliseconds; a minute of them means that
@@ -27,29 +21,6 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(120);
 /// Pauses between attempts to begin a transaction, in milliseconds; the last one repeats. SQLite
 /// has no event for the end of a transaction, and uses these itself.
 const BUSY_PAUSES: [u64; 12] = [1, 2, 5, 10, 15, 20, 25, 25, 25, 50, 50, 100];
-
-/// A kind of lock on a file.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Lock {
-    Shared,
-    Exclusive,
-}
-
-impl Lock {
-    fn wait(self) -> FlockOperation {
-        match self {
-            Lock::Shared => FlockOperation::LockShared,
-            Lock::Exclusive => FlockOperation::LockExclusive,
-        }
-    }
-
-    fn no_wait(self) -> FlockOperation {
-        match self {
-            Lock::Shared => FlockOperation::NonBlockingLockShared,
-            Lock::Exclusive => FlockOperation::NonBlockingLockExclusive,
-        }
-    }
-}
 
 /// How one repository waits.
 #[derive(Clone, Debug, Default)]
@@ -64,7 +35,7 @@ impl Waiting {
 
     /// Whether the caller no longer wants to wait.
     pub(super) fn is_interrupted(&self) -> bool {
-        self.interruption.as_ref().is_some_and(|it| it.asked())
+        self.interruption.as_deref().is_some_and(is_over)
     }
 
     /// Locks the open `file`, which is at `path`.
@@ -73,12 +44,16 @@ impl Waiting {
     /// [`RepoError::Interrupted`] where another process holds a lock and the caller no longer wants
     /// to wait.
     pub(super) fn lock(&self, file: &File, lock: Lock, path: &Path) -> Result<(), RepoError> {
-        if try_lock(file, lock, path)? {
-            return Ok(());
-        }
         let locked = match &self.interruption {
-            None => lock_at_last(file, lock).map(|()| true),
-            Some(interruption) => lock_unless_interrupted(file, lock, &**interruption),
+            None => lock::lock(file, lock).map(|()| true),
+            Some(interruption) => {
+                let patience = Patience {
+                    cancel: Some(interruption.descriptor()),
+                    is_over: &|| is_over(&**interruption),
+                    deadline: interruption.deadline(),
+                };
+                lock_patiently(file, lock, patience)
+            }
         };
         match locked {
             Ok(true) => Ok(()),
@@ -117,7 +92,7 @@ impl Waiting {
             PollFlags::IN,
         )];
         match poll(&mut events, Some(&timeout)) {
-            Ok(_) | Err(Errno::INTR) => !interruption.asked(),
+            Ok(_) | Err(Errno::INTR) => !is_over(&**interruption),
             Err(error) => {
                 tracing::debug!(%error, "cannot wait for the database");
                 false
@@ -126,73 +101,28 @@ impl Waiting {
     }
 }
 
+fn is_over(interruption: &dyn Interruption) -> bool {
+    let has_passed = |deadline| Instant::now() >= deadline;
+    interruption.asked() || interruption.deadline().is_some_and(has_passed)
+}
+
 /// Locks the open `file`, which is at `path`; false where another process holds a lock.
 pub(super) fn try_lock(file: &File, lock: Lock, path: &Path) -> Result<bool, RepoError> {
-    match flock(file, lock.no_wait()) {
-        Ok(()) => Ok(true),
-        Err(Errno::WOULDBLOCK) => Ok(false),
-        Err(errno) => Err(RepoError::errno("lock", path)(errno)),
-    }
-}
-
-fn lock_at_last(file: &File, lock: Lock) -> io::Result<()> {
-    loop {
-        match flock(file, lock.wait()) {
-            Err(Errno::INTR) => {}
-            outcome => return Ok(outcome?),
-        }
-    }
-}
-
-/// False where the interruption came first.
-fn lock_unless_interrupted(
-    file: &File,
-    lock: Lock,
-    interruption: &dyn Interruption,
-) -> io::Result<bool> {
-    let (done, finished) = io::pipe()?;
-    let waiting = file.try_clone()?;
-    let thread = thread::Builder::new()
-        .name("repository-lock".to_owned())
-        .spawn(move || {
-            let outcome = lock_at_last(&waiting, lock);
-            // The closed pipe tells that the lock is here.
-            drop(finished);
-            outcome
-        })?;
-    let mut events = [
-        PollFd::from_borrowed_fd(done.as_fd(), PollFlags::IN),
-        PollFd::from_borrowed_fd(interruption.descriptor(), PollFlags::IN),
-    ];
-    loop {
-        match poll(&mut events, None) {
-            Err(Errno::INTR) => {}
-            outcome => _ = outcome?,
-        }
-        if !events[0].revents().is_empty() {
-            break;
-        }
-        if interruption.asked() {
-            return Ok(false);
-        }
-    }
-    let outcome = thread
-        .join()
-        .map_err(|_| io::Error::other("the thread that waits for a lock panicked"))?;
-    outcome.map(|()| true)
+    lock::try_lock(file, lock).map_err(RepoError::io("lock", path))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::{PipeReader, PipeWriter, Write};
-    use std::os::fd::BorrowedFd;
+    use std::io::{self, PipeReader, PipeWriter, Write};
+    use std::os::fd::{AsFd, BorrowedFd};
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicBool, Ordering};
 
     #[derive(Debug)]
     struct Flag {
         asked: AtomicBool,
+        deadline: Option<Instant>,
         readable: PipeReader,
         writable: Mutex<PipeWriter>,
     }
@@ -202,6 +132,7 @@ mod tests {
             let (readable, writable) = io::pipe().unwrap();
             Arc::new(Flag {
                 asked: AtomicBool::new(false),
+                deadline: None,
                 readable,
                 writable: Mutex::new(writable),
             })
@@ -216,6 +147,10 @@ mod tests {
     impl Interruption for Flag {
         fn asked(&self) -> bool {
             self.asked.load(Ordering::Relaxed)
+        }
+
+        fn deadline(&self) -> Option<Instant> {
+            self.deadline
         }
 
         fn descriptor(&self) -> BorrowedFd<'_> {
@@ -260,6 +195,23 @@ mod tests {
         // What is free is still taken, so that the work can be cleaned up.
         drop(holder);
         waiting.lock(&open(), Lock::Shared, place.path()).unwrap();
+    }
+
+    /// A limit of time for everything did not bound the wait for another process.
+    #[test]
+    fn a_wait_ends_at_its_deadline() {
+        let place = tempfile::tempdir().unwrap();
+        let open = || File::open(place.path()).unwrap();
+        let holder = open();
+        assert!(try_lock(&holder, Lock::Exclusive, place.path()).unwrap());
+        let flag = Arc::into_inner(Flag::new()).unwrap();
+        let waiting = Waiting::new(Some(Arc::new(Flag {
+            deadline: Some(Instant::now()),
+            ..flag
+        })));
+        let outcome = waiting.lock(&open(), Lock::Shared, place.path());
+        assert!(matches!(outcome, Err(RepoError::Interrupted { .. })));
+        assert!(!waiting.busy_handler()(0));
     }
 
     #[test]
