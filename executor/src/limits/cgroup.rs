@@ -12,15 +12,20 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use rustix::fs::{Access, access};
+use rustix::fs::{Access, FlockOperation, access, flock};
+use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::scope;
 use super::{Limit, Limits, Mechanism};
 use crate::process::GroupEntry;
 
-/// Start of the names of our groups; the number of the process that made it follows.
+/// Start of the names of our groups; the number of the process that made it follows, as seen in its own
+/// namespace of processes. A group in use is told by a lock on its directory.
 const PREFIX: &str = "ipfs-exec-";
+
+/// How many names are tried: processes in other namespaces have the same numbers.
+const MAX_TRIES: u64 = 1000;
 
 /// Name of the group that we step aside into.
 const ASIDE: &str = "ipfs-exec";
@@ -55,6 +60,8 @@ pub(super) struct Group {
     is_unified: bool,
     /// By controller. In version 2 all are the same.
     directories: Vec<(Controller, PathBuf)>,
+    /// Locks that keep other runs from removing them.
+    locks: Vec<File>,
 }
 
 impl Group {
@@ -133,11 +140,12 @@ impl Group {
             }
         }
         let (base, enabled) = best?;
-        let made = make(&base)?;
+        let (made, lock) = make(&base)?;
         let directories = enabled.iter().map(|each| (*each, made.clone())).collect();
         Some(Group {
             is_unified: true,
             directories,
+            locks: vec![lock],
         })
     }
 
@@ -145,6 +153,7 @@ impl Group {
         let mut group = Group {
             is_unified: false,
             directories: Vec::new(),
+            locks: Vec::new(),
         };
         for controller in wanted {
             let name = controller.name();
@@ -152,9 +161,10 @@ impl Group {
                 .and_then(|path| directory(mounts, "cgroup", Some(name), path))
                 .filter(|own| is_writable(&own.path))
                 .and_then(|own| make(&own.path));
-            group
-                .directories
-                .extend(made.map(|made| (*controller, made)));
+            if let Some((made, lock)) = made {
+                group.directories.push((*controller, made));
+                group.locks.push(lock);
+            }
         }
         (!group.directories.is_empty()).then_some(group)
     }
@@ -449,32 +459,64 @@ fn step_aside(base: &Path, members: &str) -> io::Result<()> {
     write(&aside.join("cgroup.procs"), own)
 }
 
-/// Makes a group with a name of its own, after those of processes that are gone were removed.
-fn make(base: &Path) -> Option<PathBuf> {
+/// Makes a group with a name of its own and locks it, after those of processes that are gone were removed.
+fn make(base: &Path) -> Option<(PathBuf, File)> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
-    clear_stale(base);
-    let number = COUNT.fetch_add(1, Ordering::Relaxed);
-    let path = base.join(format!("{PREFIX}{}-{number}", std::process::id()));
-    match fs::create_dir(&path) {
-        Ok(()) => Some(path),
-        Err(error) => {
-            tracing::debug!(path = %path.display(), %error, "cannot make a control group");
-            None
+    remove_stale(base);
+    for _ in 0..MAX_TRIES {
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = base.join(format!("{PREFIX}{}-{number}", std::process::id()));
+        match make_locked(&path) {
+            Ok(Some(lock)) => return Some((path, lock)),
+            Ok(None) => {}
+            Err(error) => {
+                tracing::debug!(path = %path.display(), %error, "cannot make a control group");
+                return None;
+            }
         }
+    }
+    tracing::debug!(base = %base.display(), "no name is left for a control group");
+    None
+}
+
+/// Makes a group and locks it; nothing where there is one, or another run takes this one for stale.
+fn make_locked(path: &Path) -> io::Result<Option<File>> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
+        made => made?,
+    }
+    match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+        Ok(directory) if try_lock(&directory)? && path.exists() => Ok(Some(directory)),
+        Ok(_) => Ok(None),
     }
 }
 
-fn clear_stale(base: &Path) {
+/// Whether the group was not in use; it is as long as the file is open.
+fn try_lock(directory: &File) -> io::Result<bool> {
+    match flock(directory, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::AGAIN) => Ok(false),
+        result => Ok(result.map(|()| true)?),
+    }
+}
+
+/// Removes groups of runs that were killed.
+fn remove_stale(base: &Path) {
     for entry in fs::read_dir(base).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let owner = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
-        let owner = owner.and_then(|rest| rest.split_once('-')?.0.parse::<u32>().ok());
-        let Some(owner) = owner.filter(|owner| !Path::new(&format!("/proc/{owner}")).exists())
-        else {
+        let is_ours = name.to_str().is_some_and(|name| name.starts_with(PREFIX));
+        if !is_ours || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             continue;
-        };
-        if let Err(error) = fs::remove_dir(entry.path()) {
-            tracing::debug!(owner, %error, "a control group of a process that is gone stays");
+        }
+        let removed = File::open(entry.path()).and_then(|directory| {
+            if try_lock(&directory)? {
+                fs::remove_dir(entry.path())?;
+            }
+            Ok(())
+        });
+        if let Err(error) = removed {
+            tracing::debug!(?name, %error, "a control group of a run that is gone stays");
         }
     }
 }
@@ -567,6 +609,7 @@ mod tests {
             let group = Group {
                 is_unified,
                 directories: vec![(Controller::Memory, path)],
+                locks: Vec::new(),
             };
             assert_eq!(
                 (group.was_short(), group.hit()),
@@ -574,6 +617,22 @@ mod tests {
                 "{files:?}"
             );
         }
+    }
+
+    /// A run in another namespace of processes removed groups whose makers it could not see.
+    #[test]
+    fn a_group_in_use_is_not_removed() {
+        let place = tempfile::tempdir().unwrap();
+        let (first, lock) = make(place.path()).unwrap();
+        let (second, _lock) = make(place.path()).unwrap();
+        assert!(first.exists() && second.exists());
+        drop(lock);
+        // Another number space can have made the next one.
+        let foreign = place.path().join(format!("{PREFIX}1-0"));
+        fs::create_dir(&foreign).unwrap();
+        remove_stale(place.path());
+        assert!(!first.exists() && !foreign.exists());
+        assert!(second.exists());
     }
 
     #[test]
