@@ -28,8 +28,10 @@ const MAX_DEFAULT_BYTES: u64 = 1 << 30;
 /// The most that the default rule of [`KeepFree`] keeps, in inodes.
 const MAX_DEFAULT_INODES: u64 = 64 * 1024;
 
-/// The default rule of [`KeepFree`] keeps at most one part in this many of the whole disk.
+/// The default rule of [`KeepFree`] keeps at most one part in this many of the disk's bytes, and of its
+/// inodes.
 const DEFAULT_SHARE: u64 = 20;
+const DEFAULT_INODE_SHARE: u64 = 10;
 
 /// After a look at the disk, at most this many bytes and inodes are taken before the next look.
 const UNSEEN_BYTES: u64 = 8 << 20;
@@ -97,22 +99,27 @@ impl KeepFree {
         inodes: 0,
     };
 
-    /// What stays free where the user has not said it: 1 GiB and 65,536 inodes, or a twentieth of the
-    /// disk, or half of what is free now, whichever is the least.
+    /// What stays free where the user has not said it: of bytes 1 GiB or a twentieth of the disk, of inodes
+    /// 65,536 or a tenth of the disk, or half of what is free now, whichever is the least.
     pub fn by_default(space: &FreeSpace) -> KeepFree {
-        let least =
-            |most: u64, whole: u64, free: u64| most.min(whole / DEFAULT_SHARE).min(free / 2);
+        let least = |most: u64, share: u64, free: u64| most.min(share).min(free / 2);
         let inodes = space.inodes.map_or(0, |inodes| {
-            least(MAX_DEFAULT_INODES, inodes.whole, inodes.free)
+            let share = inodes.whole / DEFAULT_INODE_SHARE;
+            least(MAX_DEFAULT_INODES, share, inodes.free)
         });
+        let bytes = space.bytes;
         KeepFree {
-            bytes: least(MAX_DEFAULT_BYTES, space.bytes.whole, space.bytes.free),
+            bytes: least(MAX_DEFAULT_BYTES, bytes.whole / DEFAULT_SHARE, bytes.free),
             inodes,
         }
     }
 
-    /// The default, with `bytes` in place of its bytes where the user has said them.
+    /// The default, with `bytes` in place of its bytes where the user has said them. 0 keeps nothing free,
+    /// inodes neither.
     pub fn chosen(bytes: Option<u64>, space: &FreeSpace) -> KeepFree {
+        if bytes == Some(0) {
+            return KeepFree::NOTHING;
+        }
         let default = KeepFree::by_default(space);
         KeepFree {
             bytes: bytes.unwrap_or(default.bytes),
@@ -425,8 +432,8 @@ mod tests {
             ),
             (
                 space((2000, 1000), Some((2000, 1000))),
-                (100, 100),
-                "inodes as bytes",
+                (100, 200),
+                "a tenth of the inodes",
             ),
             (space((0, 0), Some((0, 0))), (0, 0), "nothing"),
         ];

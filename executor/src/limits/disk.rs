@@ -7,6 +7,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use ipfs_exec_node::BudgetError;
+use ipfs_exec_node::budget::FreeSpace;
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, StatVfs, chmodat, fchmod, fstat, fstatvfs,
     openat, statat,
@@ -74,26 +76,20 @@ impl Tree {
         Ok(Tree { root, device, free })
     }
 
-    /// The bytes and inodes of this file system that this user may still take.
-    pub(super) fn available(&self) -> io::Result<Space> {
-        let status = fstatvfs(&self.root)?;
-        let free = free(&status);
-        if geteuid().is_root() {
-            return Ok(free);
-        }
-        // Some of it may be kept for root.
-        Ok(free.least(Space {
-            bytes: status.f_bavail * status.f_frsize,
-            inodes: inodes(&status, status.f_favail),
-        }))
+    /// What is free on this file system for this user.
+    pub(super) fn space(&self) -> io::Result<FreeSpace> {
+        FreeSpace::of(&self.root).map_err(|error| match error {
+            BudgetError::Disk(source) => source,
+            error => io::Error::other(error),
+        })
     }
 
-    /// The size of the whole file system; 0 inodes if their number is not fixed.
-    pub(super) fn capacity(&self) -> io::Result<Space> {
-        let status = fstatvfs(&self.root)?;
+    /// The bytes and inodes of this file system that this user may still take.
+    pub(super) fn available(&self) -> io::Result<Space> {
+        let space = self.space()?;
         Ok(Space {
-            bytes: status.f_blocks * status.f_frsize,
-            inodes: status.f_files,
+            bytes: space.bytes.free,
+            inodes: space.inodes.map_or(u64::MAX, |inodes| inodes.free),
         })
     }
 

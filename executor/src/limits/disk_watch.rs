@@ -275,26 +275,18 @@ impl Walked {
 
 /// Space that stays free on the disk of `output`.
 fn kept_free(limits: &Limits, output: &Tree) -> Result<Space, LimitError> {
-    let available = output.available().map_err(LimitError::Watch)?;
-    let capacity = output.capacity().map_err(LimitError::Watch)?;
-    let inodes = match limits.keep_free {
-        Some(0) => 0,
-        // A program creates some hundreds of files between two looks.
-        _ => Limits::DEFAULT_KEEP_FREE_INODES
-            .min(capacity.inodes / 10)
-            .min(available.inodes / 2),
-    };
-    let bytes = match limits.keep_free {
-        Some(bytes) if bytes <= available.bytes => bytes,
-        Some(bytes) if !limits.best_effort => {
-            let available = available.bytes;
-            return Err(LimitError::Full { bytes, available });
-        }
-        _ => Limits::DEFAULT_KEEP_FREE
-            .min(capacity.bytes / 20)
-            .min(available.bytes / 2),
-    };
-    Ok(Space { bytes, inodes })
+    let space = output.space().map_err(LimitError::Watch)?;
+    let kept = limits.kept_free(&space);
+    if kept.bytes > space.bytes.free {
+        return Err(LimitError::Full {
+            bytes: kept.bytes,
+            available: space.bytes.free,
+        });
+    }
+    Ok(Space {
+        bytes: kept.bytes,
+        inodes: kept.inodes,
+    })
 }
 
 #[cfg(test)]

@@ -29,6 +29,8 @@ use std::fmt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use ipfs_exec_node::KeepFree;
+use ipfs_exec_node::budget::FreeSpace;
 use serde::Serialize;
 
 pub(crate) use watch::Watch;
@@ -60,11 +62,8 @@ pub struct Limits {
     pub tmp_size: Option<u64>,
     /// Bytes that the program prints.
     pub log_size: Option<u64>,
-    /// Bytes that stay free on the disk of `/output` and `/tmp`. Where this is `None` it is
-    /// [`Limits::DEFAULT_KEEP_FREE`], a twentieth of the disk or half of what is free at first, whichever is
-    /// the least. Programs are spared that have little of the disk: others have taken it. Unless this is 0,
-    /// inodes stay free as well: [`Limits::DEFAULT_KEEP_FREE_INODES`], a tenth of all or half of those that are
-    /// free at first.
+    /// Bytes that stay free on the disk of `/output` and `/tmp`; see [`KeepFree::chosen`]. Programs are spared
+    /// that have little of the disk: others have taken it.
     pub keep_free: Option<u64>,
     /// Whether what cannot be held is left out. Otherwise it is an error.
     pub best_effort: bool,
@@ -74,16 +73,17 @@ impl Limits {
     /// More than sensible programs have.
     pub const DEFAULT_PIDS: u64 = 4096;
 
-    /// Enough for its host to go on.
-    pub const DEFAULT_KEEP_FREE: u64 = 1 << 30;
-
     /// When the time for everything is over; never where it has no limit.
     pub fn total_deadline(&self) -> Option<Instant> {
         self.started?.checked_add(self.total_timeout?)
     }
 
-    /// Enough for its host to go on, where the file system has a fixed number of inodes.
-    pub const DEFAULT_KEEP_FREE_INODES: u64 = 10_000;
+    /// What stays free of `space`. Where the limits ask for more than is free and may be missed, that is the
+    /// default.
+    pub fn kept_free(&self, space: &FreeSpace) -> KeepFree {
+        let is_missed = |bytes: &u64| self.best_effort && *bytes > space.bytes.free;
+        KeepFree::chosen(self.keep_free.filter(|bytes| !is_missed(bytes)), space)
+    }
 
     /// How much a program may add to empty directories before it breaks a limit.
     fn room(&self) -> pace::Space {

@@ -181,21 +181,28 @@ impl Watch {
         self.disk.add_devices(devices);
     }
 
-    /// The program is about to start, below process `supervisor`; `clock` counts as [`bounds`](Self::bounds)
-    /// asked for.
+    /// Notes the counters of the machine, before anything of the program starts.
     ///
     /// # Errors
-    /// If the counters of the machine cannot be read.
-    pub(crate) fn start(&mut self, supervisor: u32, clock: Option<Clock>) -> io::Result<()> {
-        let now = Instant::now();
-        self.clock = clock;
-        self.started = Some((now, supervisor));
+    /// If they cannot be read.
+    pub(crate) fn prepare(&mut self) -> io::Result<()> {
         self.others = count_all().unwrap_or(0);
         self.kills = count_kills();
         self.files = OpenFiles::read().unwrap_or_default();
         if self.limits.memory.is_some() && self.is_supervised(Limit::Memory) {
             self.memory = Some(Baseline::take()?);
         }
+        Ok(())
+    }
+
+    /// The program starts, below process `supervisor`; `clock` counts as [`bounds`](Self::bounds) asked for.
+    ///
+    /// # Errors
+    /// If the disk cannot be looked at.
+    pub(crate) fn start(&mut self, supervisor: u32, clock: Option<Clock>) -> io::Result<()> {
+        let now = Instant::now();
+        self.clock = clock;
+        self.started = Some((now, supervisor));
         self.disk.start(now)?;
         self.next = self.next_look(now, INTERVAL);
         self.next_glance = self.is_supervised(Limit::Pids).then_some(now + GLANCE);
@@ -220,16 +227,23 @@ impl Watch {
         Some(next.saturating_duration_since(Instant::now()))
     }
 
+    /// When a limit on time is over.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let program = self.limits.timeout.zip(self.started);
+        let program = program.and_then(|(timeout, (started, _))| started.checked_add(timeout));
+        [program, self.limits.total_deadline()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
     fn next_look(&self, now: Instant, interval: Duration) -> Option<Instant> {
-        let deadline = self.limits.timeout.zip(self.started);
-        let deadline = deadline.and_then(|(timeout, (started, _))| started.checked_add(timeout));
         let is_watched = self
             .held
             .iter()
             .any(|(limit, _)| !matches!(limit, Limit::Timeout | Limit::TotalTimeout));
         let look = is_watched.then_some(now + interval);
-        let total = self.limits.total_deadline();
-        [deadline, total, look].into_iter().flatten().min()
+        [self.deadline(), look].into_iter().flatten().min()
     }
 
     /// Looks, if it is time to: gives the limit that was hit.
