@@ -34,9 +34,12 @@ pub(crate) enum GroupEntry {
     Tasks(Vec<RawFd>),
 }
 
+/// A resource, its limit, and what the limit can be raised to.
+type UsualLimit = (Resource, Option<u64>, Option<u64>);
+
 /// Limits of single processes that programs can see, and may work by, as on a machine that nobody has
 /// configured: the first applies, and it can be raised to the second.
-const USUAL_LIMITS: [(Resource, Option<u64>, Option<u64>); 15] = [
+const USUAL_LIMITS: [UsualLimit; 14] = [
     (Resource::As, None, None),
     // The least, which keeps programs of the host from being run to take a core: core(5).
     (Resource::Core, Some(1), Some(1)),
@@ -48,7 +51,6 @@ const USUAL_LIMITS: [(Resource, Option<u64>, Option<u64>); 15] = [
     // Bytes of message queues.
     (Resource::Msgqueue, Some(819_200), Some(819_200)),
     (Resource::Nice, Some(0), Some(0)),
-    (Resource::Nofile, Some(1024), Some(4096)),
     (Resource::Rss, None, None),
     (Resource::Rtprio, Some(0), Some(0)),
     (Resource::Rttime, None, None),
@@ -57,10 +59,11 @@ const USUAL_LIMITS: [(Resource, Option<u64>, Option<u64>); 15] = [
     (Resource::Stack, Some(8 << 20), None),
 ];
 
+/// That of descriptors.
+const USUAL_DESCRIPTORS: UsualLimit = (Resource::Nofile, Some(1024), Some(4096));
+
 /// Sets one of them, as far as this process may.
-fn usual_limit(
-    (resource, current, maximum): (Resource, Option<u64>, Option<u64>),
-) -> io::Result<()> {
+fn usual_limit((resource, current, maximum): UsualLimit) -> io::Result<()> {
     let usual = Rlimit { current, maximum };
     match rustix::process::setrlimit(resource, usual) {
         Err(rustix::io::Errno::PERM) => {}
@@ -79,7 +82,12 @@ fn usual_limit(
     Ok(rustix::process::setrlimit(resource, possible)?)
 }
 
-/// Puts the usual limits on this process and all that it starts. A user namespace that is made later
+/// Puts the usual limit of descriptors on this process and all that it starts.
+pub(super) fn limit_descriptors() -> io::Result<()> {
+    usual_limit(USUAL_DESCRIPTORS)
+}
+
+/// Puts the other usual limits on this process and all that it starts. A user namespace that is made later
 /// has them too: the kernel counts waiting signals for all of its processes.
 pub(super) fn apply_usual_limits() -> io::Result<()> {
     USUAL_LIMITS.into_iter().try_for_each(usual_limit)

@@ -8,6 +8,8 @@ use std::io;
 
 use rustix::process::Pid;
 
+use super::check;
+
 /// Priority among real-time processes: the lowest.
 const PRIORITY: libc::c_int = 1;
 
@@ -15,17 +17,28 @@ const PRIORITY: libc::c_int = 1;
 /// Gives whether that is allowed.
 pub(super) fn hasten(process: Option<Pid>) -> bool {
     let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
-    set(process, policy, PRIORITY)
+    set(process, policy, PRIORITY).is_ok()
 }
 
-fn set(process: Option<Pid>, policy: libc::c_int, priority: libc::c_int) -> bool {
+/// The scheduling class of this thread.
+pub(super) fn policy() -> libc::c_int {
+    // SAFETY: takes an integer.
+    unsafe { libc::sched_getscheduler(0) & !libc::SCHED_RESET_ON_FORK }
+}
+
+/// Gives a process, or this thread where it is `None`, a scheduling class.
+pub(super) fn set(
+    process: Option<Pid>,
+    policy: libc::c_int,
+    priority: libc::c_int,
+) -> io::Result<()> {
     let parameters = libc::sched_param {
         sched_priority: priority,
     };
     let process = Pid::as_raw(process);
     // SAFETY: the kernel reads the structure. A process that is gone, or that may not be hastened, is an
     // error that changes nothing.
-    unsafe { libc::sched_setscheduler(process, policy, &raw const parameters) == 0 }
+    check(unsafe { libc::sched_setscheduler(process, policy, &raw const parameters) }.into())
 }
 
 /// This thread while it is served first. Dropped on the same thread, it is one of many again.
@@ -35,17 +48,14 @@ pub(crate) struct Haste(());
 impl Haste {
     /// `None` where that is not allowed, or where the thread is a real-time one already.
     pub(crate) fn take() -> Option<Haste> {
-        // SAFETY: takes an integer.
-        let policy = unsafe { libc::sched_getscheduler(0) } & !libc::SCHED_RESET_ON_FORK;
-        (policy == libc::SCHED_OTHER && hasten(None)).then_some(Haste(()))
+        (policy() == libc::SCHED_OTHER && hasten(None)).then_some(Haste(()))
     }
 }
 
 impl Drop for Haste {
     fn drop(&mut self) {
         // Only root may take back that it does not hold for children, and it says nothing here.
-        if !set(None, libc::SCHED_OTHER | libc::SCHED_RESET_ON_FORK, 0) {
-            let error = io::Error::last_os_error();
+        if let Err(error) = set(None, libc::SCHED_OTHER | libc::SCHED_RESET_ON_FORK, 0) {
             tracing::debug!(%error, "a thread stays a real-time one");
         }
     }

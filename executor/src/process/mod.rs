@@ -22,6 +22,7 @@
     reason = "code between fork and exec needs `pre_exec` and libc's calls"
 )]
 
+mod attributes;
 mod bounds;
 mod clock;
 mod courier;
@@ -60,6 +61,7 @@ pub(crate) use stage::{
 };
 pub(crate) use usage::{ProcessUsage, wait};
 
+use attributes::Courtesy;
 use courier::Note;
 use cover::Covers;
 use namespace::Mapping;
@@ -291,6 +293,8 @@ impl Preparation {
         reset_signals()?;
         rustix::process::setsid()?;
         rustix::process::umask(Mode::from_raw_mode(UMASK));
+        attributes::make_usual()?;
+        let courtesy = Courtesy::read();
         if self.bounds.counts_time {
             let clock = Clock::start()?;
             courier::send(&self.sender, Note::Descriptor, Some(clock.as_fd()))?;
@@ -321,9 +325,12 @@ impl Preparation {
                 // A group of its own, by which the supervisor finds what it starts.
                 rustix::process::setsid()?;
                 self.bounds.apply()?;
+                courtesy.keep()?;
                 go_first()?;
                 fix_addresses()?;
-                keep_only(&self.inherited)
+                keep_only(&self.inherited)?;
+                // The last one: until now more descriptors may be open than it allows.
+                bounds::limit_descriptors()
             }
         }
     }

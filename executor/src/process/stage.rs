@@ -20,7 +20,7 @@ use rustix::process::geteuid;
 use super::courier::Note;
 use super::haste::hasten;
 use super::namespace::{self, Mapping};
-use super::{MountRequest, check, write_setting};
+use super::{MountRequest, attributes, check, write_setting};
 
 /// What `mountinfo` shows as the source of each mount.
 const SOURCE: &CStr = c"ipfs-exec";
@@ -32,6 +32,9 @@ pub(crate) const BOOT_ID: &CStr = c"boot_id";
 
 /// What the `tmpfs` of a stage can hold.
 const STAGE_OPTIONS: &CStr = c"mode=755,size=256k,nr_inodes=1024";
+
+/// Pseudo terminals are a pool of the machine, of 4,096 by default.
+const TERMINAL_OPTIONS: &CStr = c"newinstance,ptmxmode=0666,mode=620,max=64";
 
 /// Instances and watches of inotify that all processes of a sandbox can have together: the kernel has as
 /// many for each user, and by default gives 128 instances.
@@ -180,6 +183,7 @@ impl Stage {
         if !staged.has_own_devices {
             self.mount().map_err(before)?;
         }
+        attributes::leave_domain().map_err(before)?;
         change_directory(&self.directory).map_err(before)?;
         for (setting, value) in INOTIFY_LIMITS {
             match write_setting(setting, value) {
@@ -268,7 +272,7 @@ impl Step {
                     at,
                     c"devpts",
                     flags,
-                    c"newinstance,ptmxmode=0666,mode=620",
+                    TERMINAL_OPTIONS,
                 )
             }
             Step::Bind(from, at, is_read_only) => {

@@ -14,14 +14,35 @@ use rustix::io::Errno;
 use crate::process::Covered;
 use crate::security::VISIBLE_PROC;
 
-/// Directories of `/proc/sys` in which some files are for root alone.
+/// Settings are in `/proc/sys`.
+const ALL_SETTINGS: &CStr = c"/proc/sys";
+
+/// Its directories that stay visible: others tell of devices and drivers of the host. `net` and `user` are
+/// those of the sandbox's own namespaces.
+const VISIBLE_SETTINGS: [&str; 5] = ["fs", "kernel", "net", "user", "vm"];
+
+/// Those in which some files are for root alone.
 const SETTINGS: [&CStr; 3] = [c"/proc/sys/fs", c"/proc/sys/kernel", c"/proc/sys/vm"];
 
-/// Directories of settings with nothing but such files, or of devices of the host.
-const SETTING_DIRECTORIES: [&CStr; 3] = [
-    c"/proc/sys/debug",
-    c"/proc/sys/dev",
+/// Directories in them with nothing but such files, counters or devices of the host.
+const SETTING_DIRECTORIES: [&CStr; 6] = [
+    c"/proc/sys/fs/binfmt_misc",
+    c"/proc/sys/fs/quota",
+    c"/proc/sys/kernel/keys",
+    c"/proc/sys/kernel/pty",
+    c"/proc/sys/kernel/sched_domain",
     c"/proc/sys/kernel/usermodehelper",
+];
+
+/// Counters of the host among the settings.
+const COUNTERS: [&CStr; 7] = [
+    c"/proc/sys/fs/aio-nr",
+    c"/proc/sys/fs/dentry-state",
+    c"/proc/sys/fs/file-nr",
+    c"/proc/sys/fs/inode-nr",
+    c"/proc/sys/fs/inode-state",
+    c"/proc/sys/kernel/random/entropy_avail",
+    c"/proc/sys/kernel/tainted",
 ];
 
 /// Read by all.
@@ -56,9 +77,19 @@ pub(super) fn covered() -> io::Result<Covered> {
             Ok(true)
         })?;
     }
+    entries(ALL_SETTINGS, |_, name, kind| {
+        let is_visible = VISIBLE_SETTINGS
+            .iter()
+            .any(|visible| visible.as_bytes() == name.to_bytes());
+        if kind == FileType::Directory && !is_visible {
+            covered.directories.push(join(ALL_SETTINGS, name));
+        }
+        Ok(true)
+    })?;
     covered
         .directories
         .extend(SETTING_DIRECTORIES.map(CStr::to_owned));
+    covered.files.extend(COUNTERS.map(CStr::to_owned));
     Ok(covered)
 }
 
