@@ -4,8 +4,8 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+use std::sync::{Arc, LazyLock, OnceLock};
+use std::time::{Duration, Instant};
 
 use ipfs_exec_node::progress::Interruption;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -29,6 +29,8 @@ pub(crate) fn exit_code() -> u8 {
 #[derive(Clone, Debug)]
 pub(crate) struct Interrupt {
     asked: Arc<AtomicBool>,
+    /// When waiting for other processes ends in any case, where the command has a limit of time.
+    deadline: Arc<OnceLock<Instant>>,
     /// Becomes readable with the first signal.
     readable: Arc<OwnedFd>,
 }
@@ -51,8 +53,16 @@ impl Interrupt {
         }
         Ok(Interrupt {
             asked,
+            deadline: Arc::default(),
             readable: Arc::new(readable.into()),
         })
+    }
+
+    /// Has waiting for other processes end then. The first call counts.
+    pub(crate) fn end_at(&self, deadline: Option<Instant>) {
+        if let Some(deadline) = deadline {
+            self.deadline.get_or_init(|| deadline);
+        }
     }
 
     pub(crate) fn asked(&self) -> bool {
@@ -79,6 +89,10 @@ impl Interrupt {
 impl Interruption for Interrupt {
     fn asked(&self) -> bool {
         Interrupt::asked(self)
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.deadline.get().copied()
     }
 
     fn descriptor(&self) -> BorrowedFd<'_> {

@@ -10,21 +10,40 @@ use std::os::unix::ffi::OsStrExt;
 use ipfs_exec_node::Cid;
 use ipfs_exec_node::path::escape;
 
-/// The environment that every program finds, unless the job says otherwise.
-pub const DEFAULT_ENVIRONMENT: [(&str, &str); 6] = [
+/// The environment that every program finds, unless the job says otherwise. Some variables have common
+/// programs give the same output each time; see <https://reproducible-builds.org/docs/>. None of them makes
+/// a program print anything.
+pub const DEFAULT_ENVIRONMENT: [(&str, &str); 12] = [
+    // TeX uses the time of `SOURCE_DATE_EPOCH` for `\today`, too.
+    ("FORCE_SOURCE_DATE", "1"),
     ("HOME", "/tmp"),
+    // The build of Linux puts a date into the kernel.
+    ("KBUILD_BUILD_TIMESTAMP", "Thu Jan  1 00:00:00 UTC 1970"),
     ("LC_ALL", "C"),
     (
         "PATH",
         "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     ),
+    // Perl and Python order the keys of hashes and sets by a random number, and so does Qt.
+    ("PERL_HASH_SEED", "0"),
+    ("PYTHONHASHSEED", "0"),
+    ("QT_HASH_SEED", "0"),
+    // Compilers, archivers and generators of documents take it for the current time.
     ("SOURCE_DATE_EPOCH", "0"),
     ("TMPDIR", "/tmp"),
     ("TZ", "UTC"),
+    // Archivers of LLVM put no dates into archives.
+    ("ZERO_AR_DATE", "1"),
 ];
 
-/// Set to the working directory by bubblewrap, after everything else.
+/// The program of a job that names no other.
+pub const INIT: &str = "/sbin/init";
+
+/// Set to the working directory, after everything else.
 const WORKING_DIRECTORY_VARIABLE: &str = "PWD";
+
+/// Longest path, in bytes: `PATH_MAX` of Linux less its NUL byte.
+const MAX_PATH_BYTES: usize = 4095;
 
 /// Longest argument or `NAME=VALUE`, in bytes: `MAX_ARG_STRLEN` of Linux less its NUL byte.
 pub const MAX_STRING_BYTES: usize = 128 * 1024 - 1;
@@ -38,6 +57,16 @@ pub enum JobError {
     InvalidArgument {
         /// Which one, counted from 1.
         position: usize,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A path inside the sandbox is none.
+    #[error("{what} `{path}` {reason}")]
+    InvalidPath {
+        /// What it should be the path of.
+        what: &'static str,
+        /// The path, escaped.
+        path: String,
         /// What is wrong with it.
         reason: &'static str,
     },
@@ -56,15 +85,19 @@ pub enum JobError {
 pub struct Job {
     rootfs: Cid,
     input: Cid,
+    entrypoint: Option<OsString>,
     arguments: Vec<OsString>,
     environment: BTreeMap<OsString, OsString>,
+    working_directory: OsString,
+    stdin: Option<Cid>,
 }
 
 impl Job {
     /// Checks the arguments and joins `variables` with [`DEFAULT_ENVIRONMENT`], over which they
     /// win; of variables with the same name, the last one does.
     ///
-    /// `rootfs` is the archive of the root file system, whose `/sbin/init` gets `arguments`.
+    /// `rootfs` is the archive or directory of the root file system, whose [`INIT`] gets `arguments`. Its
+    /// working directory is `/`, and its standard input is empty.
     ///
     /// # Errors
     /// [`JobError`] for what no program can be given.
@@ -88,9 +121,42 @@ impl Job {
         Ok(Job {
             rootfs,
             input,
+            entrypoint: None,
             arguments,
             environment,
+            working_directory: OsString::from("/"),
+            stdin: None,
         })
+    }
+
+    /// The same with the program at `path` of the root file system. It is not process 1: that is a small
+    /// program of ours, which hands signals on to it and reaps what it leaves.
+    ///
+    /// # Errors
+    /// [`JobError::InvalidPath`] unless the path is absolute.
+    pub fn with_entrypoint(self, path: OsString) -> Result<Job, JobError> {
+        check_path("entrypoint", &path)?;
+        let entrypoint = Some(path);
+        Ok(Job { entrypoint, ..self })
+    }
+
+    /// The same with this working directory, which the sandbox has.
+    ///
+    /// # Errors
+    /// [`JobError::InvalidPath`] unless the path is absolute.
+    pub fn with_working_directory(self, path: OsString) -> Result<Job, JobError> {
+        check_path("working directory", &path)?;
+        let working_directory = path;
+        Ok(Job {
+            working_directory,
+            ..self
+        })
+    }
+
+    /// The same with the content of this file as its standard input.
+    pub fn with_stdin(self, file: Cid) -> Job {
+        let stdin = Some(file);
+        Job { stdin, ..self }
     }
 
     /// The archive of the root file system.
@@ -103,7 +169,27 @@ impl Job {
         &self.input
     }
 
-    /// The arguments of `/sbin/init`, without its own name.
+    /// The absolute path of the program.
+    pub fn program(&self) -> &OsStr {
+        self.entrypoint.as_deref().unwrap_or(INIT.as_ref())
+    }
+
+    /// Whether the program is another than [`INIT`], and not process 1.
+    pub fn has_entrypoint(&self) -> bool {
+        self.entrypoint.is_some()
+    }
+
+    /// The working directory, an absolute path.
+    pub fn working_directory(&self) -> &OsStr {
+        &self.working_directory
+    }
+
+    /// The file that is the program's standard input, which is empty where there is none.
+    pub fn stdin(&self) -> Option<&Cid> {
+        self.stdin.as_ref()
+    }
+
+    /// The arguments of the program, without its own name.
     pub fn arguments(&self) -> &[OsString] {
         &self.arguments
     }
@@ -123,6 +209,21 @@ fn check_argument(position: usize, argument: &OsStr) -> Result<(), JobError> {
         return Ok(());
     };
     Err(JobError::InvalidArgument { position, reason })
+}
+
+fn check_path(what: &'static str, path: &OsStr) -> Result<(), JobError> {
+    let bytes = path.as_bytes();
+    let reason = if !bytes.starts_with(b"/") {
+        "is no absolute path in the root file system"
+    } else if bytes.contains(&0) {
+        "holds a NUL byte"
+    } else if bytes.len() > MAX_PATH_BYTES {
+        "has more than 4095 bytes"
+    } else {
+        return Ok(());
+    };
+    let path = escape(bytes);
+    Err(JobError::InvalidPath { what, path, reason })
 }
 
 fn check_variable(name: &OsStr, value: &OsStr) -> Result<(), JobError> {
@@ -171,14 +272,32 @@ mod tests {
             .collect();
         assert_eq!(listed[0], r#""A"="2""#);
         assert_eq!(listed[1], r#""B"="=""#);
-        assert_eq!(listed.last().unwrap(), r#""TZ"="CET""#);
-        assert_eq!(listed.len(), 8);
+        assert!(listed.contains(&r#""TZ"="CET""#.to_owned()));
+        assert_eq!(listed.len(), DEFAULT_ENVIRONMENT.len() + 2);
     }
 
     #[test]
     fn arguments_stay_as_they_are() {
         let arguments = ["", " ", "a b", "\"'", "--", "-x", "$HOME", "\n"];
         assert_eq!(job(&arguments, &[]).unwrap().arguments(), arguments);
+    }
+
+    #[test]
+    fn paths_are_absolute() {
+        let plain = || job(&[], &[]).unwrap();
+        assert_eq!(plain().program(), INIT);
+        let long = format!("/{}", "x".repeat(MAX_PATH_BYTES));
+        for path in ["", "bin/sh", "./x", "/a\0", &long] {
+            assert!(plain().with_entrypoint(path.into()).is_err(), "{path:?}");
+            assert!(plain().with_working_directory(path.into()).is_err());
+        }
+        let other = plain().with_entrypoint("/bin/sh".into()).unwrap();
+        assert_eq!(other.program(), "/bin/sh");
+        let error = plain().with_entrypoint("sh".into()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "entrypoint `sh` is no absolute path in the root file system"
+        );
     }
 
     #[test]

@@ -33,6 +33,7 @@
 #![deny(unsafe_code)]
 
 mod beneath;
+pub mod caller;
 mod process;
 #[cfg(test)]
 mod testing;

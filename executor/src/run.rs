@@ -11,21 +11,28 @@
 //! [`tree`] can remove; a process that is killed leaves it to the repository.
 
 use std::cell::Cell;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::ffi::OsStr;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use std::{fmt, fs};
+use std::{fmt, fs, io};
 
 use ipfs_exec_node::block::Blocks;
 use ipfs_exec_node::budget::{Budget, BudgetError, FreeSpace, KeepFree};
+use ipfs_exec_node::Cid;
+use ipfs_exec_node::path::escape;
 use ipfs_exec_node::progress::Reporter;
 use ipfs_exec_node::repo::{Pin, RepoError, Repository, Session};
-use ipfs_exec_node::unixfs::{ExportOptions, ImportOptions, Imported, Node};
+use ipfs_exec_node::unixfs::{
+    ExportOptions, FileReader, ImportOptions, Imported, Node, UnixfsError,
+};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
 use crate::archive::{self, ArchiveError, Warning};
 use crate::beneath;
+use crate::caller::{Caller, DEFAULT_STOP_TIMEOUT};
 use crate::input::{
     self, ExportedInput, InputError, InputKind, InputMode, InputTree, MountedInput,
 };
@@ -37,7 +44,7 @@ use crate::rootfs::{
     InitError, MountedRootfs, Rootfs, RootfsCache, RootfsError, RootfsOptions, TopEntry,
 };
 use crate::sandbox::{
-    self, Bubblewrap, Ended, Exit, HostPaths, Isolation, RootSource, SandboxError, StandardInput,
+    self, Bubblewrap, Conduct, Ended, Exit, HostPaths, Isolation, RootSource, SandboxError, StandardInput,
 };
 use ipfs_exec_node::tree::{self, TreeError};
 
@@ -75,8 +82,10 @@ pub struct RunOptions {
     /// What the program may use. [`Limits::keep_free`] also holds for the root file system that is
     /// unpacked, the input that is copied, and the blocks of the output.
     pub limits: Limits,
-    /// Where the program's standard input comes from.
+    /// Where the program's standard input comes from, unless the job names it.
     pub stdin: StandardInput,
+    /// How long a program may take that the caller has asked to end by a signal.
+    pub stop_timeout: Duration,
     /// Name of the pin that keeps the output; no pin where there is none.
     pub pin: Option<String>,
 }
@@ -91,6 +100,7 @@ impl Default for RunOptions {
             output: ImportOptions::default(),
             limits: Limits::default(),
             stdin: StandardInput::default(),
+            stop_timeout: DEFAULT_STOP_TIMEOUT,
             pin: Some(String::new()),
         }
     }
@@ -112,6 +122,8 @@ pub struct Outcome {
     pub held: Held,
     /// What of the sandbox was the run's own.
     pub isolation: Isolation,
+    /// Whether the same job gives the same output: the program had no input that the job does not name.
+    pub is_repeatable: bool,
     /// What was left out of the root file system: the first warnings.
     pub warnings: Vec<Warning>,
     /// How many further warnings there were.
@@ -163,6 +175,15 @@ pub enum RunError {
     /// The input could not be shown to the program.
     #[error("cannot use the input")]
     Input(#[from] InputError),
+    /// The content for the program's standard input is no file, or cannot be read.
+    #[error("cannot use {cid} as standard input")]
+    StandardInput {
+        /// The content.
+        cid: Cid,
+        /// What UnixFS says.
+        #[source]
+        source: UnixfsError,
+    },
     /// The program could not be run.
     #[error("cannot run the program")]
     Sandbox(#[from] SandboxError),
@@ -223,7 +244,7 @@ impl RunError {
     pub fn exit_code(&self) -> u8 {
         match self {
             RunError::Init(InitError::NotFound { .. }) => EXIT_NOT_FOUND,
-            RunError::Init(InitError::NotExecutable { .. })
+            RunError::Init(InitError::NotExecutable { .. } | InitError::Refused { .. })
             | RunError::Sandbox(SandboxError::NotExecuted(_)) => EXIT_NOT_EXECUTABLE,
             RunError::Sandbox(SandboxError::Limit { hit, .. }) if hit.limit.is_time() => EXIT_TIME,
             RunError::Sandbox(SandboxError::Limit { .. }) => EXIT_KILLED,
@@ -291,9 +312,9 @@ impl RunError {
 
 /// Runs `job`: reads come from `blocks`, the output goes to `repository`.
 ///
-/// `cancel` becomes readable when the caller wants to stop; the program is then killed and
-/// [`RunError::Interrupted`] given, with nothing kept. When this process is killed, the program dies
-/// too. `observer` learns what the program touches of its input, which then has to be mounted.
+/// Where the `caller` wants the end, that is [`RunError::Interrupted`], with nothing kept. A program that
+/// handles the caller's signal has some time to end by itself; then the run goes on. When this process is
+/// killed, the program dies too. `observer` learns what the program touches of its input, which then has to be mounted.
 ///
 /// # Errors
 /// [`RunError`]. That the program failed is none: see [`Outcome::exit`].
@@ -302,7 +323,7 @@ pub fn run(
     blocks: &dyn Blocks,
     job: &Job,
     options: &RunOptions,
-    cancel: Option<BorrowedFd<'_>>,
+    caller: Option<&dyn Caller>,
     observer: Option<&dyn Observer>,
     reporter: &dyn Reporter,
 ) -> Result<Outcome, RunError> {
@@ -318,7 +339,7 @@ pub fn run(
             started: Some(started),
             ..options.limits
         },
-        cancel,
+        caller,
         observer,
         reporter,
         keep_free: keep_free(&options.limits, session.scratch()).map_err(RunError::Disk)?,
@@ -344,7 +365,7 @@ struct Run<'r> {
     job: &'r Job,
     options: &'r RunOptions,
     limits: Limits,
-    cancel: Option<BorrowedFd<'r>>,
+    caller: Option<&'r dyn Caller>,
     observer: Option<&'r dyn Observer>,
     reporter: &'r dyn Reporter,
     /// What stays free on the disk of the repository.
@@ -359,17 +380,26 @@ impl Run<'_> {
     fn steps(&self) -> Result<Outcome, RunError> {
         // Found first: without it all other work would be for nothing.
         let bubblewrap = Bubblewrap::find().map_err(SandboxError::from)?;
-        self.session
-            .protect(&[*self.job.rootfs(), *self.job.input()])?;
+        let content = [self.job.rootfs(), self.job.input()].into_iter();
+        let content: Vec<_> = content.chain(self.job.stdin()).copied().collect();
+        self.session.protect(&content)?;
         let root = self.root()?;
-        root.init()?;
+        let program = self.job.program();
+        root.check(program)?;
+        if let Some(manager) = root.service_manager(program) {
+            tracing::warn!(
+                "`{}` is {manager}, which manages services and does nothing with arguments: name a \
+                 program with `--entrypoint`",
+                escape(program.as_bytes())
+            );
+        }
         let directories = WritableDirectories::create(self.session.scratch())?;
         self.make_stage()?;
         self.enter(Part::Input)?;
         let mut input = self.input()?;
         self.enter(Part::Program)?;
         let mut result = self.execute(&bubblewrap, &root, &*input, &directories);
-        if input.mount().is_some() && self.may_copy() && is_not_started(&result) {
+        if input.mount().is_some() && self.may_copy() && is_not_mounted(&result) {
             tracing::info!("the input cannot be mounted in the sandbox");
             drop(input);
             self.remove(input::EXPORT)?;
@@ -396,6 +426,7 @@ impl Run<'_> {
             usage: ended.usage,
             held: ended.held,
             isolation: ended.isolation,
+            is_repeatable: ended.is_repeatable,
             warnings: root.warnings().to_vec(),
             more_warnings: root.more_warnings(),
         })
@@ -427,7 +458,7 @@ impl Run<'_> {
         let options = RootfsOptions {
             unpack: self.bounded(self.options.rootfs),
             cache_cap_bytes: self.options.cache_cap_bytes,
-            cancel: self.cancel,
+            cancel: self.caller.map(Caller::cancel),
         };
         let cid = self.job.rootfs();
         RootfsCache::new(self.repository).ensure(
@@ -521,18 +552,36 @@ impl Run<'_> {
             lower: directories.lower(),
         };
         let mounts: Vec<_> = root.mount().into_iter().chain(input.mount()).collect();
+        let mut content = self.stdin()?;
         match sandbox::execute(
             bubblewrap,
             self.job,
             &paths,
             &mounts,
             &self.limits,
-            self.options.stdin,
-            self.cancel,
+            content.as_mut(),
+            &Conduct {
+                stdin: self.options.stdin,
+                caller: self.caller,
+                stop_timeout: self.options.stop_timeout,
+            },
         ) {
-            Err(SandboxError::NotExecuted(_)) => Err(root.not_executed().into()),
+            Err(SandboxError::NotExecuted(source)) => {
+                Err(root.not_executed(self.job.program(), source).into())
+            }
             result => Ok(result?),
         }
+    }
+
+    /// The content of the program's standard input, where the job names it.
+    fn stdin(&self) -> Result<Option<FileReader<'_>>, RunError> {
+        let Some(cid) = self.job.stdin() else {
+            return Ok(None);
+        };
+        let reader = Node::load(self.blocks, cid)
+            .and_then(|node| FileReader::new(self.blocks, node))
+            .map_err(|source| RunError::StandardInput { cid: *cid, source })?;
+        Ok(Some(reader))
     }
 
     fn import(&self, directories: &WritableDirectories) -> Result<(Imported, u64), RunError> {
@@ -599,8 +648,8 @@ impl Run<'_> {
 
     /// Whether the caller itself asked to stop.
     fn was_cancelled(&self) -> bool {
-        self.cancel.is_some_and(|cancel| {
-            let mut events = [PollFd::from_borrowed_fd(cancel, PollFlags::IN)];
+        self.caller.is_some_and(|caller| {
+            let mut events = [PollFd::from_borrowed_fd(caller.cancel(), PollFlags::IN)];
             let now = Timespec {
                 tv_sec: 0,
                 tv_nsec: 0,
@@ -623,16 +672,12 @@ fn is_out_of_time(error: &RunError) -> bool {
     }
 }
 
-/// What stays free on the disk of `directory`. Where the limits ask for more than is free and may be
-/// missed, that is the default.
+/// What stays free on the disk of `directory`, see [`Limits::kept_free`].
 ///
 /// # Errors
 /// [`BudgetError::Disk`].
 pub fn keep_free(limits: &Limits, directory: &Path) -> Result<KeepFree, BudgetError> {
-    let space = FreeSpace::at(directory)?;
-    let wanted = limits.keep_free;
-    let may_miss = limits.best_effort && wanted.is_some_and(|bytes| bytes > space.bytes.free);
-    Ok(KeepFree::chosen(wanted.filter(|_| !may_miss), &space))
+    Ok(limits.kept_free(&FreeSpace::at(directory)?))
 }
 
 /// What the sandbox has for `/`.
@@ -653,17 +698,24 @@ impl Root<'_> {
         }
     }
 
-    fn init(&self) -> Result<(), InitError> {
+    fn check(&self, program: &OsStr) -> Result<(), InitError> {
         match self {
-            Root::Unpacked(rootfs) => rootfs.init(),
-            Root::Mounted(rootfs) => rootfs.init(),
+            Root::Unpacked(rootfs) => rootfs.check(program),
+            Root::Mounted(rootfs) => rootfs.check(program),
         }
     }
 
-    fn not_executed(&self) -> InitError {
+    fn service_manager(&self, program: &OsStr) -> Option<&'static str> {
         match self {
-            Root::Unpacked(rootfs) => rootfs.not_executed(),
-            Root::Mounted(rootfs) => rootfs.not_executed(),
+            Root::Unpacked(rootfs) => rootfs.service_manager(program),
+            Root::Mounted(rootfs) => rootfs.service_manager(program),
+        }
+    }
+
+    fn not_executed(&self, program: &OsStr, source: io::Error) -> InitError {
+        match self {
+            Root::Unpacked(rootfs) => rootfs.not_executed(program, source),
+            Root::Mounted(rootfs) => rootfs.not_executed(program, source),
         }
     }
 
@@ -707,9 +759,12 @@ impl Root<'_> {
     }
 }
 
-/// Whether bubblewrap did not even start, as where the kernel refuses what it needs before.
-fn is_not_started(result: &Result<Ended, RunError>) -> bool {
-    matches!(result, Err(RunError::Sandbox(SandboxError::Stage { .. })))
+/// Whether the kernel refused a FUSE file system of the sandbox.
+fn is_not_mounted(result: &Result<Ended, RunError>) -> bool {
+    matches!(
+        result,
+        Err(RunError::Sandbox(SandboxError::Stage { is_fuse: true, .. }))
+    )
 }
 
 /// Empties the scratch directory of what a run leaves there.

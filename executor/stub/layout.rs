@@ -31,6 +31,10 @@ pub(crate) struct Parameters {
     /// `sock_filter`s of 8 bytes.
     pub(crate) filters: u64,
     pub(crate) filter_count: u64,
+    /// Offset of the working directory: a NUL-terminated string.
+    pub(crate) working_directory: u64,
+    /// Whether the stub stays as process 1, and starts the program as a child.
+    pub(crate) is_init: u32,
     /// Whether the program gets a terminal, and with what settings.
     pub(crate) has_terminal: u32,
     pub(crate) terminal: Terminal,
@@ -66,3 +70,5 @@ pub(crate) const RESTRICT_FILES: u32 = 5;
 pub(crate) const CLOSE_DESCRIPTORS: u32 = 6;
 pub(crate) const FILTER_CALLS: u32 = 7;
 pub(crate) const EXECUTE: u32 = 8;
+pub(crate) const START_PROGRAM: u32 = 9;
+pub(crate) const ENTER_DIRECTORY: u32 = 10;

@@ -7,8 +7,9 @@
 //! the same memfd (see `layout.rs`).
 //!
 //! In order: read the parameters; tell the supervisor that the sandbox is complete, and wait until it
-//! has covered `/proc`; limit processes; open the terminal; restrict files; have `execve` close all
-//! descriptors above 2; filter system calls; execute. A step that fails is reported with its number and
+//! has covered `/proc`; limit processes; restrict files; take the right to execute the stub away; filter
+//! system calls; where the program is not to be process 1, stay as that and go on in a child; open the
+//! terminal; enter the working directory; have `execve` close all descriptors above 2; execute. A step that fails is reported with its number and
 //! the kernel's error, and ends the process with exit code 126.
 
 #![no_std]
@@ -47,11 +48,19 @@ mod number {
     pub(crate) const CLOSE: usize = 3;
     pub(crate) const LSEEK: usize = 8;
     pub(crate) const MMAP: usize = 9;
+    pub(crate) const RT_SIGPROCMASK: usize = 14;
     pub(crate) const IOCTL: usize = 16;
     pub(crate) const SENDTO: usize = 44;
     pub(crate) const RECVFROM: usize = 45;
     pub(crate) const SENDMSG: usize = 46;
+    pub(crate) const CLONE: usize = 56;
     pub(crate) const EXECVE: usize = 59;
+    pub(crate) const WAIT4: usize = 61;
+    pub(crate) const KILL: usize = 62;
+    pub(crate) const CHDIR: usize = 80;
+    pub(crate) const FCHMOD: usize = 91;
+    pub(crate) const SETSID: usize = 112;
+    pub(crate) const RT_SIGTIMEDWAIT: usize = 128;
     pub(crate) const PRCTL: usize = 157;
     pub(crate) const EXIT_GROUP: usize = 231;
     pub(crate) const OPENAT: usize = 257;
@@ -64,16 +73,24 @@ mod number {
 mod number {
     pub(crate) const DUP3: usize = 24;
     pub(crate) const IOCTL: usize = 29;
+    pub(crate) const CHDIR: usize = 49;
+    pub(crate) const FCHMOD: usize = 52;
     pub(crate) const OPENAT: usize = 56;
     pub(crate) const CLOSE: usize = 57;
     pub(crate) const LSEEK: usize = 62;
     pub(crate) const EXIT_GROUP: usize = 94;
+    pub(crate) const KILL: usize = 129;
+    pub(crate) const RT_SIGPROCMASK: usize = 135;
+    pub(crate) const RT_SIGTIMEDWAIT: usize = 137;
+    pub(crate) const SETSID: usize = 157;
     pub(crate) const PRCTL: usize = 167;
     pub(crate) const SENDTO: usize = 206;
     pub(crate) const RECVFROM: usize = 207;
     pub(crate) const SENDMSG: usize = 211;
+    pub(crate) const CLONE: usize = 220;
     pub(crate) const EXECVE: usize = 221;
     pub(crate) const MMAP: usize = 222;
+    pub(crate) const WAIT4: usize = 260;
     pub(crate) const PRLIMIT64: usize = 261;
     pub(crate) const SECCOMP: usize = 277;
 }
@@ -166,13 +183,13 @@ unsafe fn repeat(number: usize, arguments: [usize; 6]) -> Result<usize> {
 }
 
 macro_rules! call {
-    ($number:expr, $($argument:expr),* $(,)?) => {{
+    ($number:expr, $($argument:expr),+ $(,)?) => {{
         let mut all = [0_usize; 6];
         let mut count = 0;
         $(
             all[count] = $argument as usize;
             count += 1;
-        )*
+        )+
         let _ = count;
         // SAFETY: pointers lead to memory of this process that lives as long as the call, and lengths
         // are theirs.
@@ -180,8 +197,12 @@ macro_rules! call {
     }};
 }
 
+// After the macro, which it uses.
+mod init;
+
 /// The file that this process executes, mapped, with its parameters.
 struct File {
+    descriptor: usize,
     start: *mut u8,
     length: usize,
 }
@@ -193,9 +214,17 @@ impl File {
         let length = call!(number::LSEEK, descriptor, 0, SEEK_END)?;
         let start = call!(number::MMAP, 0, length, PROT_READ_WRITE, MAP_PRIVATE, descriptor, 0)?;
         Ok(File {
+            descriptor,
             start: start as *mut u8,
             length,
         })
+    }
+
+    /// Keeps the program from being the stub once more: a link or an interpreter can lead to
+    /// `/proc/self/exe`, which is the stub up to the program's start.
+    fn forbid_execution(&self) -> Result<()> {
+        call!(number::FCHMOD, self.descriptor, 0)?;
+        Ok(())
     }
 
     /// A pointer to `length` bytes at `offset`.
@@ -275,10 +304,10 @@ fn number_at_end(mut text: *const u8) -> Option<usize> {
 
 extern "C" fn start(stack: *const usize) -> ! {
     // SAFETY: the kernel puts the number of arguments there, and then their pointers.
-    let name = unsafe { stack.add(1).read() } as *const u8;
+    let name = unsafe { stack.add(1).read() } as *mut u8;
     let file = File::map(name).and_then(|file| file.parameters().map(|found| (file, found)));
     if let Ok((file, parameters)) = file {
-        let Failure(stage, errno) = execute(&file, &parameters);
+        let Failure(stage, errno) = execute(&file, &parameters, name);
         let report = Report { stage, errno };
         let size = size_of::<Report>();
         // Without a receiver there is nobody to tell.
@@ -288,27 +317,41 @@ extern "C" fn start(stack: *const usize) -> ! {
 }
 
 fn exit() -> ! {
+    exit_with(FAILED)
+}
+
+fn exit_with(code: usize) -> ! {
     loop {
-        _ = call!(number::EXIT_GROUP, FAILED);
+        _ = call!(number::EXIT_GROUP, code);
     }
 }
 
-/// Becomes the program; gives what kept the stub from that.
-fn execute(file: &File, parameters: &Parameters) -> Failure {
+/// Becomes the program, or starts it as a child; gives what kept the stub from that. `own_name` is the name
+/// by which the stub was executed.
+fn execute(file: &File, parameters: &Parameters, own_name: *mut u8) -> Failure {
     let at = |stage| move |errno| Failure(stage, errno);
     let steps = || {
         let strings = |offset, count| file.strings(offset, count).map_err(at(READ_PARAMETERS));
         let arguments = strings(parameters.arguments, parameters.argument_count)?;
         let environment = strings(parameters.environment, parameters.variable_count)?;
+        let directory: *const u8 = file
+            .at(parameters.working_directory, 1)
+            .map_err(at(READ_PARAMETERS))?;
         meet(parameters.supervisor).map_err(at(MEET_SUPERVISOR))?;
         limit_processes(parameters.processes).map_err(at(LIMIT_PROCESSES))?;
+        call!(number::PRCTL, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0).map_err(at(RESTRICT_FILES))?;
+        restrict_files(file, parameters).map_err(at(RESTRICT_FILES))?;
+        file.forbid_execution().map_err(at(CLOSE_DESCRIPTORS))?;
+        filter_calls(file, parameters).map_err(at(FILTER_CALLS))?;
+        // The filters hold for both processes.
+        if parameters.is_init != 0 {
+            init::split(own_name).map_err(at(START_PROGRAM))?;
+        }
         if parameters.has_terminal != 0 {
             open_terminal(parameters).map_err(at(OPEN_TERMINAL))?;
         }
-        call!(number::PRCTL, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0).map_err(at(RESTRICT_FILES))?;
-        restrict_files(file, parameters).map_err(at(RESTRICT_FILES))?;
+        call!(number::CHDIR, directory).map_err(at(ENTER_DIRECTORY))?;
         call!(CLOSE_RANGE, 3, u32::MAX, CLOSE_RANGE_CLOEXEC).map_err(at(CLOSE_DESCRIPTORS))?;
-        filter_calls(file, parameters).map_err(at(FILTER_CALLS))?;
         // SAFETY: there is a first argument, or a null pointer, which the kernel refuses.
         let program = unsafe { arguments.read() };
         call!(number::EXECVE, program, arguments, environment).map_err(at(EXECUTE))?;

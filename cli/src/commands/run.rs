@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use ipfs_exec_executor::archive::DEFAULT_BUDGET;
+use ipfs_exec_executor::caller::Cancel;
 use ipfs_exec_executor::input::InputMode;
 use ipfs_exec_executor::limits::{Limit, Limits, Usage};
 use ipfs_exec_executor::mount::Observer;
@@ -291,7 +292,7 @@ fn compute_from(
         options.stdin = StandardInput::Inherited;
     }
     options.pin = arguments.pin.then(String::new);
-    let cancel = Some(context.interrupt.descriptor());
+    let caller = Cancel(context.interrupt.descriptor());
     let trace = Trace::default();
     let observer =
         (arguments.trace.is_some() || arguments.stats).then_some(&trace as &dyn Observer);
@@ -307,7 +308,7 @@ fn compute_from(
         blocks,
         &job,
         &options,
-        cancel,
+        Some(&caller),
         observer,
         own.progress,
     );

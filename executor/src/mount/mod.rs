@@ -46,7 +46,7 @@ pub use view::{Failure, Top};
 use device::Connection;
 use server::{Server, Stop};
 pub(crate) use view::{DIRECTORY_MODE, FILE_MODE};
-use view::{Owner, View};
+use view::{HOST_FILE_MODE, Unrecorded, View};
 
 /// What to do where the device or its helper is missing.
 const DEVICE_HINT: &str =
@@ -134,22 +134,27 @@ pub(crate) fn probe_device() -> Result<(), MountError> {
     device::open().map(drop).map_err(MountError::Device)
 }
 
-/// The caller, who owns what is mounted on the host.
-fn caller() -> Owner {
-    Owner {
+/// The caller owns what is mounted on the host.
+fn on_host() -> Unrecorded {
+    Unrecorded {
         uid: geteuid().as_raw(),
         gid: getegid().as_raw(),
+        file_mode: HOST_FILE_MODE,
     }
 }
 
-/// User 0 of the namespace that a sandbox is prepared in, who owns what is mounted there.
-const INSIDE: Owner = Owner { uid: 0, gid: 0 };
+/// User 0 of the namespace that a sandbox is prepared in owns what is mounted there.
+const INSIDE: Unrecorded = Unrecorded {
+    uid: 0,
+    gid: 0,
+    file_mode: FILE_MODE,
+};
 
 /// What is shown, ready to be served.
 fn view<'b>(
     blocks: &'b dyn Blocks,
     top: Top<'_>,
-    owner: Owner,
+    unrecorded: Unrecorded,
     observer: &'b dyn Observer,
 ) -> Result<View<'b>, MountError> {
     let content = |source| match top {
@@ -159,7 +164,7 @@ fn view<'b>(
         },
         Top::Everything => MountError::Serve(io::Error::other(source)),
     };
-    View::new(blocks, top, owner, observer).map_err(content)
+    View::new(blocks, top, unrecorded, observer).map_err(content)
 }
 
 /// A mount on the host. Dropped, it is taken away.
@@ -198,7 +203,7 @@ impl<'b> Mount<'b> {
         if fs::read_dir(&directory).map_err(at)?.next().is_some() {
             return Err(MountError::NotEmpty { path: directory });
         }
-        let view = view(blocks, top, caller(), observer)?;
+        let view = view(blocks, top, on_host(), observer)?;
         if let (Top::Dag(cid) | Top::DagWith(cid, _), Some(kind)) = (top, view.top_kind())
             && !kind.is_directory()
         {

@@ -21,8 +21,10 @@ use super::lru::Lru;
 use super::observer::{Access, Learnt, Observer};
 use super::protocol::{Attributes, Listed, ListedEntry};
 
-/// Mode of files that record none: what a program sees must not depend on the caller's umask.
-pub(crate) const FILE_MODE: u32 = 0o444;
+/// Mode of files that record none, on the host. It does not depend on the caller's umask.
+pub(super) const HOST_FILE_MODE: u32 = 0o444;
+/// The same in a sandbox: scripts and compiled programs can be executed, as on a file system without modes.
+pub(crate) const FILE_MODE: u32 = 0o555;
 /// Mode of directories that record none.
 pub(crate) const DIRECTORY_MODE: u32 = 0o555;
 /// Mode of symbolic links, which is that of every link.
@@ -94,11 +96,14 @@ pub enum Top<'t> {
     Everything,
 }
 
-/// Who owns the files.
+/// What no DAG records, or not every one.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Owner {
+pub(super) struct Unrecorded {
+    /// Who owns the files.
     pub(super) uid: u32,
     pub(super) gid: u32,
+    /// Mode of files that record none.
+    pub(super) file_mode: u32,
 }
 
 /// See the [module](self).
@@ -107,7 +112,7 @@ pub(super) struct View<'b> {
     top: Option<NodeKind>,
     inodes: Inodes,
     mount_points: Vec<String>,
-    owner: Owner,
+    unrecorded: Unrecorded,
     observer: &'b dyn Observer,
     inner_nodes: Mutex<Lru<Cid, Arc<Node>>>,
     directories: Mutex<Lru<Branch, Arc<DirectoryNode>>>,
@@ -216,7 +221,7 @@ impl<'b> View<'b> {
     pub(super) fn new(
         blocks: &'b dyn Blocks,
         top: Top<'_>,
-        owner: Owner,
+        unrecorded: Unrecorded,
         observer: &'b dyn Observer,
     ) -> Result<View<'b>, UnixfsError> {
         let cache = BlockCache::new(blocks);
@@ -228,8 +233,8 @@ impl<'b> View<'b> {
         let root = body.cid();
         let node = root.map(|cid| Node::load(&cache, &cid)).transpose()?;
         let attributes = match &node {
-            Some(node) => attributes_of(node, owner),
-            None => plain_directory(EVERYTHING_MODE, owner),
+            Some(node) => attributes_of(node, unrecorded),
+            None => plain_directory(EVERYTHING_MODE, unrecorded),
         };
         let attributes = Attributes {
             mode: attributes.mode
@@ -245,7 +250,7 @@ impl<'b> View<'b> {
             top: node.map(|node| node.kind()),
             inodes: Inodes::new(body, attributes),
             mount_points: mount_points.iter().map(ToString::to_string).collect(),
-            owner,
+            unrecorded,
             observer,
             inner_nodes: Mutex::new(Lru::new(DECODED_BYTES)),
             directories: Mutex::new(Lru::new(DECODED_BYTES)),
@@ -388,7 +393,7 @@ impl<'b> View<'b> {
         };
         let attributes = match body.cid() {
             Some(cid) => self.load_attributes(&blocks, &cid, size),
-            None => Ok(plain_directory(DIRECTORY_MODE, self.owner)),
+            None => Ok(plain_directory(DIRECTORY_MODE, self.unrecorded)),
         };
         let attributes = attributes.map_err(|error| self.failed(&path(), error))?;
         self.tell(&path(), body.cid(), Learnt::Attributes, &blocks.taken());
@@ -449,12 +454,12 @@ impl<'b> View<'b> {
                 inode: 0,
                 size,
                 mtime: (0, 0),
-                mode: TYPE_FILE | FILE_MODE,
-                uid: self.owner.uid,
-                gid: self.owner.gid,
+                mode: TYPE_FILE | self.unrecorded.file_mode,
+                uid: self.unrecorded.uid,
+                gid: self.unrecorded.gid,
             });
         }
-        Ok(attributes_of(&Node::load(blocks, cid)?, self.owner))
+        Ok(attributes_of(&Node::load(blocks, cid)?, self.unrecorded))
     }
 
     pub(super) fn read_link(&self, number: u64) -> Result<Vec<u8>, Errno> {
@@ -848,25 +853,25 @@ fn parse_cid(name: &[u8]) -> Option<Cid> {
     std::str::from_utf8(name).ok()?.parse().ok()
 }
 
-fn plain_directory(mode: u32, owner: Owner) -> Attributes {
+fn plain_directory(mode: u32, unrecorded: Unrecorded) -> Attributes {
     Attributes {
         inode: 0,
         size: 0,
         mtime: (0, 0),
         mode: TYPE_DIRECTORY | mode,
-        uid: owner.uid,
-        gid: owner.gid,
+        uid: unrecorded.uid,
+        gid: unrecorded.gid,
     }
 }
 
-fn attributes_of(node: &Node, owner: Owner) -> Attributes {
+fn attributes_of(node: &Node, unrecorded: Unrecorded) -> Attributes {
     let metadata = node.metadata();
     let mode = match node.kind() {
         NodeKind::Symlink => TYPE_LINK | LINK_MODE,
         kind if kind.is_directory() => {
             TYPE_DIRECTORY | metadata.mode.unwrap_or(DIRECTORY_MODE) & DIRECTORY_MODE_MASK
         }
-        _ => TYPE_FILE | metadata.mode.unwrap_or(FILE_MODE) & FILE_MODE_MASK,
+        _ => TYPE_FILE | metadata.mode.unwrap_or(unrecorded.file_mode) & FILE_MODE_MASK,
     };
     let mtime = metadata.mtime.unwrap_or_default();
     Attributes {
@@ -874,7 +879,7 @@ fn attributes_of(node: &Node, owner: Owner) -> Attributes {
         size: node.size(),
         mtime: (mtime.seconds, mtime.nanoseconds),
         mode,
-        uid: owner.uid,
-        gid: owner.gid,
+        uid: unrecorded.uid,
+        gid: unrecorded.gid,
     }
 }

@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use ipfs_exec_node::Cid;
+use ipfs_exec_node::path::escape;
 use rustix::buffer::spare_capacity;
 use rustix::fs::{AtFlags, FileType, Mode, fstat, readlinkat, statat};
 use rustix::io::Errno;
@@ -14,9 +15,6 @@ use rustix::io::Errno;
 use super::program;
 use super::resolve::{self, Step, Tree};
 use crate::beneath;
-
-/// The program of a root file system, relative to its root.
-pub(super) const INIT: &str = "sbin/init";
 
 /// Why a file of the kernel cannot be init: `/proc/self/exe` is the file that starts the program.
 pub(super) const KERNEL_FILE: &str = "it, or its interpreter, leads into `/proc` or `/dev`";
@@ -26,60 +24,154 @@ pub(super) const KERNEL_FILE: &str = "it, or its interpreter, leads into `/proc`
 #[non_exhaustive]
 pub enum InitError {
     /// There is no such file.
-    #[error("rootfs {cid} has no `/sbin/init`")]
+    #[error("rootfs {cid} has no `{program}`")]
     NotFound {
-        /// The archive.
+        /// The archive or directory.
         cid: Cid,
+        /// The path of the program, escaped.
+        program: String,
     },
     /// It is there and cannot be executed.
-    #[error("`/sbin/init` of rootfs {cid} cannot be executed: {reason}")]
+    #[error("`{program}` of rootfs {cid} cannot be executed: {reason}")]
     NotExecutable {
         /// The archive.
         cid: Cid,
+        /// The path of the program, escaped.
+        program: String,
         /// Why.
         reason: &'static str,
     },
+    /// The kernel refused it.
+    #[error("the kernel does not execute `{program}` of rootfs {cid}")]
+    Refused {
+        /// The archive.
+        cid: Cid,
+        /// The path of the program, escaped.
+        program: String,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
+    },
     /// It could not be looked up.
-    #[error("cannot look up `/sbin/init` of rootfs {cid}")]
+    #[error("cannot look up `{program}` of rootfs {cid}")]
     LookUp {
         /// The archive.
         cid: Cid,
+        /// The path of the program, escaped.
+        program: String,
         /// What the kernel says.
         #[source]
         source: io::Error,
     },
 }
 
-/// Looks `/sbin/init` up as the sandbox will.
+/// Programs that wait for other programs to manage, and do nothing with arguments.
+const SERVICE_MANAGERS: [&str; 8] = [
+    "busybox",
+    "dinit",
+    "finit",
+    "openrc-init",
+    "runit-init",
+    "s6-svscan",
+    "systemd",
+    "upstart",
+];
+
+/// The program of a root file system that is looked up, and where.
+#[derive(Clone, Copy)]
+pub(super) struct Program<'p> {
+    pub(super) cid: &'p Cid,
+    /// As an absolute path in the root file system.
+    pub(super) path: &'p OsStr,
+}
+
+impl<'p> Program<'p> {
+    /// The path from the root directory.
+    pub(super) fn relative(self) -> &'p Path {
+        let path = Path::new(self.path);
+        path.strip_prefix("/").unwrap_or(path)
+    }
+
+    pub(super) fn bytes(self) -> &'p [u8] {
+        self.relative().as_os_str().as_bytes()
+    }
+
+    fn name(self) -> String {
+        escape(self.path.as_bytes())
+    }
+
+    pub(super) fn not_found(self) -> InitError {
+        InitError::NotFound {
+            cid: *self.cid,
+            program: self.name(),
+        }
+    }
+
+    pub(super) fn not_executable(self, reason: &'static str) -> InitError {
+        InitError::NotExecutable {
+            cid: *self.cid,
+            program: self.name(),
+            reason,
+        }
+    }
+
+    pub(super) fn not_looked_up(self, source: io::Error) -> InitError {
+        InitError::LookUp {
+            cid: *self.cid,
+            program: self.name(),
+            source,
+        }
+    }
+
+    /// Why the kernel, which says `source`, did not execute what [`check`] had let pass.
+    pub(super) fn refused(self, is_there: bool, source: io::Error) -> InitError {
+        match source.kind() {
+            io::ErrorKind::NotFound if is_there => {
+                self.not_executable("its interpreter is missing")
+            }
+            io::ErrorKind::NotFound => self.not_found(),
+            _ => InitError::Refused {
+                cid: *self.cid,
+                program: self.name(),
+                source,
+            },
+        }
+    }
+}
+
+/// The service manager that the program is a link to, if it is one.
+pub(super) fn service_manager<T: Tree>(
+    tree: &T,
+    program: Program<'_>,
+) -> Result<Option<&'static str>, T::Error> {
+    let name = resolve::linked_name(tree, program.bytes())?;
+    let mut managers = SERVICE_MANAGERS.into_iter();
+    Ok(name.and_then(|name| managers.find(|manager| manager.as_bytes() == name)))
+}
+
+/// Looks the program up as the sandbox will.
 ///
 /// Links that lead nowhere in the tree pass: they may lead into `/input`, which is not mounted
 /// yet. The sandbox has the last word on them.
-pub(super) fn check(tree: BorrowedFd<'_>, cid: &Cid) -> Result<(), InitError> {
-    let cid = *cid;
-    let not_executable = |reason| Err(InitError::NotExecutable { cid, reason });
-    match resolve::is_kernel_file(&OnDisk(tree), INIT.as_bytes()) {
+pub(super) fn check(tree: BorrowedFd<'_>, program: Program<'_>) -> Result<(), InitError> {
+    let not_executable = |reason| Err(program.not_executable(reason));
+    let not_looked_up = |errno: Errno| program.not_looked_up(errno.into());
+    match resolve::is_kernel_file(&OnDisk(tree), program.bytes()) {
         Ok(true) => return not_executable(KERNEL_FILE),
         Ok(false) => {}
         // It may still be a program.
-        Err(errno) => tracing::debug!(%cid, %errno, "cannot follow `/sbin/init`"),
+        Err(errno) => tracing::debug!(program = ?program.path, %errno, "cannot follow the program"),
     }
-    let file = match beneath::look_up_inside(tree, Path::new(INIT)) {
+    let path = program.relative();
+    let file = match beneath::look_up_inside(tree, path) {
         Ok(file) => file,
-        Err(Errno::NOENT | Errno::NOTDIR) if goes_through_link(tree) => return Ok(()),
-        Err(Errno::NOENT | Errno::NOTDIR) => return Err(InitError::NotFound { cid }),
+        Err(Errno::NOENT | Errno::NOTDIR) if goes_through_link(tree, program) => return Ok(()),
+        Err(Errno::NOENT | Errno::NOTDIR) => return Err(program.not_found()),
         Err(Errno::ACCESS) => return not_executable("a directory refuses access"),
         Err(Errno::LOOP) => return not_executable("its symlinks form a loop"),
-        Err(errno) => {
-            return Err(InitError::LookUp {
-                cid,
-                source: errno.into(),
-            });
-        }
+        Err(errno) => return Err(not_looked_up(errno)),
     };
-    let status = fstat(&file).map_err(|errno| InitError::LookUp {
-        cid,
-        source: errno.into(),
-    })?;
+    let status = fstat(&file).map_err(not_looked_up)?;
     // Everything in the tree belongs to the user that the sandbox runs as, who has no capability
     // to pass over the owner's bits.
     if FileType::from_raw_mode(status.st_mode) != FileType::RegularFile {
@@ -87,12 +179,8 @@ pub(super) fn check(tree: BorrowedFd<'_>, cid: &Cid) -> Result<(), InitError> {
     } else if !Mode::from_raw_mode(status.st_mode).contains(Mode::XUSR) {
         not_executable("its owner may not execute it")
     } else {
-        let refusal = read_head(tree, Path::new(INIT)).map_err(|errno| InitError::LookUp {
-            cid,
-            source: errno.into(),
-        })?;
-        refusal
-            .and_then(|head| program::refusal(&head))
+        let head = read_head(tree, path).map_err(not_looked_up)?;
+        head.and_then(|head| program::refusal(&head))
             .map_or(Ok(()), not_executable)
     }
 }
@@ -110,24 +198,13 @@ fn read_head(tree: BorrowedFd<'_>, path: &Path) -> Result<Option<Vec<u8>>, Errno
     Ok(Some(head))
 }
 
-/// Why the kernel did not execute what [`check`] had let pass.
-pub(super) fn refused(tree: BorrowedFd<'_>, cid: &Cid) -> InitError {
-    match beneath::look_up_inside(tree, Path::new(INIT)) {
-        Err(_) => InitError::NotFound { cid: *cid },
-        Ok(_) => InitError::NotExecutable {
-            cid: *cid,
-            reason: "its interpreter is missing",
-        },
-    }
-}
-
 /// Whether the path meets a link before it ends.
-fn goes_through_link(tree: BorrowedFd<'_>) -> bool {
-    beneath::look_up_without_links(tree, INIT.as_bytes()).is_err_and(|errno| errno == Errno::LOOP)
+fn goes_through_link(tree: BorrowedFd<'_>, program: Program<'_>) -> bool {
+    beneath::look_up_without_links(tree, program.bytes()).is_err_and(|errno| errno == Errno::LOOP)
 }
 
 /// An unpacked tree. Its nodes are paths without links.
-struct OnDisk<'t>(BorrowedFd<'t>);
+pub(super) struct OnDisk<'t>(pub(super) BorrowedFd<'t>);
 
 impl Tree for OnDisk<'_> {
     type Node = Vec<u8>;

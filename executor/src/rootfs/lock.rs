@@ -10,13 +10,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::thread;
 
-use ipfs_exec_node::progress::Reporter;
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{FlockOperation, flock};
+use ipfs_exec_node::lock::{Lock, Patience, lock, lock_patiently, try_lock};
 use rustix::io::Errno;
-use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::beneath;
 
@@ -44,7 +40,7 @@ impl UseLock {
 
     /// Locks an entry that nobody else can have locked exclusively for long.
     pub(super) fn of(directory: OwnedFd) -> io::Result<UseLock> {
-        block_on(&directory, FlockOperation::LockShared)?;
+        lock(&directory, Lock::Shared)?;
         Ok(UseLock(directory))
     }
 
@@ -65,11 +61,8 @@ impl EvictionLock {
             Err(Errno::NOENT) => return Ok(None),
             result => result?,
         };
-        match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) => return Ok(None),
-            result => result?,
-        }
-        Ok(has_name(&directory, path)?.then_some(EvictionLock(directory)))
+        let is_held = try_lock(&directory, Lock::Exclusive)? && has_name(&directory, path)?;
+        Ok(is_held.then_some(EvictionLock(directory)))
     }
 }
 
@@ -82,13 +75,8 @@ pub(super) struct BuildLock {
 }
 
 impl BuildLock {
-    /// Locks `path`, made on demand. `None` if the caller lost interest while another one held the
-    /// lock: `cancel` became readable, or a signal arrived and `reporter` says so.
-    pub(super) fn acquire(
-        path: &Path,
-        cancel: Option<BorrowedFd<'_>>,
-        reporter: &dyn Reporter,
-    ) -> io::Result<Option<BuildLock>> {
+    /// Locks `path`, made on demand. `None` if the caller gave up while another one held the lock.
+    pub(super) fn acquire(path: &Path, patience: Patience<'_>) -> io::Result<Option<BuildLock>> {
         loop {
             let file = File::options()
                 .create(true)
@@ -96,7 +84,7 @@ impl BuildLock {
                 .write(true)
                 .mode(PRIVATE)
                 .open(path)?;
-            if !lock_unless_cancelled(&file, cancel, reporter)? {
+            if !lock_patiently(&file, Lock::Exclusive, patience)? {
                 return Ok(None);
             }
             if has_name(&file, path)? {
@@ -122,71 +110,6 @@ impl Drop for BuildLock {
         {
             // An unlocked file of no bytes: the next builder of the entry takes it over.
             tracing::debug!(path = %path.display(), %error, "cannot remove a lock");
-        }
-    }
-}
-
-fn block_on(file: impl AsFd, operation: FlockOperation) -> io::Result<()> {
-    loop {
-        match flock(&file, operation) {
-            Err(Errno::INTR) => {}
-            result => return Ok(result?),
-        }
-    }
-}
-
-/// Waits for the exclusive lock on `file`; gives false if the caller lost interest first.
-///
-/// `flock` can neither be waited for together with something else nor be relied on to return when
-/// a signal arrives. So a thread waits for it, through a descriptor of its own on the same open
-/// file, and tells through a pipe. When the caller leaves, that thread stays until the lock comes,
-/// and gives it up at once.
-fn lock_unless_cancelled(
-    file: &File,
-    cancel: Option<BorrowedFd<'_>>,
-    reporter: &dyn Reporter,
-) -> io::Result<bool> {
-    match flock(file, FlockOperation::NonBlockingLockExclusive) {
-        Err(Errno::WOULDBLOCK) => {}
-        result => return Ok(result.map(|()| true)?),
-    }
-    let (done, finished) = pipe_with(PipeFlags::CLOEXEC)?;
-    let waiting = file.try_clone()?;
-    let thread = thread::Builder::new()
-        .name("rootfs-lock".into())
-        .spawn(move || {
-            let result = block_on(&waiting, FlockOperation::LockExclusive);
-            // Closing the pipe tells that the lock is here.
-            drop(finished);
-            result
-        })?;
-    if !wait_for(done.as_fd(), cancel, reporter)? {
-        return Ok(false);
-    }
-    thread
-        .join()
-        .map_err(|_| io::Error::other("the thread that waits for a lock panicked"))??;
-    Ok(true)
-}
-
-/// Waits until `done` is readable or closed; gives false if the caller lost interest first.
-fn wait_for(
-    done: BorrowedFd<'_>,
-    cancel: Option<BorrowedFd<'_>>,
-    reporter: &dyn Reporter,
-) -> io::Result<bool> {
-    let mut events = vec![PollFd::from_borrowed_fd(done, PollFlags::IN)];
-    events.extend(cancel.map(|cancel| PollFd::from_borrowed_fd(cancel, PollFlags::IN)));
-    loop {
-        match poll(&mut events, None) {
-            Err(Errno::INTR) => {}
-            result => _ = result?,
-        }
-        if !events[0].revents().is_empty() {
-            return Ok(true);
-        }
-        if events[1..].iter().any(|event| !event.revents().is_empty()) || reporter.interrupted() {
-            return Ok(false);
         }
     }
 }

@@ -30,6 +30,7 @@ mod top;
 #[cfg(test)]
 mod tests;
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -37,6 +38,7 @@ use std::path::{Path, PathBuf};
 use ipfs_exec_node::Cid;
 use ipfs_exec_node::block::Blocks;
 use ipfs_exec_node::budget::{Budget, BudgetError};
+use ipfs_exec_node::lock::Patience;
 use ipfs_exec_node::progress::{Event, Reporter};
 use ipfs_exec_node::repo::{RepoError, Repository, Session};
 use ipfs_exec_node::unixfs::{FileReader, UnixfsError};
@@ -53,6 +55,7 @@ pub(crate) use mounted::{MountedRootfs, STAGED_ROOTFS};
 pub use mountpoints::{MOUNT_POINTS, MountPointError};
 pub use top::{TopEntry, TopEntryKind};
 
+use init::Program;
 use lock::{BuildLock, UseLock};
 use seal::Seal;
 
@@ -154,9 +157,21 @@ pub struct RootfsOptions<'c> {
     pub cancel: Option<BorrowedFd<'c>>,
 }
 
-impl RootfsOptions<'_> {
+impl<'c> RootfsOptions<'c> {
     /// 32 GiB: two archives of the largest default size.
     pub const DEFAULT_CACHE_CAP_BYTES: u64 = 32 << 30;
+
+    /// How long a caller waits for another one that builds the entry, unless it `is_over` before.
+    fn patience<'p>(&self, is_over: &'p dyn Fn() -> bool) -> Patience<'p>
+    where
+        'c: 'p,
+    {
+        Patience {
+            cancel: self.cancel,
+            is_over,
+            deadline: self.unpack.deadline,
+        }
+    }
 }
 
 impl Default for RootfsOptions<'_> {
@@ -200,17 +215,33 @@ impl Rootfs {
         self.seal.unpacked.more_warnings
     }
 
-    /// Checks that `/sbin/init` is there and can be executed.
+    /// Checks that the program at the absolute `path` is there and can be executed.
     ///
     /// # Errors
     /// [`InitError`], which tells the two apart.
-    pub fn init(&self) -> Result<(), InitError> {
-        init::check(self.descriptor.as_fd(), &self.cid)
+    pub fn check(&self, path: &OsStr) -> Result<(), InitError> {
+        init::check(self.descriptor.as_fd(), self.program(path))
     }
 
-    /// Why a complete sandbox could not execute `/sbin/init`.
-    pub(crate) fn not_executed(&self) -> InitError {
-        init::refused(self.descriptor.as_fd(), &self.cid)
+    /// The service manager that the program at `path` is a link to, if it is one: such a program waits for
+    /// others to manage, and does nothing with arguments.
+    pub fn service_manager(&self, path: &OsStr) -> Option<&'static str> {
+        let tree = init::OnDisk(self.descriptor.as_fd());
+        init::service_manager(&tree, self.program(path))
+            .ok()
+            .flatten()
+    }
+
+    /// Why a complete sandbox could not execute the program; `source` is what the kernel says.
+    pub(crate) fn not_executed(&self, path: &OsStr, source: io::Error) -> InitError {
+        let program = self.program(path);
+        let file = beneath::look_up_inside(self.descriptor.as_fd(), program.relative());
+        program.refused(file.is_ok(), source)
+    }
+
+    fn program<'p>(&'p self, path: &'p OsStr) -> Program<'p> {
+        let cid = &self.cid;
+        Program { cid, path }
     }
 
     /// What stands in `/` beside the mount points, sorted.
@@ -280,7 +311,7 @@ impl<'r> RootfsCache<'r> {
         reporter: &dyn Reporter,
     ) -> Result<Rootfs, RootfsError> {
         let path = self.path().join(format!("{key}.lock"));
-        let lock = BuildLock::acquire(&path, options.cancel, reporter)
+        let lock = BuildLock::acquire(&path, options.patience(&|| reporter.interrupted()))
             .map_err(|source| RootfsError::Cache {
                 path: path.clone(),
                 source,

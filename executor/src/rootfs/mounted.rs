@@ -1,5 +1,6 @@
 //! A root file system that is a UnixFS directory: mounted in the sandbox, nothing unpacked.
 
+use std::ffi::OsStr;
 use std::io;
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStringExt;
@@ -9,13 +10,13 @@ use ipfs_exec_node::block::Blocks;
 use ipfs_exec_node::path::EntryName;
 use ipfs_exec_node::unixfs::{self, FileReader, Node, NodeKind, UnixfsError};
 
-use super::init::InitError;
+use super::init::{InitError, Program};
 use super::mountpoints::{MOUNT_POINTS, MountPointError};
 use super::program;
 use super::resolve::{self, Found, Step, Tree};
 use super::top::{TopEntry, TopEntryKind};
 use super::{RootfsError, init};
-use crate::mount::{Failure, SandboxMount, Top};
+use crate::mount::{FILE_MODE, Failure, SandboxMount, Top};
 
 /// Where it is mounted in the stage of a sandbox.
 pub(crate) const STAGED_ROOTFS: &str = "rootfs";
@@ -54,21 +55,17 @@ impl<'b> MountedRootfs<'b> {
         self.mount.take_failure()
     }
 
-    /// As [`Rootfs::init`](super::Rootfs::init).
-    pub(crate) fn init(&self) -> Result<(), InitError> {
-        let cid = self.cid;
-        let look_up = |error: UnixfsError| InitError::LookUp {
-            cid,
-            source: io::Error::other(error),
-        };
-        let not_executable = |reason| Err(InitError::NotExecutable { cid, reason });
-        let path = init::INIT.as_bytes();
-        if resolve::is_kernel_file(self, path).map_err(look_up)? {
+    /// As [`Rootfs::check`](super::Rootfs::check).
+    pub(crate) fn check(&self, path: &OsStr) -> Result<(), InitError> {
+        let program = self.program(path);
+        let failed = |error: UnixfsError| program.not_looked_up(io::Error::other(error));
+        let not_executable = |reason| Err(program.not_executable(reason));
+        if resolve::is_kernel_file(self, program.bytes()).map_err(failed)? {
             return not_executable(init::KERNEL_FILE);
         }
-        let node = match resolve::find(self, path).map_err(look_up)? {
+        let node = match resolve::find(self, program.bytes()).map_err(failed)? {
             Found::Kernel => return not_executable(init::KERNEL_FILE),
-            Found::Nothing => return Err(InitError::NotFound { cid }),
+            Found::Nothing => return Err(program.not_found()),
             // It may lead into what is mounted later.
             Found::Dangling => return Ok(()),
             Found::Loop => return not_executable("its symlinks form a loop"),
@@ -77,30 +74,30 @@ impl<'b> MountedRootfs<'b> {
         if node.kind() != NodeKind::File {
             return not_executable("it is no file");
         }
-        match node.metadata().mode {
-            None => {
-                return not_executable(
-                    "its mode was not recorded; add the directory with `--preserve-mode`",
-                );
-            }
-            Some(mode) if mode & OWNER_EXECUTES == 0 => {
-                return not_executable("its owner may not execute it");
-            }
-            Some(_) => {}
+        if node.metadata().mode.unwrap_or(FILE_MODE) & OWNER_EXECUTES == 0 {
+            return not_executable("its owner may not execute it");
         }
-        let head = self.head(&node).map_err(look_up)?;
+        let head = self.head(&node).map_err(failed)?;
         program::refusal(&head).map_or(Ok(()), not_executable)
     }
 
-    /// Why a complete sandbox could not execute `/sbin/init`.
-    pub(crate) fn not_executed(&self) -> InitError {
-        match resolve::find(self, init::INIT.as_bytes()) {
-            Ok(Found::Node(_)) => InitError::NotExecutable {
-                cid: self.cid,
-                reason: "its interpreter is missing",
-            },
-            _ => InitError::NotFound { cid: self.cid },
-        }
+    /// As [`Rootfs::service_manager`](super::Rootfs::service_manager).
+    pub(crate) fn service_manager(&self, path: &OsStr) -> Option<&'static str> {
+        init::service_manager(self, self.program(path))
+            .ok()
+            .flatten()
+    }
+
+    /// Why a complete sandbox could not execute the program; `source` is what the kernel says.
+    pub(crate) fn not_executed(&self, path: &OsStr, source: io::Error) -> InitError {
+        let program = self.program(path);
+        let found = resolve::find(self, program.bytes());
+        program.refused(matches!(found, Ok(Found::Node(_))), source)
+    }
+
+    fn program<'p>(&'p self, path: &'p OsStr) -> Program<'p> {
+        let cid = &self.cid;
+        Program { cid, path }
     }
 
     /// As [`Rootfs::top_entries`](super::Rootfs::top_entries).

@@ -60,6 +60,20 @@ enum Place<N> {
 
 /// Looks `path` up. The tree may be read for it.
 pub(super) fn find<T: Tree>(tree: &T, path: &[u8]) -> Result<Found<T::Node>, T::Error> {
+    Ok(follow(tree, path)?.0)
+}
+
+/// The name that the file at `path` has in the end, where that is another because `path` is a link.
+pub(super) fn linked_name<T: Tree>(tree: &T, path: &[u8]) -> Result<Option<Vec<u8>>, T::Error> {
+    let own = segments(path).into_iter().next();
+    let (found, name) = follow(tree, path)?;
+    let is_other = matches!(found, Found::Node(_)) && name != own;
+    Ok(name.filter(|_| is_other))
+}
+
+/// Looks `path` up; gives also the last name that was looked up.
+fn follow<T: Tree>(tree: &T, path: &[u8]) -> Result<(Found<T::Node>, Option<Vec<u8>>), T::Error> {
+    let mut last = None;
     let mut ahead = segments(path);
     let mut behind = vec![Place::Node(tree.root()?)];
     let (mut links, mut is_linked) = (0, false);
@@ -78,18 +92,21 @@ pub(super) fn find<T: Tree>(tree: &T, path: &[u8]) -> Result<Found<T::Node>, T::
         }
         let step = match behind.last() {
             Some(Place::Node(node)) => tree.entry(node, &name)?,
-            Some(Place::Mounted { is_kernel: true }) => return Ok(Found::Kernel),
-            Some(Place::Mounted { is_kernel: false }) | None => return Ok(Found::Dangling),
+            Some(Place::Mounted { is_kernel: true }) => return Ok((Found::Kernel, last)),
+            Some(Place::Mounted { is_kernel: false }) | None => return Ok((Found::Dangling, last)),
         };
         match step {
-            Step::Node(node) => behind.push(Place::Node(node)),
-            Step::Nothing if is_linked => return Ok(Found::Dangling),
-            Step::Nothing => return Ok(Found::Nothing),
+            Step::Node(node) => {
+                behind.push(Place::Node(node));
+                last = Some(name);
+            }
+            Step::Nothing if is_linked => return Ok((Found::Dangling, last)),
+            Step::Nothing => return Ok((Found::Nothing, last)),
             Step::Link(target) => {
                 links += 1;
                 is_linked = true;
                 if links > MAX_LINKS {
-                    return Ok(Found::Loop);
+                    return Ok((Found::Loop, last));
                 }
                 if target.starts_with(b"/") {
                     behind.truncate(1);
@@ -98,12 +115,13 @@ pub(super) fn find<T: Tree>(tree: &T, path: &[u8]) -> Result<Found<T::Node>, T::
             }
         }
     }
-    Ok(match behind.pop() {
+    let found = match behind.pop() {
         Some(Place::Node(node)) => Found::Node(node),
         Some(Place::Mounted { is_kernel: true }) => Found::Kernel,
         Some(Place::Mounted { is_kernel: false }) => Found::Dangling,
         None => Found::Nothing,
-    })
+    };
+    Ok((found, last))
 }
 
 /// Whether the kernel would execute a file of its own for `path`: the path leads there, or the interpreter
@@ -206,6 +224,10 @@ mod tests {
         ] {
             assert_eq!(is_kernel_file(&tree, path.as_bytes()), Ok(wanted), "{path}");
         }
+        let name = |path: &str| linked_name(&tree, path.as_bytes());
+        assert_eq!(name("bin/sh"), Ok(None));
+        assert_eq!(name("bin/out"), Ok(Some(b"sh".to_vec())));
+        assert_eq!(name("bin/gone"), Ok(None));
         let find = |path: &str| find(&tree, path.as_bytes());
         assert!(matches!(find("bin/out"), Ok(Found::Node(_))));
         assert!(matches!(find("bin/input"), Ok(Found::Dangling)));

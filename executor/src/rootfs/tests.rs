@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::sync::Barrier;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipfs_exec_node::progress::Silent;
 use rustix::pipe::pipe;
@@ -12,6 +12,7 @@ use tar::{Builder, EntryType, Header};
 use tempfile::TempDir;
 
 use super::*;
+use crate::job::INIT as INIT_PATH;
 use crate::testing::add_bytes;
 
 fn repository() -> (TempDir, Repository) {
@@ -111,7 +112,7 @@ fn built_once_and_sealed() {
         );
     }
     assert_eq!(fs::metadata(first.tree()).unwrap().mtime(), 0);
-    first.init().unwrap();
+    first.check(INIT_PATH.as_ref()).unwrap();
     assert_eq!(first.warnings().len(), 1);
     drop(first);
     let second = ensure(&repository, &cid).unwrap();
@@ -283,7 +284,7 @@ fn init_is_looked_up_as_the_sandbox_does() {
     for (entries, reason) in cases {
         let rootfs = ensure(&repository, &add(&repository, entries)).unwrap();
         let found = rootfs
-            .init()
+            .check(INIT_PATH.as_ref())
             .map_or_else(|error| error.to_string(), |()| String::new());
         assert!(
             found.contains(reason) && found.is_empty() == reason.is_empty(),
@@ -297,7 +298,7 @@ fn init_is_looked_up_as_the_sandbox_does() {
     )
     .unwrap();
     assert!(matches!(
-        rootfs.init(),
+        rootfs.check(INIT_PATH.as_ref()),
         Err(InitError::NotExecutable { .. })
     ));
 }
@@ -380,18 +381,25 @@ fn waiting_for_another_builder_can_be_cancelled() {
     let path = repository
         .rootfs_directory()
         .join(format!("{}.lock", key(&cid)));
-    let other = BuildLock::acquire(&path, None, &Silent).unwrap().unwrap();
+    let patient = RootfsOptions::default();
+    let other = BuildLock::acquire(&path, patient.patience(&|| false))
+        .unwrap()
+        .unwrap();
     let (cancel, trigger) = pipe().unwrap();
     drop(trigger);
-    let options = RootfsOptions {
+    let cancelled = RootfsOptions {
         cancel: Some(cancel.as_fd()),
         ..Default::default()
     };
-    let error = ensure_with(&repository, &cid, &options).unwrap_err();
-    assert!(
-        matches!(error, RootfsError::Interrupted { .. }),
-        "{error:?}"
-    );
+    let mut late = RootfsOptions::default();
+    late.unpack.deadline = Some(Instant::now());
+    for options in [cancelled, late] {
+        let error = ensure_with(&repository, &cid, &options).unwrap_err();
+        assert!(
+            matches!(error, RootfsError::Interrupted { .. }),
+            "{error:?}"
+        );
+    }
     other.release().unwrap();
     ensure(&repository, &cid).unwrap();
 }
@@ -414,7 +422,7 @@ fn use_and_eviction_at_once() {
                     let rootfs = ensure_with(repository, &cids[index], options).unwrap();
                     let file = rootfs.tree().join((index + 1).to_string());
                     assert_eq!(fs::read_to_string(file).unwrap(), "content");
-                    rootfs.init().unwrap();
+                    rootfs.check(INIT_PATH.as_ref()).unwrap();
                 }
             });
         }

@@ -14,6 +14,7 @@ use rustix::pipe::pipe;
 use tempfile::TempDir;
 
 use super::*;
+use crate::caller::Cancel;
 use crate::testing::add_bytes;
 
 /// A directory with `test` holding `blabla\n`.
@@ -276,9 +277,15 @@ fn interruption_keeps_nothing() {
     let options = RunOptions::default();
     let repository = &bench.repository;
     let pins = repository.pins().unwrap().len();
-    let cancel = Some(cancel.as_fd());
+    let cancel = Cancel(cancel.as_fd());
     let error = run(
-        repository, repository, &job, &options, cancel, None, &Silent,
+        repository,
+        repository,
+        &job,
+        &options,
+        Some(&cancel),
+        None,
+        &Silent,
     )
     .unwrap_err();
     assert!(matches!(error, RunError::Interrupted), "{error:?}");

@@ -14,13 +14,15 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::process::{Child, ExitStatus};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipfs_exec_node::path::escape;
+use ipfs_exec_node::unixfs::FileReader;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::Errno;
@@ -32,11 +34,14 @@ use super::error::SandboxError;
 use super::masks::covered;
 use super::plan::Plan;
 use super::probe::{Bubblewrap, obstacle};
+use super::relay::LAST_PATIENCE;
 use super::seccomp;
 use super::stage::{HostPaths, InputSource, RootSource, stage};
 use super::status::Status;
+use super::stop::Stopping;
 use super::streams::{self, Relays, StandardInput};
 use super::stub::{Failure, Orders, Said, Stub, Voice};
+use crate::caller::Caller;
 use crate::job::Job;
 use crate::limits::{Directories, Held, Hit, LimitError, Limits, Usage, Watch};
 use crate::mount::SandboxMount;
@@ -44,6 +49,9 @@ use crate::process::{
     self, Bounds, Clock, Part, Place, ProcessUsage, Scene, SpawnError, Stage, Staged, Step,
     Streams, Supervised,
 };
+
+/// Bytes that are written to the program's standard input at a time: the usual capacity of a pipe.
+const FEED_BYTES: usize = 64 << 10;
 
 /// Exit code after a death by SIGKILL.
 const KILLED: i32 = 137;
@@ -75,12 +83,22 @@ impl Exit {
     }
 }
 
-/// Runs `job` and waits for its end. The program's stdin is what `input` says, its stdout and stderr
-/// are our stderr; threads relay them.
+/// How a program is run that is no part of the job.
+#[derive(Clone, Copy)]
+pub struct Conduct<'c> {
+    /// Where the program's standard input comes from, unless the job has one.
+    pub stdin: StandardInput,
+    /// Who may want the end.
+    pub caller: Option<&'c dyn Caller>,
+    /// How long a program may take that was asked to end by a signal.
+    pub stop_timeout: Duration,
+}
+
+/// Runs `job` and waits for its end. The program's stdin is `content`, or what `conduct` says; its stdout
+/// and stderr are our stderr; threads relay them.
 ///
-/// `cancel` becomes readable when the program is to be killed, as it is when it hits one of its
-/// `limits`. `mounts` are made in the sandbox and
-/// served meanwhile.
+/// The program is killed when it hits one of its `limits`, and where the caller wants the end: see
+/// [`Caller`]. `mounts` are made in the sandbox and served meanwhile.
 ///
 /// When this returns, with or without an error, all processes of the sandbox are dead. When this
 /// process is killed, they are killed too.
@@ -93,8 +111,8 @@ pub fn execute(
     paths: &HostPaths<'_>,
     mounts: &[&SandboxMount<'_>],
     limits: &Limits,
-    input: StandardInput,
-    cancel: Option<BorrowedFd<'_>>,
+    content: Option<&mut FileReader<'_>>,
+    conduct: &Conduct<'_>,
 ) -> Result<Ended, SandboxError> {
     let (output, tmp) = paths.written();
     let directories = Directories {
@@ -102,7 +120,11 @@ pub fn execute(
         tmp: &tmp,
     };
     let mut watch = Watch::new(limits, directories, &bubblewrap.path)?;
-    let (streams, mut relays) = streams::open(input, watch.log()).map_err(SandboxError::Follow)?;
+    let stdin = match content {
+        Some(_) => StandardInput::Content,
+        None => conduct.stdin,
+    };
+    let (streams, mut relays) = streams::open(stdin, watch.log()).map_err(SandboxError::Follow)?;
     let bounds = watch.bounds();
     let orders = Orders {
         filters: seccomp::programs(bounds.cpus.is_some()),
@@ -110,6 +132,7 @@ pub fn execute(
         terminal: relays.settings(),
         ..Orders::of(job)
     };
+    watch.prepare().map_err(LimitError::Watch)?;
     let Started {
         mut voice,
         status,
@@ -117,13 +140,17 @@ pub fn execute(
         devices,
         clock,
         staged,
-    } = start(bubblewrap, paths, mounts, streams, &orders, bounds)?;
+    } = start(bubblewrap, paths, mounts, streams, &orders, bounds)
+        .map_err(|error| out_of_memory(error, &watch))?;
     let supervisor = running.supervisor.id();
     watch.add_devices(&[staged.device]);
     watch.start(supervisor, clock).map_err(LimitError::Watch)?;
     let mut status = Status::new(status);
     let mut failure = None;
+    let mut stopping = Stopping::new(conduct.caller, conduct.stop_timeout, job.has_entrypoint());
+    let fed = relays.take_feed().zip(content);
     let (stopped, ended, used) = thread::scope(|scope| {
+        let feeding = fed.map(|(to, from)| scope.spawn(move || feed(from, &to)));
         let serving: Vec<_> = mounts
             .iter()
             .zip(devices)
@@ -134,7 +161,7 @@ pub fn execute(
             relays: &mut relays,
             failure: &mut failure,
         };
-        let followed = follow_to_end(running, &mut status, &mut watch, ears, cancel);
+        let followed = follow_to_end(running, &mut status, &mut watch, ears, &mut stopping);
         // Nobody is left who could read.
         mounts.iter().for_each(|mount| mount.stop());
         let mut failed = None;
@@ -143,13 +170,26 @@ pub fn execute(
             failed = failed.or(served.err());
         }
         let followed = followed.map_err(SandboxError::Follow)?;
+        if let Some(feeding) = feeding {
+            let fed = feeding.join().expect("the feeding thread does not panic");
+            fed.map_err(SandboxError::StandardInput)?;
+        }
         failed.map_or(Ok(followed), |error| Err(SandboxError::Mount(error)))
     })?;
     status.read().map_err(SandboxError::Follow)?;
-    // Nobody writes to it any more: what the program printed is out before its end is told.
+    let is_interrupted = stopped.is_none() && stopping.end(status.exit_code());
+    // What the program printed is out before its end is told.
+    match stopped {
+        None if !is_interrupted => {
+            relays.finish(watch.deadline(), conduct.caller.map(Caller::cancel));
+        }
+        _ => relays.finish(Instant::now().checked_add(LAST_PATIENCE), None),
+    }
+    let is_repeatable = relays.are_repeatable();
     drop(relays);
     let usage = watch.usage(&used);
     let hit = match stopped {
+        None if is_interrupted => return Err(SandboxError::Interrupted),
         Some(Stopped::Cancelled) => return Err(SandboxError::Interrupted),
         Some(Stopped::Limit(hit)) => Some(*hit),
         None => {
@@ -161,12 +201,16 @@ pub fn execute(
         let usage = Box::new(usage);
         return Err(SandboxError::Limit { hit, usage });
     }
-    match failure {
-        None => {}
-        Some(Failure::Execute(source)) => return Err(SandboxError::NotExecuted(source)),
-        Some(Failure::Confine(action, source)) => {
-            return Err(SandboxError::NotConfined { action, source });
-        }
+    if let Some(failure) = failure {
+        let error = match failure {
+            Failure::Execute(source) => SandboxError::NotExecuted(source),
+            Failure::Enter(source) => SandboxError::WorkingDirectory {
+                path: escape(job.working_directory().as_bytes()),
+                source,
+            },
+            Failure::Confine(action, source) => SandboxError::NotConfined { action, source },
+        };
+        return Err(out_of_memory(error, &watch));
     }
     match status.exit_code() {
         Some(code) => Ok(Ended {
@@ -176,6 +220,7 @@ pub fn execute(
             usage,
             held: watch.held().clone(),
             isolation: Isolation::of(staged, paths),
+            is_repeatable,
         }),
         None => Err(match watch.unexplained_end() {
             Some(hit) => SandboxError::Limit {
@@ -184,6 +229,27 @@ pub fn execute(
             },
             None => no_exit_code(ended),
         }),
+    }
+}
+
+/// The same error, or the limit on memory where that is why the kernel had none for the start.
+fn out_of_memory(error: SandboxError, watch: &Watch) -> SandboxError {
+    let source = match &error {
+        SandboxError::Spawn { source, .. }
+        | SandboxError::Stage { source, .. }
+        | SandboxError::NotConfined { source, .. }
+        | SandboxError::NotExecuted(source) => source,
+        _ => return error,
+    };
+    if source.kind() != io::ErrorKind::OutOfMemory {
+        return error;
+    }
+    match watch.unexplained_end() {
+        Some(hit) => SandboxError::Limit {
+            hit,
+            usage: Box::new(watch.usage(&ProcessUsage::default())),
+        },
+        None => error,
     }
 }
 
@@ -198,6 +264,8 @@ pub struct Ended {
     pub held: Held,
     /// What of the sandbox was the run's own.
     pub isolation: Isolation,
+    /// Whether the program had no input that the job does not name: a terminal, or the caller's.
+    pub is_repeatable: bool,
 }
 
 /// By what a part of the sandbox was shown.
@@ -271,9 +339,9 @@ fn follow_to_end(
     status: &mut Status,
     watch: &mut Watch,
     mut ears: Ears<'_>,
-    cancel: Option<BorrowedFd<'_>>,
+    stopping: &mut Stopping<'_>,
 ) -> io::Result<(Option<Stopped>, ExitStatus, ProcessUsage)> {
-    let stopped = running.follow(status, watch, &mut ears, cancel)?;
+    let stopped = running.follow(status, watch, &mut ears, stopping)?;
     let (ended, used) = running.end()?;
     ears.listen()?;
     Ok((stopped, ended, used))
@@ -329,6 +397,7 @@ fn start(
     let requests = mounts.iter().map(|mount| mount.request()).collect();
     let prepare = |action: &str, source| SandboxError::Stage {
         action: action.to_owned(),
+        is_fuse: false,
         obstacle: None,
         source,
     };
@@ -367,17 +436,21 @@ pub(super) fn not_started(
             program: bubblewrap.path.clone(),
             source,
         },
-        SpawnError::Stage(place, source) => SandboxError::Stage {
-            action: match place {
-                Place::Namespaces => "make a user namespace with mounts of its own".to_owned(),
-                Place::Step(index) => stage
-                    .steps
-                    .get(index as usize)
-                    .map_or_else(String::new, action),
-            },
-            obstacle: obstacle(),
-            source,
-        },
+        SpawnError::Stage(place, source) => {
+            let step = match place {
+                Place::Namespaces => None,
+                Place::Step(index) => stage.steps.get(index as usize),
+            };
+            SandboxError::Stage {
+                action: step.map_or_else(
+                    || "make a user namespace with mounts of its own".to_owned(),
+                    action,
+                ),
+                is_fuse: matches!(step, Some(Step::Fuse(_))),
+                obstacle: obstacle(),
+                source,
+            }
+        }
     }
 }
 
@@ -452,15 +525,26 @@ impl Running {
         status: &mut Status,
         watch: &mut Watch,
         ears: &mut Ears<'_>,
-        cancel: Option<BorrowedFd<'_>>,
+        stopping: &mut Stopping<'_>,
     ) -> io::Result<Option<Stopped>> {
         let mut stopped = None;
         loop {
             let is_running = stopped.is_none();
-            let patience = watch.patience().filter(|_| is_running);
-            let cancels = [cancel, ears.relays.interrupted()];
-            let cancels = cancels.map(|cancel| cancel.filter(|_| is_running));
-            let ready = wait(&self.descriptor, status, ears.voice, cancels, patience)?;
+            let patience = [watch.patience(), stopping.left()];
+            let patience = patience.into_iter().flatten().min();
+            let [cancel, signals] = stopping.descriptors();
+            let wishes = Wishes {
+                cancel,
+                typed: ears.relays.interrupted(),
+                signals,
+            };
+            let ready = wait(
+                &self.descriptor,
+                status,
+                ears.voice,
+                wishes.while_running(is_running),
+                patience.filter(|_| is_running),
+            )?;
             status.read()?;
             ears.listen()?;
             if ready.end {
@@ -468,12 +552,17 @@ impl Running {
             }
             if let Some(first) = status.take_child() {
                 ears.relays.set_first(first);
+                stopping.set_first(first);
             }
-            if ready.cancel {
-                stopped = Some(Stopped::Cancelled);
-            } else if is_running {
-                stopped = watch.look()?.map(|hit| Stopped::Limit(Box::new(hit)));
+            if !is_running {
+                continue;
             }
+            stopping.hand_on();
+            let is_cancelled = ready.typed || ready.cancel && stopping.ask() || stopping.is_over();
+            stopped = match is_cancelled {
+                true => Some(Stopped::Cancelled),
+                false => watch.look()?.map(|hit| Stopped::Limit(Box::new(hit))),
+            };
             if stopped.is_some() {
                 self.leash = None;
             }
@@ -501,35 +590,55 @@ impl Drop for Running {
     }
 }
 
+/// What the caller may want.
+#[derive(Default)]
+struct Wishes<'w> {
+    /// The end.
+    cancel: Option<BorrowedFd<'w>>,
+    /// The end, typed at the program's terminal.
+    typed: Option<BorrowedFd<'w>>,
+    /// To send signals.
+    signals: Option<BorrowedFd<'w>>,
+}
+
+impl Wishes<'_> {
+    fn while_running(self, is_running: bool) -> Self {
+        if is_running { self } else { Wishes::default() }
+    }
+}
+
 /// What a call of [`wait`] found.
 struct Ready {
     end: bool,
     cancel: bool,
+    typed: bool,
 }
 
-/// Waits until everything ended, bubblewrap reports, it is to be killed, or for as long as there is
-/// patience.
+/// Waits until everything ended, bubblewrap or the stub reports, the caller wants something, or for as long
+/// as there is patience.
 fn wait(
     supervisor: &OwnedFd,
     status: &Status,
     voice: &Voice,
-    cancels: [Option<BorrowedFd<'_>>; 2],
+    wishes: Wishes<'_>,
     patience: Option<Duration>,
 ) -> io::Result<Ready> {
     let patience = patience.map(|patience| Timespec {
         tv_sec: patience.as_secs().try_into().unwrap_or(i64::MAX),
         tv_nsec: patience.subsec_nanos().into(),
     });
-    let mut events = vec![PollFd::new(supervisor, PollFlags::IN)];
-    let cancels = cancels.into_iter().flatten();
-    events.extend(cancels.map(|cancel| PollFd::from_borrowed_fd(cancel, PollFlags::IN)));
-    let last_cancel = events.len();
-    events.extend(status.pipe().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
-    events.extend(
-        voice
-            .socket()
-            .map(|socket| PollFd::new(socket, PollFlags::IN)),
-    );
+    let descriptors = [
+        Some(supervisor.as_fd()),
+        wishes.cancel,
+        wishes.typed,
+        wishes.signals,
+        status.pipe().map(AsFd::as_fd),
+        voice.socket().map(AsFd::as_fd),
+    ];
+    let present = descriptors.iter().flatten();
+    let mut events: Vec<_> = present
+        .map(|descriptor| PollFd::from_borrowed_fd(*descriptor, PollFlags::IN))
+        .collect();
     loop {
         match poll(&mut events, patience.as_ref()) {
             Err(Errno::INTR) => {}
@@ -539,9 +648,29 @@ fn wait(
             }
         }
     }
-    let is_ready = |event: &PollFd<'_>| !event.revents().is_empty();
-    Ok(Ready {
-        end: is_ready(&events[0]),
-        cancel: events[1..last_cancel].iter().any(is_ready),
-    })
+    let mut ready = events.iter().map(|event| !event.revents().is_empty());
+    let [end, cancel, typed, ..] =
+        descriptors.map(|descriptor| descriptor.is_some() && ready.next() == Some(true));
+    Ok(Ready { end, cancel, typed })
+}
+
+/// Writes what `from` reads to the program's standard input, which may end before.
+fn feed(from: &mut FileReader<'_>, to: &OwnedFd) -> Result<(), io::Error> {
+    let mut buffer = vec![0; FEED_BYTES];
+    loop {
+        let length = from.read(&mut buffer)?;
+        if length == 0 {
+            return Ok(());
+        }
+        let mut rest = &buffer[..length];
+        while !rest.is_empty() {
+            match rustix::io::write(to, rest) {
+                Ok(written) => rest = &rest[written..],
+                Err(Errno::INTR) => {}
+                // No process can read it any more.
+                Err(Errno::PIPE) => return Ok(()),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::plan::{INIT, PlanError};
+use super::plan::PlanError;
 use super::probe::{Obstacle, ProbeError};
 use crate::limits::{Hit, LimitError, Usage};
 
@@ -37,6 +37,8 @@ pub enum SandboxError {
     Stage {
         /// What failed.
         action: String,
+        /// Whether it was a FUSE file system.
+        is_fuse: bool,
         /// What of this machine most likely is the reason.
         obstacle: Option<Obstacle>,
         /// What the kernel says.
@@ -56,14 +58,26 @@ pub enum SandboxError {
     #[error("cannot make what confines the program")]
     Confine(#[source] io::Error),
     /// The sandbox was complete, but the kernel refused the program.
-    #[error("cannot execute `{INIT}`")]
+    #[error("cannot execute the program")]
     NotExecuted(#[source] io::Error),
+    /// The sandbox was complete, but its working directory cannot be entered.
+    #[error("cannot enter the working directory `{path}` of the sandbox")]
+    WorkingDirectory {
+        /// The directory, escaped.
+        path: String,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
+    },
     /// Bubblewrap was killed by something else than us, or speaks in riddles.
     #[error("bubblewrap ended without the exit code of the program")]
     NoStatus,
     /// What is mounted in the sandbox could not be served.
     #[error("cannot serve what is mounted in the sandbox")]
     Mount(#[source] io::Error),
+    /// The content for the program's standard input could not be read.
+    #[error("cannot read all of the program's standard input")]
+    StandardInput(#[source] io::Error),
     /// Talking to bubblewrap failed.
     #[error("cannot follow bubblewrap")]
     Follow(#[source] io::Error),
@@ -103,6 +117,9 @@ impl SandboxError {
             }
             SandboxError::Watch(error) => error.hint(),
             SandboxError::Limit { hit, .. } => Some(hit.hint()),
+            SandboxError::WorkingDirectory { .. } => {
+                Some("name a directory of the root file system, or `/input`, `/output` or `/tmp`")
+            }
             _ => None,
         }
     }

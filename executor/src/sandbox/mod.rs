@@ -15,6 +15,7 @@ mod relay;
 mod seccomp;
 pub mod stage;
 mod status;
+mod stop;
 mod streams;
 mod stub;
 mod terminal;
@@ -22,7 +23,7 @@ mod terminal;
 mod tests;
 pub(crate) mod trial;
 
-pub use bwrap::{Ended, Exit, Isolation, Shown, execute};
+pub use bwrap::{Conduct, Ended, Exit, Isolation, Shown, execute};
 pub use error::SandboxError;
 pub use plan::PlanError;
 pub use probe::{Bubblewrap, ProbeError, Version};

@@ -19,9 +19,6 @@ use super::probe::Version;
 use super::stage::{Places, Root};
 use crate::rootfs::{TopEntry, TopEntryKind};
 
-/// Path of the program in every root file system.
-pub const INIT: &str = "/sbin/init";
-
 /// Most arguments that bubblewrap takes: its `MAX_ARGS`.
 const MAX_ARGUMENTS: usize = 9000;
 

@@ -7,77 +7,207 @@
 //! The caller's descriptors may be in non-blocking mode, which belongs to the open file description and
 //! so to all that share it: it is left as it is, and the relay polls where a call would block.
 
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, OFlags, SeekFrom, fcntl_setfl, fstat, seek};
 use rustix::io::{Errno, ioctl_fionread, read, write};
-use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::pipe::{PIPE_BUF, PipeFlags, fcntl_setpipe_size, pipe_with};
+use rustix::termios::isatty;
 
-/// Bytes that are carried at a time: the capacity of a pipe.
+/// Bytes of output that are carried at a time: the usual capacity of a pipe.
 const BUFFER_BYTES: usize = 64 << 10;
+
+/// Bytes of input that are carried at a time, and that the program's pipe holds: together they are what
+/// is lost of a pipe.
+const INPUT_BYTES: usize = 32 << 10;
+
+/// How long a line that has no end yet waits for it.
+const LINE_PATIENCE: Duration = Duration::from_millis(100);
+
+/// How long the output of a program that was killed may take.
+pub(super) const LAST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Bytes that the program printed so far, and how many of them go on.
 pub(super) type Log = (Arc<AtomicU64>, u64);
 
-/// Carries the program's output. Dropped, it waits for the end of that output, which comes when no
-/// process of the sandbox lives any more.
-#[derive(Debug)]
-pub(super) struct OutputRelay(Option<JoinHandle<Result<(), Errno>>>);
+/// Carries the program's output in whole lines, so that lines of several programs in one log do not mix.
+/// A line longer than [`BUFFER_BYTES`], or than a pipe takes at once, comes in pieces.
+///
+/// Dropped, it waits at most [`LAST_PATIENCE`] for the end of that output.
+pub(super) struct OutputRelay {
+    thread: Option<JoinHandle<Result<(), Errno>>>,
+    /// The thread holds the other end.
+    ended: OwnedFd,
+}
+
+impl fmt::Debug for OutputRelay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OutputRelay").finish_non_exhaustive()
+    }
+}
 
 impl OutputRelay {
     /// Carries all that comes from `from` to `to`, and counts it where there is a `log`. The program is
     /// not stopped where `to` takes nothing any more: the rest is discarded.
     pub(super) fn start(from: OwnedFd, to: OwnedFd, log: Option<Log>) -> io::Result<OutputRelay> {
+        let (ended, running) = pipe_with(PipeFlags::CLOEXEC)?;
         let name = "sandbox-output".to_owned();
-        let carry = move || carry_output(from.as_fd(), to.as_fd(), log);
+        let carry = move || {
+            let _running = running;
+            Output::new(to.as_fd(), log).carry(from.as_fd())
+        };
         let thread = thread::Builder::new().name(name).spawn(carry)?;
-        Ok(OutputRelay(Some(thread)))
+        let thread = Some(thread);
+        Ok(OutputRelay { thread, ended })
+    }
+
+    /// Waits for the end of the output, up to `deadline` and as long as `cancel` is not readable. The
+    /// reader of the output may be slow, or not read at all.
+    ///
+    /// All processes of the sandbox are dead.
+    pub(super) fn finish(&mut self, deadline: Option<Instant>, cancel: Option<BorrowedFd<'_>>) {
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
+        match wait(self.ended.as_fd(), PollFlags::IN, cancel, deadline) {
+            Ok(Woken::Ready) => {}
+            Ok(_) => {
+                tracing::warn!("part of what the program printed is lost: its reader does not read");
+                return;
+            }
+            Err(errno) => {
+                tracing::warn!(%errno, "cannot wait for what the program printed");
+                return;
+            }
+        }
+        match thread.join() {
+            Ok(Ok(())) => {}
+            // The reader of a pipe may leave when it has seen enough.
+            Ok(Err(Errno::PIPE)) => tracing::debug!("nobody reads the program's output"),
+            Ok(Err(errno)) => {
+                tracing::warn!(%errno, "part of what the program printed is lost");
+            }
+            Err(_) => tracing::warn!("the relay of the program's output panicked"),
+        }
     }
 }
 
 impl Drop for OutputRelay {
     fn drop(&mut self) {
-        match self.0.take().map(JoinHandle::join) {
-            None | Some(Ok(Ok(()))) => {}
-            // The reader of a pipe may leave when it has seen enough.
-            Some(Ok(Err(Errno::PIPE))) => tracing::debug!("nobody reads the program's output"),
-            Some(Ok(Err(errno))) => {
-                tracing::warn!(%errno, "part of what the program printed is lost");
+        self.finish(Instant::now().checked_add(LAST_PATIENCE), None);
+    }
+}
+
+/// Where the output goes.
+struct Output<'o> {
+    to: BorrowedFd<'o>,
+    log: Option<Log>,
+    /// Most bytes of a write that keeps lines whole.
+    piece_bytes: usize,
+    /// Whether lines are kept whole. A person sees each character at once.
+    has_lines: bool,
+    /// Why `to` took no more.
+    result: Result<(), Errno>,
+}
+
+impl Output<'_> {
+    fn new(to: BorrowedFd<'_>, log: Option<Log>) -> Output<'_> {
+        let is_file =
+            fstat(to).is_ok_and(|status| FileType::from_raw_mode(status.st_mode).is_file());
+        Output {
+            to,
+            log,
+            // A file takes any write whole, a pipe only a short one.
+            piece_bytes: if is_file { BUFFER_BYTES } else { PIPE_BUF },
+            has_lines: !isatty(to),
+            result: Ok(()),
+        }
+    }
+
+    /// Gives why `to` took no more, if it did not take all.
+    fn carry(mut self, from: BorrowedFd<'_>) -> Result<(), Errno> {
+        let mut buffer = vec![0; BUFFER_BYTES];
+        // Bytes of a line without an end.
+        let mut held = 0;
+        loop {
+            if held > 0 {
+                let patience = Instant::now().checked_add(LINE_PATIENCE);
+                if wait(from, PollFlags::IN, None, patience)? == Woken::Late {
+                    self.write(&buffer[..held]);
+                    held = 0;
+                }
             }
-            Some(Err(_)) => tracing::warn!("the relay of the program's output panicked"),
+            let length = match read_some(from, &mut buffer[held..]) {
+                // A terminal says so when no process has it open any more.
+                Ok(0) | Err(Errno::IO) => {
+                    self.write(&buffer[..held]);
+                    return self.result;
+                }
+                Ok(length) => held + self.count(length),
+                Err(errno) => {
+                    self.write(&buffer[..held]);
+                    return self.result.and(Err(errno));
+                }
+            };
+            let end = self.end_of_lines(&buffer[..length]);
+            self.write_lines(&buffer[..end]);
+            buffer.copy_within(end..length, 0);
+            held = length - end;
+        }
+    }
+
+    /// How many of the bytes that were read go on.
+    fn count(&self, length: usize) -> usize {
+        self.log.as_ref().map_or(length, |(count, limit)| {
+            let before = count.fetch_add(length as u64, Ordering::Relaxed);
+            limit.saturating_sub(before).min(length as u64) as usize
+        })
+    }
+
+    /// How many of these bytes are to be written now.
+    fn end_of_lines(&self, bytes: &[u8]) -> usize {
+        if !self.has_lines || bytes.len() == BUFFER_BYTES && !bytes.contains(&b'\n') {
+            return bytes.len();
+        }
+        after_last_line(bytes).unwrap_or(0)
+    }
+
+    /// Writes as many whole lines at a time as are taken at once.
+    fn write_lines(&mut self, mut bytes: &[u8]) {
+        while bytes.len() > self.piece_bytes && self.has_lines {
+            let (piece, rest) = bytes.split_at(self.piece_bytes);
+            let end = after_last_line(piece).unwrap_or_else(|| {
+                let end = rest.iter().position(|byte| *byte == b'\n');
+                end.map_or(bytes.len(), |end| self.piece_bytes + end + 1)
+            });
+            self.write(&bytes[..end]);
+            bytes = &bytes[end..];
+        }
+        self.write(bytes);
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        if self.result.is_ok() {
+            self.result = write_all(self.to, bytes);
         }
     }
 }
 
-/// Gives why `to` took no more, if it did not take all.
-fn carry_output(from: BorrowedFd<'_>, to: BorrowedFd<'_>, log: Option<Log>) -> Result<(), Errno> {
-    let mut buffer = vec![0; BUFFER_BYTES];
-    let mut carried = Ok(());
-    loop {
-        let length = match read_some(from, &mut buffer) {
-            // A terminal says so when no process has it open any more.
-            Ok(0) | Err(Errno::IO) => return carried,
-            Ok(length) => length,
-            Err(errno) => return carried.and(Err(errno)),
-        };
-        let room = log.as_ref().map_or(length, |(count, limit)| {
-            let before = count.fetch_add(length as u64, Ordering::Relaxed);
-            limit.saturating_sub(before).min(length as u64) as usize
-        });
-        if carried.is_ok() {
-            carried = write_all(to, &buffer[..room]);
-        }
-    }
+fn after_last_line(bytes: &[u8]) -> Option<usize> {
+    let last = bytes.iter().rposition(|byte| *byte == b'\n')?;
+    Some(last + 1)
 }
 
 /// Carries the caller's standard input. Dropped, it reads no more; what the program did not take of a
-/// file is there again for the next reader. Of a pipe up to [`BUFFER_BYTES`] that were read and not
-/// taken are lost, and as much as the program's pipe holds.
+/// file is there again for the next reader. Of a pipe up to [`INPUT_BYTES`] that were read and not
+/// taken are lost, and as many that the program's pipe holds.
 #[derive(Debug)]
 pub(super) struct InputRelay {
     thread: Option<JoinHandle<usize>>,
@@ -92,6 +222,7 @@ impl InputRelay {
     /// Starts to carry `from`; gives the pipe from which the program reads.
     pub(super) fn start(from: OwnedFd) -> io::Result<(OwnedFd, InputRelay)> {
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
+        fcntl_setpipe_size(&writer, INPUT_BYTES)?;
         // Ours alone: the program opens its end, and no other.
         fcntl_setfl(&writer, OFlags::NONBLOCK)?;
         let (stopped, stop) = pipe_with(PipeFlags::CLOEXEC)?;
@@ -145,11 +276,11 @@ fn carry_input(
     stop: BorrowedFd<'_>,
     delivered: &AtomicU64,
 ) -> usize {
-    let mut buffer = vec![0; BUFFER_BYTES];
+    let mut buffer = vec![0; INPUT_BYTES];
     loop {
-        match wait(from, PollFlags::IN, Some(stop)) {
-            Ok(true) => {}
-            Ok(false) | Err(_) => return 0,
+        match wait(from, PollFlags::IN, Some(stop), None) {
+            Ok(Woken::Ready) => {}
+            Ok(_) | Err(_) => return 0,
         }
         let length = match read(from, &mut buffer) {
             Ok(0) => return 0,
@@ -168,9 +299,9 @@ fn carry_input(
                     rest = &rest[written..];
                 }
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => match wait(to, PollFlags::OUT, Some(stop)) {
-                    Ok(true) => {}
-                    Ok(false) | Err(_) => return rest.len(),
+                Err(Errno::AGAIN) => match wait(to, PollFlags::OUT, Some(stop), None) {
+                    Ok(Woken::Ready) => {}
+                    Ok(_) | Err(_) => return rest.len(),
                 },
                 Err(_) => return rest.len(),
             }
@@ -183,7 +314,7 @@ fn read_some(from: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize, Errno> {
         match read(from, &mut *buffer) {
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => {
-                wait(from, PollFlags::IN, None)?;
+                wait(from, PollFlags::IN, None, None)?;
             }
             result => return result,
         }
@@ -196,7 +327,7 @@ fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
             Ok(written) => bytes = &bytes[written..],
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => {
-                wait(to, PollFlags::OUT, None)?;
+                wait(to, PollFlags::OUT, None, None)?;
             }
             Err(errno) => return Err(errno),
         }
@@ -204,20 +335,46 @@ fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Waits until `descriptor` is ready; false where `stop` was closed first.
+/// What ended a wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Woken {
+    /// The descriptor is ready.
+    Ready,
+    /// The descriptor that stops a wait is.
+    Stopped,
+    /// The time is over.
+    Late,
+}
+
+/// Waits until `descriptor` is ready, `stop` is closed or readable, or the time is over.
 fn wait(
     descriptor: BorrowedFd<'_>,
     flags: PollFlags,
     stop: Option<BorrowedFd<'_>>,
-) -> Result<bool, Errno> {
+    deadline: Option<Instant>,
+) -> Result<Woken, Errno> {
     let mut events = vec![PollFd::from_borrowed_fd(descriptor, flags)];
     events.extend(stop.map(|stop| PollFd::from_borrowed_fd(stop, PollFlags::IN)));
     loop {
-        match poll(&mut events, None) {
+        let patience = deadline.map(|deadline| timespec(deadline - Instant::now().min(deadline)));
+        match poll(&mut events, patience.as_ref()) {
             Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),
-            Ok(_) => return Ok(events.get(1).is_none_or(|stop| stop.revents().is_empty())),
+            Ok(0) => return Ok(Woken::Late),
+            Ok(_) => {
+                let is_stopped = events
+                    .get(1)
+                    .is_some_and(|stop| !stop.revents().is_empty());
+                return Ok(if is_stopped { Woken::Stopped } else { Woken::Ready });
+            }
         }
+    }
+}
+
+fn timespec(duration: Duration) -> Timespec {
+    Timespec {
+        tv_sec: duration.as_secs().try_into().unwrap_or(i64::MAX),
+        tv_nsec: duration.subsec_nanos().into(),
     }
 }
 
@@ -288,6 +445,77 @@ mod tests {
         drop(program);
         drop(relay);
         assert!(reading.join().unwrap() == content);
+    }
+
+    /// What a relay wrote for these pieces of output, each write by itself.
+    fn writes(pieces: &[&[u8]]) -> Vec<Vec<u8>> {
+        let (ours, theirs) = crate::process::socket_pair().unwrap();
+        let (from, mut program) = std::io::pipe().unwrap();
+        let relay = OutputRelay::start(from.into(), theirs, None).unwrap();
+        let reading = thread::spawn(move || {
+            let mut writes = Vec::new();
+            let mut buffer = vec![0; 1 << 20];
+            loop {
+                let length = read(&ours, &mut buffer[..]).unwrap();
+                if length == 0 {
+                    return writes;
+                }
+                writes.push(buffer[..length].to_vec());
+            }
+        });
+        for piece in pieces {
+            program.write_all(piece).unwrap();
+        }
+        drop(program);
+        drop(relay);
+        reading.join().unwrap()
+    }
+
+    /// Four runs that shared a log broke each other's lines in two.
+    #[test]
+    fn lines_are_written_whole() {
+        assert_eq!(writes(&[b"one\ntw"]), [&b"one\n"[..], b"tw"]);
+        let lines = [b'x'; 999].into_iter().chain([b'\n']);
+        let many: Vec<u8> = lines.collect::<Vec<_>>().repeat(50);
+        for write in writes(&[&many]) {
+            assert!(write.ends_with(b"\n"));
+            assert_eq!(write.len() % 1000, 0);
+            assert!(write.len() <= PIPE_BUF);
+        }
+        // One that no pipe takes at once, and one that is larger than all memory for it.
+        for size in [PIPE_BUF + 1, BUFFER_BYTES, 3 * BUFFER_BYTES] {
+            let mut line = vec![b'y'; size - 1];
+            line.push(b'\n');
+            assert_eq!(writes(&[&line]).concat(), line);
+        }
+    }
+
+    /// A prompt, or the dots of a progress bar.
+    #[test]
+    fn a_line_without_an_end_does_not_wait_for_more() {
+        let (ours, theirs) = std::io::pipe().unwrap();
+        let (from, mut program) = std::io::pipe().unwrap();
+        let relay = OutputRelay::start(from.into(), theirs.into(), None).unwrap();
+        program.write_all(b"name? ").unwrap();
+        let mut prompt = [0; 6];
+        (&ours).read_exact(&mut prompt).unwrap();
+        assert_eq!(&prompt, b"name? ");
+        drop(program);
+        drop(relay);
+    }
+
+    /// A run whose output nobody reads did not end when its time was over.
+    #[test]
+    fn a_reader_that_does_not_read_is_not_waited_for() {
+        let (_ours, theirs) = std::io::pipe().unwrap();
+        let (from, mut program) = std::io::pipe().unwrap();
+        let mut relay = OutputRelay::start(from.into(), theirs.into(), None).unwrap();
+        program.write_all(&[b'x'; 100_000]).unwrap();
+        drop(program);
+        let (cancel, cancelled) = std::io::pipe().unwrap();
+        drop(cancelled);
+        relay.finish(None, Some(cancel.as_fd()));
+        relay.finish(Some(Instant::now()), None);
     }
 
     #[test]

@@ -9,9 +9,11 @@
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, getpgrp};
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer};
 use rustix::termios::{isatty, tcgetpgrp, tcgetsid};
 
 use super::relay::{InputRelay, Log, OutputRelay};
@@ -27,15 +29,25 @@ pub enum StandardInput {
     Terminal,
     /// The caller's standard input, whatever that is.
     Inherited,
+    /// It is empty, and there is no terminal.
+    Empty,
+    /// The content that the job names. There is no terminal.
+    #[doc(hidden)]
+    Content,
 }
 
-/// What carries the streams of a run. Dropped, it waits for the end of the program's output, and gives
-/// back what it took of the caller's input and terminal.
+/// What carries the streams of a run. Dropped, it waits a moment for the end of the program's output, and
+/// gives back what it took of the caller's input and terminal.
 #[derive(Debug)]
 pub(super) struct Relays {
     // In the order in which they are to end: the terminal is given back after the last output.
+    /// An end of the program's terminal. As long as one is open its output does not end, whoever else has
+    /// none open for a moment.
+    peer: Option<OwnedFd>,
     output: Vec<OutputRelay>,
-    _input: Option<InputRelay>,
+    input: Option<InputRelay>,
+    /// The end of a pipe by which the program gets the content that the job names.
+    feed: Option<OwnedFd>,
     terminal: Option<Borrowed>,
     log: Option<Log>,
 }
@@ -57,11 +69,32 @@ impl Relays {
         if let Some(terminal) = &mut self.terminal {
             let stderr = rustix::stdio::stderr().try_clone_to_owned()?;
             let printed = master.try_clone()?;
+            let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+            self.peer = Some(ioctl_tiocgptpeer(&master, flags)?);
             self.output
                 .push(OutputRelay::start(printed, stderr, self.log.clone())?);
             terminal.connect(master)?;
         }
         Ok(())
+    }
+
+    /// Where the content is written that the job names, where it names one.
+    pub(super) fn take_feed(&mut self) -> Option<OwnedFd> {
+        self.feed.take()
+    }
+
+    /// Whether the program gets nothing of the caller's standard input.
+    pub(super) fn are_repeatable(&self) -> bool {
+        self.input.is_none() && self.terminal.is_none()
+    }
+
+    /// Waits for the end of the program's output; all of its processes are dead. It takes as long as its
+    /// reader does, but ends at `deadline` or when `cancel` is readable.
+    pub(super) fn finish(&mut self, deadline: Option<Instant>, cancel: Option<BorrowedFd<'_>>) {
+        self.peer = None;
+        for output in &mut self.output {
+            output.finish(deadline, cancel);
+        }
     }
 
     /// Tells the program's first process, before it executes anything.
@@ -78,9 +111,14 @@ impl Relays {
 /// on.
 pub(super) fn open(input: StandardInput, log: Option<Log>) -> io::Result<(Streams, Relays)> {
     let (stdin, stderr) = (rustix::stdio::stdin(), rustix::stdio::stderr());
+    match input {
+        StandardInput::Terminal | StandardInput::Inherited => {}
+        StandardInput::Empty => return relayed(Source::Nothing, stderr, log),
+        StandardInput::Content => return relayed(Source::Content, stderr, log),
+    }
     let is_typed = isatty(stdin) && is_in_front(stdin);
     if is_typed && isatty(stderr) {
-        let (mut streams, mut relays) = relayed(None, stderr, log)?;
+        let (mut streams, mut relays) = relayed(Source::Nothing, stderr, log)?;
         let (borrowed, host) = Borrowed::take(stdin)?;
         relays.terminal = Some(borrowed);
         streams.terminal = Some(host);
@@ -88,26 +126,47 @@ pub(super) fn open(input: StandardInput, log: Option<Log>) -> io::Result<(Stream
     }
     // Who asks a terminal in the background is stopped.
     let is_read = is_typed || (input == StandardInput::Inherited && !isatty(stdin));
-    relayed(is_read.then_some(stdin), stderr, log)
+    let source = match is_read {
+        true => Source::Caller(stdin),
+        false => Source::Nothing,
+    };
+    relayed(source, stderr, log)
+}
+
+/// What the program's standard input is.
+#[derive(Clone, Copy, Debug)]
+enum Source<'s> {
+    Nothing,
+    Content,
+    Caller(BorrowedFd<'s>),
 }
 
 fn relayed(
-    stdin: Option<BorrowedFd<'_>>,
+    source: Source<'_>,
     stderr: BorrowedFd<'_>,
     log: Option<Log>,
 ) -> io::Result<(Streams, Relays)> {
-    let (stdin, input) = match stdin {
-        Some(stdin) => {
-            let (reader, relay) = InputRelay::start(stdin.try_clone_to_owned()?)?;
-            (reader, Some(relay))
+    let (mut input, mut feed) = (None, None);
+    let stdin = match source {
+        Source::Nothing => empty()?,
+        Source::Content => {
+            let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
+            feed = Some(writer);
+            reader
         }
-        None => (empty()?, None),
+        Source::Caller(stdin) => {
+            let (reader, relay) = InputRelay::start(stdin.try_clone_to_owned()?)?;
+            input = Some(relay);
+            reader
+        }
     };
     let (printed, output) = pipe_with(PipeFlags::CLOEXEC)?;
     let stderr = stderr.try_clone_to_owned()?;
     let relays = Relays {
+        peer: None,
         output: vec![OutputRelay::start(printed, stderr, log.clone())?],
-        _input: input,
+        input,
+        feed,
         terminal: None,
         log,
     };
@@ -142,7 +201,7 @@ mod tests {
         input.write_all(&[b'x'; 200_000]).unwrap();
         input.rewind().unwrap();
         let mut log = tempfile::tempfile().unwrap();
-        let (streams, relays) = relayed(Some(input.as_fd()), log.as_fd(), None).unwrap();
+        let (streams, relays) = relayed(Source::Caller(input.as_fd()), log.as_fd(), None).unwrap();
         let mut read = Vec::new();
         File::from(streams.stdin).read_to_end(&mut read).unwrap();
         assert_eq!(read.len(), 200_000);
@@ -153,7 +212,7 @@ mod tests {
 
         // Not even pipes.
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
-        let (streams, relays) = relayed(Some(reader.as_fd()), writer.as_fd(), None).unwrap();
+        let (streams, relays) = relayed(Source::Caller(reader.as_fd()), writer.as_fd(), None).unwrap();
         let inode = |descriptor: BorrowedFd<'_>| fstat(descriptor).unwrap().st_ino;
         for ours in [&streams.stdin, &streams.output] {
             for theirs in [&reader, &writer] {
@@ -167,7 +226,7 @@ mod tests {
     #[test]
     fn without_an_input_there_is_its_end() {
         let log = tempfile::tempfile().unwrap();
-        let (streams, relays) = relayed(None, log.as_fd(), None).unwrap();
+        let (streams, relays) = relayed(Source::Nothing, log.as_fd(), None).unwrap();
         drop(streams.output);
         assert_eq!(io::read_to_string(File::from(streams.stdin)).unwrap(), "");
         drop(relays);

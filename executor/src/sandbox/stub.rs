@@ -4,7 +4,7 @@
 //! told: arguments, environment, filters, restrictions. Bubblewrap takes at most 9,000 arguments; the
 //! stub takes what the kernel takes.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -15,7 +15,6 @@ use rustix::io::Errno;
 use rustix::net::sockopt::set_socket_passcred;
 
 use super::held::hold_program;
-use super::plan::INIT;
 use crate::job::Job;
 use crate::process::{self, Restriction};
 
@@ -24,7 +23,10 @@ mod layout {
     include!("../../stub/layout.rs");
 }
 pub(super) use layout::Terminal;
-use layout::{EXECUTE, FILTER_CALLS, MEET_SUPERVISOR, OPEN_TERMINAL, Parameters, Report, Trailer};
+use layout::{
+    ENTER_DIRECTORY, EXECUTE, FILTER_CALLS, MEET_SUPERVISOR, OPEN_TERMINAL, Parameters, Report,
+    START_PROGRAM, Trailer,
+};
 
 /// The program, an ELF file.
 static PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/stub"));
@@ -36,7 +38,11 @@ const WRITABLE: [&str; 3] = ["/dev", "/output", "/tmp"];
 const ALIGNMENT: usize = 8;
 
 /// Set to the working directory, after everything else.
-const WORKING_DIRECTORY: &str = "PWD=/";
+const WORKING_DIRECTORY: &str = "PWD=";
+
+/// Bytes of the path by which bubblewrap executes the stub: process 1 may show it, and the number of a
+/// descriptor in it has more digits or fewer.
+const PATH_BYTES: usize = 32;
 
 /// What a stub is told of its program.
 #[derive(Clone, Debug)]
@@ -44,6 +50,9 @@ pub(super) struct Orders {
     /// The program, and its arguments after its own name.
     pub(super) arguments: Vec<CString>,
     pub(super) environment: Vec<CString>,
+    pub(super) working_directory: CString,
+    /// Whether the stub stays as process 1, and starts the program as a child.
+    pub(super) is_init: bool,
     /// Filters of system calls, each as the bytes of its `sock_filter`s.
     pub(super) filters: Vec<Vec<u8>>,
     /// Most processes that the program's user may have; 0 sets no limit.
@@ -53,10 +62,10 @@ pub(super) struct Orders {
 }
 
 impl Orders {
-    /// Has the stub become `/sbin/init` of `job`.
+    /// Has the stub become the program of `job`, or start it.
     pub(super) fn of(job: &Job) -> Orders {
         let string = |bytes: &OsStr| CString::new(bytes.as_bytes()).expect("a job has no NUL");
-        let own = [OsStr::new(INIT)].into_iter();
+        let own = [job.program()].into_iter();
         let arguments = own
             .chain(job.arguments().iter().map(AsRef::as_ref))
             .map(string);
@@ -67,11 +76,15 @@ impl Orders {
             string(&both)
         };
         let environment = job.environment().iter().map(variable);
+        let mut directory = OsString::from(WORKING_DIRECTORY);
+        directory.push(job.working_directory());
         Orders {
             arguments: arguments.collect(),
             environment: environment
-                .chain([string(OsStr::new(WORKING_DIRECTORY))])
+                .chain([string(&directory)])
                 .collect(),
+            working_directory: string(job.working_directory()),
+            is_init: job.has_entrypoint(),
             filters: Vec::new(),
             processes: 0,
             terminal: None,
@@ -92,6 +105,7 @@ impl Orders {
         let (arguments, argument_count) = strings(&self.arguments);
         let (environment, variable_count) = strings(&self.environment);
         let (writable, writable_count) = strings(&writable);
+        let (working_directory, _) = strings(std::slice::from_ref(&self.working_directory));
         align(&mut file);
         let filters = file.len() as u64;
         for filter in &self.filters {
@@ -114,6 +128,8 @@ impl Orders {
             variable_count,
             filters,
             filter_count: self.filters.len() as u64,
+            working_directory,
+            is_init: self.is_init.into(),
             has_terminal: self.terminal.is_some().into(),
             terminal: self.terminal.unwrap_or_default(),
         };
@@ -147,6 +163,8 @@ fn bytes_of(parameters: &Parameters) -> Vec<u8> {
         variable_count,
         filters,
         filter_count,
+        working_directory,
+        is_init,
         has_terminal,
         terminal,
     } = *parameters;
@@ -168,8 +186,10 @@ fn bytes_of(parameters: &Parameters) -> Vec<u8> {
         variable_count,
         filters,
         filter_count,
+        working_directory,
     ];
     bytes.extend(numbers.into_iter().flat_map(u64::to_ne_bytes));
+    bytes.extend(is_init.to_ne_bytes());
     bytes.extend(has_terminal.to_ne_bytes());
     bytes.extend(terminal.modes.into_iter().flat_map(u32::to_ne_bytes));
     bytes.extend(terminal.codes);
@@ -203,6 +223,8 @@ pub(super) enum Said {
 pub(super) enum Failure {
     /// The kernel refused the program.
     Execute(io::Error),
+    /// The working directory cannot be entered.
+    Enter(io::Error),
     /// Its filters, restrictions, terminal or descriptors could not be set up; which of them.
     Confine(&'static str, io::Error),
 }
@@ -228,7 +250,10 @@ impl Stub {
 
     /// The path by which bubblewrap executes it.
     pub(super) fn path(&self) -> String {
-        format!("/proc/self/fd/{}", self.program.as_raw_fd())
+        let number = self.program.as_raw_fd().to_string();
+        let directory = "/proc/self/fd";
+        let slashes = "/".repeat(PATH_BYTES - directory.len() - number.len());
+        format!("{directory}{slashes}{number}")
     }
 
     /// What it needs to be handed on.
@@ -282,6 +307,8 @@ impl Voice {
         let error = io::Error::from(Errno::from_raw_os_error(errno));
         Ok(Some(Said::Failed(match stage {
             EXECUTE => Failure::Execute(error),
+            ENTER_DIRECTORY => Failure::Enter(error),
+            START_PROGRAM => Failure::Confine("start a process", error),
             MEET_SUPERVISOR => Failure::Confine("cover files of /proc", error),
             OPEN_TERMINAL => Failure::Confine("open a terminal", error),
             FILTER_CALLS => Failure::Confine("filter system calls", error),

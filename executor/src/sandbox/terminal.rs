@@ -32,6 +32,7 @@ use rustix::termios::{
 use signal_hook::SigId;
 use signal_hook::consts::SIGWINCH;
 
+use super::stop::{bit, signal_sets};
 use super::stub::Terminal;
 use crate::process::HostTerminal;
 
@@ -257,11 +258,6 @@ impl Fatal {
 fn is_unprepared(process: Pid, signal: Signal) -> bool {
     let path = format!("/proc/{}/status", process.as_raw_nonzero());
     let status = fs::read_to_string(path).unwrap_or_default();
-    let has = |name: &str| {
-        let mut lines = status.lines();
-        let mask = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-        mask.is_some_and(|mask| mask & 1 << (signal.as_raw() - 1) != 0)
-    };
-    !["SigBlk", "SigIgn", "SigCgt"].into_iter().any(has)
+    let mut sets = signal_sets(&status, ["SigBlk", "SigIgn", "SigCgt"]);
+    !sets.any(|set| set & bit(signal) != 0)
 }

@@ -127,8 +127,15 @@ impl Host {
             &paths,
             &[],
             &limits,
-            StandardInput::default(),
-            cancel,
+            None,
+            &Conduct {
+                stdin: StandardInput::default(),
+                caller: cancel
+                    .map(Cancel)
+                    .as_ref()
+                    .map(|cancel| cancel as &dyn Caller),
+                stop_timeout: Duration::ZERO,
+            },
         )
         .map(|ended| ended.exit)
     }
@@ -147,6 +154,7 @@ impl Host {
     }
 }
 
+use crate::caller::{Caller, Cancel};
 use crate::job::Job;
 
 fn if_missing(error: std::io::Error) -> std::io::Result<()> {
@@ -221,13 +229,19 @@ fn environment() {
     let listed =
         Host::new().shell("/bin/busybox tr '\\0' '\\n' < /proc/1/environ | /bin/busybox sort");
     let wanted = [
+        "FORCE_SOURCE_DATE=1",
         "HOME=/tmp",
+        "KBUILD_BUILD_TIMESTAMP=Thu Jan  1 00:00:00 UTC 1970",
         "LC_ALL=C",
         "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "PERL_HASH_SEED=0",
         "PWD=/",
+        "PYTHONHASHSEED=0",
+        "QT_HASH_SEED=0",
         "SOURCE_DATE_EPOCH=0",
         "TMPDIR=/tmp",
         "TZ=UTC",
+        "ZERO_AR_DATE=1",
     ];
     assert_eq!(lines(&listed), wanted);
 }

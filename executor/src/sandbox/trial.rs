@@ -47,6 +47,8 @@ impl Bubblewrap {
                 string(b"--version")?,
             ],
             environment: Vec::new(),
+            working_directory: c"/".to_owned(),
+            is_init: false,
             filters: seccomp::programs(false),
             processes: 0,
             terminal: None,

@@ -236,13 +236,19 @@ fn the_environment_is_what_is_documented() {
     // Bubblewrap sets the working directory's, to a fixed value.
     let wanted = [
         "EMPTY=",
+        "FORCE_SOURCE_DATE=1",
         "HOME=/tmp",
+        "KBUILD_BUILD_TIMESTAMP=Thu Jan  1 00:00:00 UTC 1970",
         "LC_ALL=C",
         "NAME=a value",
+        "PERL_HASH_SEED=0",
         "PWD=/",
+        "PYTHONHASHSEED=0",
+        "QT_HASH_SEED=0",
         "SOURCE_DATE_EPOCH=0",
         "TMPDIR=/tmp",
         "TZ=Europe/Berlin",
+        "ZERO_AR_DATE=1",
     ];
     assert_eq!(variables, wanted);
 }

@@ -1,0 +1,42 @@
+//! What the caller of a run tells it meanwhile.
+
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+/// A caller that may want a run to end, and hands signals on to the program.
+pub trait Caller: Sync {
+    /// Becomes readable when the run is to end, and stays so. It is never read.
+    fn cancel(&self) -> BorrowedFd<'_>;
+
+    /// Readable while there are signals to take, where the caller has any.
+    fn signals(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// The next signal for the program.
+    fn take_signal(&self) -> Option<Signal> {
+        None
+    }
+
+    /// The program ended by itself after it was asked to, so that its result counts: the caller takes back
+    /// that the run is to end.
+    fn forgive(&self) {}
+}
+
+/// A caller that can end a run, and does nothing else.
+#[derive(Clone, Copy, Debug)]
+pub struct Cancel<'c>(
+    /// Becomes readable when the run is to end.
+    pub BorrowedFd<'c>,
+);
+
+impl Caller for Cancel<'_> {
+    fn cancel(&self) -> BorrowedFd<'_> {
+        self.0
+    }
+}
+
+/// How long a program that was asked to end may take by default: as with `docker stop`.
+pub const DEFAULT_STOP_TIMEOUT: Duration = Duration::from_secs(10);
