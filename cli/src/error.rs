@@ -75,6 +75,11 @@ impl CommandError {
         }
     }
 
+    /// Whether the user broke it off.
+    pub(crate) fn is_interruption(&self) -> bool {
+        self.interrupted
+    }
+
     /// What is told of it, on one line.
     pub(crate) fn message(&self) -> &str {
         &self.message

@@ -15,6 +15,7 @@ mod limits;
 mod memory;
 mod output;
 mod profile;
+mod program;
 mod progress;
 mod serving;
 mod signals;
@@ -42,7 +43,13 @@ fn main() -> ExitCode {
     allow_open_files();
     match cli.execute() {
         Ok(code) => code,
-        Err(error) => error.report(),
+        Err(error) => {
+            let code = error.report();
+            if error.is_interruption() {
+                signals::die();
+            }
+            code
+        }
     }
 }
 

@@ -1,5 +1,5 @@
-//! Ctrl-C, SIGTERM and a closed terminal: the first asks the work to end and clean up, the second
-//! ends the process.
+//! Ctrl-C, SIGTERM and a closed terminal: the first signal asks the work to end and clean up, the second
+//! ends the process. A program that runs gets them first, and SIGUSR1 and SIGUSR2, too.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -7,22 +7,42 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{Duration, Instant};
 
+use ipfs_exec_executor::caller::Caller;
 use ipfs_exec_node::progress::Interruption;
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::Errno;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use rustix::process::Signal;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 
 /// The signal that asked this process to end; 0 while none has.
 static RECEIVED: LazyLock<Arc<AtomicUsize>> = LazyLock::new(Arc::default);
 
+/// Signals that ask a process to end.
+const ENDING: [i32; 3] = [SIGINT, SIGTERM, SIGHUP];
+
+/// Signals that a program may use as it likes.
+const FREE: [i32; 2] = [SIGUSR1, SIGUSR2];
+
+fn received() -> i32 {
+    match RECEIVED.load(Ordering::Relaxed) {
+        0 => SIGINT,
+        signal => signal as i32,
+    }
+}
+
 /// The exit code of a process that ends because it was asked to: 128 and the signal, as shells
 /// have it.
 pub(crate) fn exit_code() -> u8 {
-    let signal = match RECEIVED.load(Ordering::Relaxed) {
-        0 => SIGINT,
-        signal => signal as i32,
-    };
-    128 + signal as u8
+    128 + received() as u8
+}
+
+/// Ends this process by the signal that asked it to end, so that a shell ends its loop. Comes back only
+/// where that is not possible.
+pub(crate) fn die() {
+    if let Err(error) = signal_hook::low_level::emulate_default_handler(received()) {
+        tracing::debug!(%error, "cannot end by a signal");
+    }
 }
 
 /// Tells whether the user wants to stop.
@@ -33,29 +53,47 @@ pub(crate) struct Interrupt {
     deadline: Arc<OnceLock<Instant>>,
     /// Becomes readable with the first signal.
     readable: Arc<OwnedFd>,
+    told: Arc<Told>,
+}
+
+/// Signals for a program.
+#[derive(Debug)]
+struct Told {
+    /// Whether each of them came.
+    flags: Vec<(Signal, Arc<AtomicBool>)>,
+    /// Becomes readable when one comes.
+    readable: OwnedFd,
+    writable: OwnedFd,
 }
 
 impl Interrupt {
-    /// Takes over the signals, for the rest of the process.
+    /// Takes over the signals that end a process, for the rest of it.
     pub(crate) fn install() -> io::Result<Interrupt> {
         let asked = Arc::new(AtomicBool::new(false));
         let (readable, writable) = io::pipe()?;
-        for signal in [SIGINT, SIGTERM, SIGHUP] {
-            // In this order: the second signal finds the flag that the first has set.
-            signal_hook::flag::register_conditional_shutdown(
-                signal,
-                128 + signal,
-                Arc::clone(&asked),
-            )?;
+        let told = Told::new()?;
+        for signal in ENDING {
+            // In this order: the second signal finds the flag that the first has set, and a pipe tells of
+            // what is known already.
+            signal_hook::flag::register_conditional_default(signal, Arc::clone(&asked))?;
             signal_hook::flag::register(signal, Arc::clone(&asked))?;
             signal_hook::flag::register_usize(signal, Arc::clone(&RECEIVED), signal as usize)?;
+            told.watch(signal)?;
             signal_hook::low_level::pipe::register(signal, writable.try_clone()?)?;
         }
+        fcntl_setfl(&readable, OFlags::NONBLOCK)?;
         Ok(Interrupt {
             asked,
             deadline: Arc::default(),
             readable: Arc::new(readable.into()),
+            told: Arc::new(told),
         })
+    }
+
+    /// Takes over the other signals that a program may get.
+    pub(crate) fn watch_all(&self) -> io::Result<()> {
+        FREE.into_iter()
+            .try_for_each(|signal| self.told.watch(signal))
     }
 
     /// Has waiting for other processes end then. The first call counts.
@@ -67,6 +105,11 @@ impl Interrupt {
 
     pub(crate) fn asked(&self) -> bool {
         self.asked.load(Ordering::Relaxed)
+    }
+
+    /// Whether Ctrl-C was typed and the program ended by itself: a loop over commands is to end.
+    pub(crate) fn was_typed(&self) -> bool {
+        !self.asked() && RECEIVED.load(Ordering::Relaxed) == SIGINT as usize
     }
 
     /// Waits for a signal, for `patience` at most.
@@ -86,6 +129,49 @@ impl Interrupt {
     }
 }
 
+impl Told {
+    fn new() -> io::Result<Told> {
+        let (readable, writable) = io::pipe()?;
+        fcntl_setfl(&readable, OFlags::NONBLOCK)?;
+        let signals = ENDING.into_iter().chain(FREE);
+        Ok(Told {
+            flags: signals
+                .filter_map(Signal::from_named_raw)
+                .map(|signal| (signal, Arc::default()))
+                .collect(),
+            readable: readable.into(),
+            writable: writable.into(),
+        })
+    }
+
+    fn watch(&self, signal: i32) -> io::Result<()> {
+        let mut flags = self.flags.iter();
+        if let Some((_, flag)) = flags.find(|(each, _)| each.as_raw() == signal) {
+            signal_hook::flag::register(signal, Arc::clone(flag))?;
+            signal_hook::low_level::pipe::register(signal, self.writable.try_clone()?)?;
+        }
+        Ok(())
+    }
+
+    fn take(&self) -> Option<Signal> {
+        drain(&self.readable);
+        let mut flags = self.flags.iter();
+        let (signal, _) = flags.find(|(_, flag)| flag.swap(false, Ordering::Relaxed))?;
+        Some(*signal)
+    }
+}
+
+/// Takes all bytes out of a pipe, which does not block.
+fn drain(pipe: &OwnedFd) {
+    let mut bytes = [0; 64];
+    loop {
+        match rustix::io::read(pipe, &mut bytes) {
+            Ok(1..) | Err(Errno::INTR) => {}
+            Ok(0) | Err(_) => return,
+        }
+    }
+}
+
 impl Interruption for Interrupt {
     fn asked(&self) -> bool {
         Interrupt::asked(self)
@@ -97,5 +183,24 @@ impl Interruption for Interrupt {
 
     fn descriptor(&self) -> BorrowedFd<'_> {
         Interrupt::descriptor(self)
+    }
+}
+
+impl Caller for Interrupt {
+    fn cancel(&self) -> BorrowedFd<'_> {
+        self.descriptor()
+    }
+
+    fn signals(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.told.readable.as_fd())
+    }
+
+    fn take_signal(&self) -> Option<Signal> {
+        self.told.take()
+    }
+
+    fn forgive(&self) {
+        self.asked.store(false, Ordering::Relaxed);
+        drain(&self.readable);
     }
 }

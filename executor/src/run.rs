@@ -18,9 +18,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use std::{fmt, fs, io};
 
+use ipfs_exec_node::Cid;
 use ipfs_exec_node::block::Blocks;
 use ipfs_exec_node::budget::{Budget, BudgetError, FreeSpace, KeepFree};
-use ipfs_exec_node::Cid;
 use ipfs_exec_node::path::escape;
 use ipfs_exec_node::progress::Reporter;
 use ipfs_exec_node::repo::{Pin, RepoError, Repository, Session};
@@ -36,7 +36,7 @@ use crate::caller::{Caller, DEFAULT_STOP_TIMEOUT};
 use crate::input::{
     self, ExportedInput, InputError, InputKind, InputMode, InputTree, MountedInput,
 };
-use crate::job::Job;
+use crate::job::{INIT, Job};
 use crate::limits::{Held, Limit, Limits, Usage};
 use crate::mount::{MountError, Observer, SandboxMount};
 use crate::output::{self, OutputError, WritableDirectories};
@@ -44,7 +44,8 @@ use crate::rootfs::{
     InitError, MountedRootfs, Rootfs, RootfsCache, RootfsError, RootfsOptions, TopEntry,
 };
 use crate::sandbox::{
-    self, Bubblewrap, Conduct, Ended, Exit, HostPaths, Isolation, RootSource, SandboxError, StandardInput,
+    self, Bubblewrap, Conduct, Ended, Exit, HostPaths, Isolation, RootSource, SandboxError,
+    StandardInput,
 };
 use ipfs_exec_node::tree::{self, TreeError};
 
@@ -262,8 +263,11 @@ impl RunError {
         match self {
             RunError::Sandbox(error) => error.hint(),
             RunError::OutOfTime { limit, .. } => Some(limit.hint()),
+            RunError::Init(InitError::NotFound { program, .. }) if program != INIT => {
+                Some("name a program of the root file system by its absolute path")
+            }
             RunError::Init(InitError::NotFound { .. }) => Some(
-                "put a program at `/sbin/init` of the root file system: it gets the arguments that follow \
+                "name a program with `--entrypoint`, or put a program at `/sbin/init` of the root file system: it gets the arguments that follow \
                  INPUT",
             ),
             RunError::Input(InputError::Mount(error))
@@ -386,7 +390,8 @@ impl Run<'_> {
         let root = self.root()?;
         let program = self.job.program();
         root.check(program)?;
-        if let Some(manager) = root.service_manager(program) {
+        let manager = (!self.job.has_entrypoint()).then(|| root.service_manager(program));
+        if let Some(manager) = manager.flatten() {
             tracing::warn!(
                 "`{}` is {manager}, which manages services and does nothing with arguments: name a \
                  program with `--entrypoint`",

@@ -10,19 +10,18 @@ use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use ipfs_exec_executor::archive::DEFAULT_BUDGET;
-use ipfs_exec_executor::caller::Cancel;
 use ipfs_exec_executor::input::InputMode;
 use ipfs_exec_executor::limits::{Limit, Limits, Usage};
 use ipfs_exec_executor::mount::Observer;
 use ipfs_exec_executor::run::{EXIT_FAILED, Part, keep_free};
-use ipfs_exec_executor::sandbox::{SandboxError, StandardInput};
+use ipfs_exec_executor::sandbox::SandboxError;
 use ipfs_exec_executor::trace::Trace;
 use ipfs_exec_executor::{Job, Outcome, RunError, RunOptions};
 use ipfs_exec_node::limits::MAX_EXPORT_ENTRIES;
 use ipfs_exec_node::network::Fetched;
 use ipfs_exec_node::path::{ContentPath, escape};
 use ipfs_exec_node::repo::{Repository, Session};
-use ipfs_exec_node::unixfs::{self, ImportOptions};
+use ipfs_exec_node::unixfs::{self, ImportOptions, Imported};
 use ipfs_exec_node::{Blocks, Cid, KeepFree};
 use rustix::fs::CWD;
 use serde_json::json;
@@ -31,9 +30,10 @@ use crate::context::{Context, Source, resolve};
 use crate::error::{CommandError, LocalError};
 use crate::limits::LimitArgs;
 use crate::profile::ProfileArgs;
+use crate::program::ProgramArgs;
 use crate::progress::Progress;
 use crate::serving::{self, ServingArgs, Until};
-use crate::{duration, output, size};
+use crate::{duration, output, signals, size};
 
 /// Run a program in a sandbox, and print the CID of its output
 ///
@@ -42,8 +42,8 @@ use crate::{duration, output, size};
 /// `/tmp` alone. When it and all it started have ended, `/output` is added and pinned, and its CID
 /// is printed, also when the program failed.
 ///
-/// What the program prints goes to stderr. Its standard input is empty, unless `--interactive` passes
-/// this command's on, or both are at a terminal.
+/// What the program prints goes to stderr. Its standard input is empty, unless `--stdin` names its
+/// content, `--interactive` passes this command's on, or both are at a terminal.
 #[derive(Args, Debug)]
 #[command(after_long_help = HELP, override_usage = "ipfs-exec run [OPTIONS] ROOTFS INPUT [ARG]...")]
 pub(crate) struct RunArgs {
@@ -56,11 +56,6 @@ pub(crate) struct RunArgs {
     /// Set a variable in the program's environment
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_variable)]
     env: Vec<(OsString, OsString)>,
-
-    /// Pass standard input on to the program; without it the program finds its input at the end, but at a
-    /// terminal
-    #[arg(short, long)]
-    interactive: bool,
 
     /// Refuse archives that unpack to more than this
     #[arg(long, value_name = "SIZE", default_value = "16GiB", value_parser = size::parse)]
@@ -109,6 +104,9 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "DURATION|until=N", num_args = 0..=1, require_equals = true,
           default_missing_value = "", value_parser = parse_until, help_heading = "Serving")]
     serve: Option<Until>,
+
+    #[command(flatten)]
+    program: ProgramArgs,
 
     #[command(flatten)]
     limits: LimitArgs,
@@ -176,8 +174,18 @@ fn parse_until(text: &str) -> Result<Until, String> {
 
 pub(crate) fn run(context: &Context, arguments: &RunArgs) -> Result<ExitCode, CommandError> {
     let failed = |error: CommandError| error.with_code(EXIT_FAILED);
-    let repository = context.shared_repository().map_err(failed)?;
-    let (outcome, fetched) = compute(context, arguments, &repository).map_err(failed)?;
+    let mut limits = arguments.limits.limits(&context.config.limits);
+    limits.started = Some(Instant::now());
+    context.interrupt.end_at(limits.total_deadline());
+    let repository = match context.shared_repository() {
+        Ok(repository) => repository,
+        Err(error) => {
+            let error = out_of_time(context, &limits, error).map_err(failed)?;
+            report_limit(arguments, &error, Fetched::default()).map_err(failed)?;
+            return Err(explain(error));
+        }
+    };
+    let (outcome, fetched) = compute(context, arguments, &repository, limits).map_err(failed)?;
     let outcome = match outcome {
         Ok(outcome) => outcome,
         Err(error) => {
@@ -191,6 +199,9 @@ pub(crate) fn run(context: &Context, arguments: &RunArgs) -> Result<ExitCode, Co
         serving::serve_until(context, &repository, &arguments.serving, root, until)
             .map_err(failed)?;
     }
+    if context.interrupt.was_typed() {
+        signals::die();
+    }
     Ok(code)
 }
 
@@ -199,9 +210,8 @@ fn compute(
     context: &Context,
     arguments: &RunArgs,
     repository: &Repository,
+    limits: Limits,
 ) -> Result<(Result<Outcome, RunError>, Fetched), CommandError> {
-    let mut limits = arguments.limits.limits(&context.config.limits);
-    limits.started = Some(Instant::now());
     let progress = context.progress().until(limits.total_deadline());
     let keep_free =
         keep_free(&limits, repository.path()).map_err(|error| CommandError::from_chain(&error))?;
@@ -224,29 +234,22 @@ struct Own<'o> {
     progress: &'o Progress,
 }
 
-impl Own<'_> {
-    /// What an error means that came before the run itself.
-    fn out_of_time(
-        &self,
-        context: &Context,
-        error: CommandError,
-    ) -> Result<RunError, CommandError> {
-        let has_passed = self
-            .limits
-            .total_deadline()
-            .is_some_and(|end| Instant::now() >= end);
-        match self
-            .limits
-            .total_timeout
-            .filter(|_| has_passed && !context.interrupt.asked())
-        {
-            Some(allowed) => Ok(RunError::OutOfTime {
-                limit: Limit::TotalTimeout,
-                allowed,
-                part: Part::Content,
-            }),
-            None => Err(error),
-        }
+/// An error that came before the run itself: the limit of time for everything, or that error.
+fn out_of_time(
+    context: &Context,
+    limits: &Limits,
+    error: CommandError,
+) -> Result<RunError, CommandError> {
+    let has_passed = limits
+        .total_deadline()
+        .is_some_and(|end| Instant::now() >= end);
+    match limits.total_timeout {
+        Some(allowed) if has_passed && !context.interrupt.asked() => Ok(RunError::OutOfTime {
+            limit: Limit::TotalTimeout,
+            allowed,
+            part: Part::Content,
+        }),
+        _ => Err(error),
     }
 }
 
@@ -269,9 +272,14 @@ fn compute_from(
     // Live as long as the run: what is imported for it must not be collected meanwhile.
     let find = |argument| content(repository, blocks, own, argument);
     let found = find(rootfs).and_then(|rootfs| Ok((rootfs, find(input)?)));
-    let ((rootfs, _rootfs_lease), (input, _input_lease)) = match found {
+    let found = found.and_then(|content| {
+        let stdin = arguments.program.stdin();
+        let stdin = stdin.map(|argument| standard_input(repository, blocks, own, argument));
+        Ok((content, stdin.transpose()?))
+    });
+    let (((rootfs, _rootfs_lease), (input, _input_lease)), stdin) = match found {
         Ok(found) => found,
-        Err(error) => return own.out_of_time(context, error).map(Err),
+        Err(error) => return out_of_time(context, &own.limits, error).map(Err),
     };
     let job = Job::new(
         rootfs,
@@ -279,6 +287,11 @@ fn compute_from(
         program.to_vec(),
         arguments.env.iter().cloned(),
     )
+    .and_then(|job| {
+        arguments
+            .program
+            .complete(job, stdin.as_ref().map(|(cid, _)| *cid))
+    })
     .map_err(|error| CommandError::usage(error.to_string()))?;
     let mut options = RunOptions::default();
     options.rootfs.max_bytes = arguments.max_rootfs_size;
@@ -288,11 +301,13 @@ fn compute_from(
     options.input_mode = arguments.input_mode.into();
     options.output = output;
     options.limits = own.limits;
-    if arguments.interactive {
-        options.stdin = StandardInput::Inherited;
-    }
+    options.stdin = arguments.program.standard_input();
+    options.stop_timeout = arguments.program.stop_timeout();
     options.pin = arguments.pin.then(String::new);
-    let caller = Cancel(context.interrupt.descriptor());
+    context
+        .interrupt
+        .watch_all()
+        .map_err(|error| CommandError::failed(format!("cannot take over signals: {error}")))?;
     let trace = Trace::default();
     let observer =
         (arguments.trace.is_some() || arguments.stats).then_some(&trace as &dyn Observer);
@@ -308,7 +323,7 @@ fn compute_from(
         blocks,
         &job,
         &options,
-        Some(&caller),
+        Some(&context.interrupt),
         observer,
         own.progress,
     );
@@ -387,6 +402,28 @@ fn content<'r>(
     }
 }
 
+/// As [`content`], with `-` for all of our standard input.
+fn standard_input<'r>(
+    repository: &'r Repository,
+    blocks: &dyn Blocks,
+    own: Own<'_>,
+    argument: &OsStr,
+) -> Result<(Cid, Option<Session<'r>>), CommandError> {
+    if argument != "-" {
+        return content(repository, blocks, own, argument);
+    }
+    let (cid, lease) = keep(repository, own, |session, options| {
+        let mut stdin = std::io::stdin();
+        Ok(unixfs::import_stream(
+            session,
+            &mut stdin,
+            options,
+            own.progress,
+        )?)
+    })?;
+    Ok((cid, Some(lease)))
+}
+
 /// Whether the argument says itself that it is one, and so cannot mean a local file.
 fn is_content_path(argument: &OsStr) -> bool {
     let prefixes = ["/ipfs/", "/ipns/", "ipfs://", "ipns://"];
@@ -400,8 +437,6 @@ fn import<'r>(
     own: Own<'_>,
     path: &Path,
 ) -> Result<(Cid, Session<'r>), CommandError> {
-    let session = repository.session()?;
-    let lease = repository.session()?;
     // A link that a person names stands for what it points to.
     let target = path
         .canonicalize()
@@ -410,11 +445,25 @@ fn import<'r>(
             path: path.to_owned(),
             source,
         })?;
+    keep(repository, own, |session, options| {
+        let progress = own.progress;
+        let imported = unixfs::import_path(session, CWD, &target, options, progress, &mut |_| {})?;
+        Ok(imported)
+    })
+}
+
+/// Imports something for this run; it stays while the session lives that is given.
+fn keep<'r>(
+    repository: &'r Repository,
+    own: Own<'_>,
+    import: impl FnOnce(&Session<'_>, &ImportOptions) -> Result<Imported, CommandError>,
+) -> Result<(Cid, Session<'r>), CommandError> {
+    let session = repository.session()?;
+    let lease = repository.session()?;
     let mut options = ImportOptions::default();
     options.budget.keep_free = own.keep_free;
     options.budget.deadline = own.limits.total_deadline();
-    let progress = own.progress;
-    let imported = unixfs::import_path(&session, CWD, &target, &options, progress, &mut |_| {})?;
+    let imported = import(&session, &options)?;
     lease.protect(&[imported.cid])?;
     session.commit(&[])?;
     Ok((imported.cid, lease))
@@ -448,6 +497,7 @@ fn report(
                 json!({ "limit": limit, "held_by": mechanism })
             }).collect::<Vec<_>>(),
             "isolation": outcome.isolation,
+            "repeatable": outcome.is_repeatable,
         }))?;
     } else {
         output::line(outcome.output.cid)?;

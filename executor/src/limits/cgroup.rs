@@ -323,9 +323,8 @@ impl Group {
         }
     }
 
-    /// Most processes and threads at a time.
+    /// Most processes and threads at a time, without bubblewrap.
     pub(super) fn peak_pids(&self) -> Option<u64> {
-        // Without bubblewrap.
         let peak = number(&self.of(Controller::Pids)?.join("pids.peak"))?;
         Some(peak.saturating_sub(1))
     }

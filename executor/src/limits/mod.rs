@@ -67,6 +67,8 @@ pub struct Limits {
     pub keep_free: Option<u64>,
     /// Whether what cannot be held is left out. Otherwise it is an error.
     pub best_effort: bool,
+    /// Processes in the sandbox that are not the program's, and that `pids` does not count.
+    pub(crate) own_processes: u64,
 }
 
 impl Limits {
@@ -94,8 +96,10 @@ impl Limits {
         }
     }
 
+    /// With our own processes.
     fn most_pids(&self) -> u64 {
-        self.pids.unwrap_or(Limits::DEFAULT_PIDS)
+        let pids = self.pids.unwrap_or(Limits::DEFAULT_PIDS);
+        pids.saturating_add(self.own_processes)
     }
 }
 

@@ -461,7 +461,9 @@ impl Watch {
             peak_memory_bytes: group
                 .and_then(Group::peak_memory)
                 .unwrap_or(process.peak_memory_bytes),
-            peak_pids: group.and_then(Group::peak_pids),
+            peak_pids: group
+                .and_then(Group::peak_pids)
+                .map(|peak| peak.saturating_sub(self.limits.own_processes)),
             read_bytes: process.read_bytes,
             written_bytes: process.written_bytes,
         }

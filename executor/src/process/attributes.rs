@@ -23,10 +23,7 @@ const NO_DOMAIN: &CStr = c"(none)";
 pub(super) fn make_usual() -> io::Result<()> {
     set(libc::PR_SET_TIMERSLACK, TIMER_SLACK)?;
     set(libc::PR_SET_THP_DISABLE, 0)?;
-    set(
-        libc::PR_MCE_KILL,
-        libc::PR_MCE_KILL_CLEAR as libc::c_ulong,
-    )?;
+    set(libc::PR_MCE_KILL, libc::PR_MCE_KILL_CLEAR as libc::c_ulong)?;
     set(PR_SET_MEMORY_MERGE, 0)?;
     match write_setting(c"/proc/self/coredump_filter", COREDUMP_FILTER) {
         // A kernel that writes no cores, or a container that shows the file without letting it be changed.

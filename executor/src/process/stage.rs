@@ -267,13 +267,7 @@ impl Step {
             Step::Tmpfs(at, options) => mount(SOURCE, at, c"tmpfs", PLAIN, options),
             Step::Terminals(at) => {
                 let flags = libc::MS_NOSUID | libc::MS_NOEXEC;
-                mount(
-                    SOURCE,
-                    at,
-                    c"devpts",
-                    flags,
-                    TERMINAL_OPTIONS,
-                )
+                mount(SOURCE, at, c"devpts", flags, TERMINAL_OPTIONS)
             }
             Step::Bind(from, at, is_read_only) => {
                 let nothing = libc::MOUNT_ATTR_NOSUID;

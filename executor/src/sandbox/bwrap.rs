@@ -12,6 +12,7 @@
 //! supervisor ends after process 1. So when the supervisor has ended, `/output` is at rest.
 //! Nothing here waits for time to pass.
 
+use std::env;
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read};
@@ -52,6 +53,10 @@ use crate::process::{
 
 /// Bytes that are written to the program's standard input at a time: the usual capacity of a pipe.
 const FEED_BYTES: usize = 64 << 10;
+
+/// The variable that names the kind of the user's terminal. It is no part of a job, and only a program with a
+/// terminal gets it.
+const TERMINAL_KIND: &str = "TERM";
 
 /// Exit code after a death by SIGKILL.
 const KILLED: i32 = 137;
@@ -119,19 +124,26 @@ pub fn execute(
         output: &output,
         tmp: &tmp,
     };
-    let mut watch = Watch::new(limits, directories, &bubblewrap.path)?;
+    let limits = Limits {
+        own_processes: job.has_entrypoint().into(),
+        ..*limits
+    };
+    let mut watch = Watch::new(&limits, directories, &bubblewrap.path)?;
     let stdin = match content {
         Some(_) => StandardInput::Content,
         None => conduct.stdin,
     };
     let (streams, mut relays) = streams::open(stdin, watch.log()).map_err(SandboxError::Follow)?;
     let bounds = watch.bounds();
-    let orders = Orders {
+    let mut orders = Orders {
         filters: seccomp::programs(bounds.cpus.is_some()),
         processes: watch.most_processes(),
         terminal: relays.settings(),
         ..Orders::of(job)
     };
+    if let Some(kind) = env::var_os(TERMINAL_KIND).filter(|_| relays.settings().is_some()) {
+        orders.add_variable(TERMINAL_KIND, &kind);
+    }
     watch.prepare().map_err(LimitError::Watch)?;
     let Started {
         mut voice,

@@ -79,7 +79,9 @@ impl OutputRelay {
         match wait(self.ended.as_fd(), PollFlags::IN, cancel, deadline) {
             Ok(Woken::Ready) => {}
             Ok(_) => {
-                tracing::warn!("part of what the program printed is lost: its reader does not read");
+                tracing::warn!(
+                    "part of what the program printed is lost: its reader does not read"
+                );
                 return;
             }
             Err(errno) => {
@@ -362,10 +364,12 @@ fn wait(
             Err(errno) => return Err(errno),
             Ok(0) => return Ok(Woken::Late),
             Ok(_) => {
-                let is_stopped = events
-                    .get(1)
-                    .is_some_and(|stop| !stop.revents().is_empty());
-                return Ok(if is_stopped { Woken::Stopped } else { Woken::Ready });
+                let is_stopped = events.get(1).is_some_and(|stop| !stop.revents().is_empty());
+                return Ok(if is_stopped {
+                    Woken::Stopped
+                } else {
+                    Woken::Ready
+                });
             }
         }
     }

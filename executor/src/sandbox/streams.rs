@@ -29,6 +29,8 @@ pub enum StandardInput {
     Terminal,
     /// The caller's standard input, whatever that is.
     Inherited,
+    /// The same, and there is no terminal.
+    Piped,
     /// It is empty, and there is no terminal.
     Empty,
     /// The content that the job names. There is no terminal.
@@ -112,12 +114,12 @@ impl Relays {
 pub(super) fn open(input: StandardInput, log: Option<Log>) -> io::Result<(Streams, Relays)> {
     let (stdin, stderr) = (rustix::stdio::stdin(), rustix::stdio::stderr());
     match input {
-        StandardInput::Terminal | StandardInput::Inherited => {}
+        StandardInput::Terminal | StandardInput::Inherited | StandardInput::Piped => {}
         StandardInput::Empty => return relayed(Source::Nothing, stderr, log),
         StandardInput::Content => return relayed(Source::Content, stderr, log),
     }
     let is_typed = isatty(stdin) && is_in_front(stdin);
-    if is_typed && isatty(stderr) {
+    if is_typed && isatty(stderr) && input != StandardInput::Piped {
         let (mut streams, mut relays) = relayed(Source::Nothing, stderr, log)?;
         let (borrowed, host) = Borrowed::take(stdin)?;
         relays.terminal = Some(borrowed);
@@ -125,7 +127,7 @@ pub(super) fn open(input: StandardInput, log: Option<Log>) -> io::Result<(Stream
         return Ok((streams, relays));
     }
     // Who asks a terminal in the background is stopped.
-    let is_read = is_typed || (input == StandardInput::Inherited && !isatty(stdin));
+    let is_read = is_typed || (input != StandardInput::Terminal && !isatty(stdin));
     let source = match is_read {
         true => Source::Caller(stdin),
         false => Source::Nothing,
@@ -212,7 +214,8 @@ mod tests {
 
         // Not even pipes.
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
-        let (streams, relays) = relayed(Source::Caller(reader.as_fd()), writer.as_fd(), None).unwrap();
+        let (streams, relays) =
+            relayed(Source::Caller(reader.as_fd()), writer.as_fd(), None).unwrap();
         let inode = |descriptor: BorrowedFd<'_>| fstat(descriptor).unwrap().st_ino;
         for ours in [&streams.stdin, &streams.output] {
             for theirs in [&reader, &writer] {

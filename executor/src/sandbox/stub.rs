@@ -80,14 +80,26 @@ impl Orders {
         directory.push(job.working_directory());
         Orders {
             arguments: arguments.collect(),
-            environment: environment
-                .chain([string(&directory)])
-                .collect(),
+            environment: environment.chain([string(&directory)]).collect(),
             working_directory: string(job.working_directory()),
             is_init: job.has_entrypoint(),
             filters: Vec::new(),
             processes: 0,
             terminal: None,
+        }
+    }
+
+    /// Adds a variable to the environment, unless the job has one of this name.
+    pub(super) fn add_variable(&mut self, name: &str, value: &OsStr) {
+        let start = [name.as_bytes(), b"="].concat();
+        let is_new = !self
+            .environment
+            .iter()
+            .any(|variable| variable.to_bytes().starts_with(&start));
+        let variable = [&start, value.as_bytes()].concat();
+        // The kernel gives no variable with a NUL.
+        if let Some(variable) = CString::new(variable).ok().filter(|_| is_new) {
+            self.environment.push(variable);
         }
     }
 

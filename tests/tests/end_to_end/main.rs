@@ -40,4 +40,5 @@ mod faults;
 mod kills;
 mod limits;
 mod permissions;
+mod program;
 mod unified;

@@ -9,7 +9,7 @@ use ipfs_exec_tests::{Environment, Running};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::Signal;
 
-use crate::machine::Machine;
+use crate::machine::{EMPTY, Machine};
 use crate::sandbox::processes_with;
 
 /// A duration for `sleep` that no other process on this machine has.
@@ -33,7 +33,8 @@ fn an_interrupt_ends_the_program_and_cleans_up() {
         let running = sleeper(&machine, &marker);
         running.signal(signal);
         let outcome = running.wait();
-        assert_eq!(outcome.code, Some(128 + signal.as_raw()), "{outcome:?}");
+        // As shells expect of a command in a loop.
+        assert_eq!(outcome.signal, Some(signal.as_raw()), "{outcome:?}");
         assert!(
             outcome.stdout.is_empty(),
             "an interrupted run has no output\n{outcome:?}"
@@ -51,9 +52,123 @@ fn an_interrupt_of_the_whole_group_does_the_same() {
     let running = sleeper(&machine, &marker);
     running.signal_group(Signal::INT);
     let outcome = running.wait();
-    assert_eq!(outcome.code, Some(130), "{outcome:?}");
+    assert_eq!(outcome.signal, Some(2), "{outcome:?}");
     assert_eq!(processes_with(&marker), Vec::<String>::new());
     machine.environment.assert_clean();
+}
+
+/// The soft kill of a batch system: the program saves what it has, and that is the result.
+#[test]
+fn a_program_that_handles_a_signal_may_end_by_itself() {
+    let machine = Machine::new();
+    let script = "trap 'echo saved > /output/saved; exit 5' TERM HUP; \
+                  trap 'echo told >> /output/told' USR1 USR2; \
+                  echo ready >&2; while :; do sleep 0.1; done";
+    for signal in [Signal::TERM, Signal::HUP] {
+        let mut running = machine.run(["sh", "-c", script]).start();
+        running.wait_for("ready");
+        running.signal(signal);
+        let outcome = running.wait();
+        assert_eq!(outcome.code, Some(5), "{outcome:?}");
+        let saved = format!("{}/saved", outcome.line());
+        assert_eq!(machine.environment.cat(&saved), b"saved\n");
+    }
+    // Other signals are for the program alone.
+    let script = "trap 'echo one > /output/1' USR1; trap 'echo two > /output/2; exit 0' USR2; \
+                  echo ready >&2; while :; do sleep 0.1; done";
+    let mut running = machine.run(["sh", "-c", script]).start();
+    running.wait_for("ready");
+    running.signal(Signal::USR1);
+    running.signal(Signal::USR2);
+    let cid = running.wait().line();
+    assert!(machine.environment.names(&cid).contains(&"2".to_owned()));
+    machine.environment.assert_clean();
+}
+
+/// Ctrl-C ends a loop over runs, also where the program ends by itself.
+#[test]
+fn a_loop_over_runs_ends() {
+    let machine = Machine::new();
+    let script = "trap 'exit 0' INT; echo ready >&2; while :; do sleep 0.1; done";
+    let mut running = machine.run(["sh", "-c", script]).start();
+    running.wait_for("ready");
+    running.signal(Signal::INT);
+    let outcome = running.wait();
+    assert_eq!(outcome.signal, Some(2), "{outcome:?}");
+    assert!(outcome.text().starts_with("Qm"), "{outcome:?}");
+}
+
+/// A program that handles the signal and goes on is killed when its time is over.
+#[test]
+fn a_program_that_does_not_end_is_killed() {
+    let machine = Machine::new();
+    let script = "trap : TERM; echo ready >&2; while :; do sleep 0.1; done";
+    let command = [
+        "run",
+        "--stop-timeout",
+        "1s",
+        &machine.rootfs,
+        EMPTY,
+        "sh",
+        "-c",
+        script,
+    ];
+    let mut running = machine.environment.ipfs_exec(command).start();
+    running.wait_for("ready");
+    running.signal(Signal::TERM);
+    let outcome = running.wait();
+    assert_eq!(outcome.signal, Some(15), "{outcome:?}");
+    assert!(outcome.stdout.is_empty(), "{outcome:?}");
+    machine.environment.assert_clean();
+}
+
+/// A program that is not process 1 dies of the signal: that is an interruption, not an end by itself.
+#[test]
+fn an_entrypoint_that_dies_of_the_signal_has_no_output() {
+    let machine = Machine::new();
+    let script = "echo ready >&2; while :; do sleep 0.1; done";
+    let command = [
+        "run",
+        "--entrypoint",
+        "/bin/sh",
+        &machine.rootfs,
+        EMPTY,
+        "-c",
+        script,
+    ];
+    let mut running = machine.environment.ipfs_exec(command).start();
+    running.wait_for("ready");
+    running.signal(Signal::TERM);
+    let outcome = running.wait();
+    assert_eq!(outcome.signal, Some(15), "{outcome:?}");
+    assert!(outcome.stdout.is_empty(), "{outcome:?}");
+    assert!(outcome.elapsed < Duration::from_secs(9), "{outcome:?}");
+}
+
+/// A run whose output nobody reads did not end at its time, nor when it was told to.
+#[test]
+fn a_reader_that_does_not_read_keeps_no_run() {
+    let machine = Machine::new();
+    let script = "head -c 1000000 /dev/zero; sleep 60";
+    let call = |options: &[&str]| {
+        let mut call = std::process::Command::new(ipfs_exec_tests::environment::binary());
+        call.arg("--repo")
+            .arg(machine.environment.repository())
+            .arg("run")
+            .args(options)
+            .args([&machine.rootfs, EMPTY, "sh", "-c", script])
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::piped());
+        call
+    };
+    for option in ["--timeout", "--total-timeout"] {
+        let started = Instant::now();
+        let mut child = call(&[option, "1s"]).spawn().unwrap();
+        let status = child.wait().unwrap();
+        assert_eq!(status.code(), Some(124), "{option}");
+        assert!(started.elapsed() < Duration::from_secs(20), "{option}");
+    }
 }
 
 #[test]
@@ -147,7 +262,7 @@ fn an_interrupt_ends_the_wait_for_another_process() {
         thread::sleep(Duration::from_millis(300));
         running.signal(signal);
         let outcome = running.wait();
-        assert_eq!(outcome.code, Some(128 + signal.as_raw()), "{outcome:?}");
+        assert_eq!(outcome.signal, Some(signal.as_raw()), "{outcome:?}");
         assert_eq!(outcome.errors(), ["error: interrupted"]);
         assert!(outcome.stdout.is_empty(), "{outcome:?}");
         assert!(outcome.elapsed < Duration::from_secs(10), "{outcome:?}");
