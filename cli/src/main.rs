@@ -5,6 +5,7 @@
 
 #![deny(unsafe_code)]
 
+mod background;
 mod commands;
 mod config;
 mod context;

@@ -20,6 +20,7 @@ mod repo;
 mod run;
 mod serve;
 mod stat;
+mod umount;
 mod verify;
 
 use std::ffi::OsString;
@@ -66,6 +67,7 @@ enum Command {
     Stat(stat::StatArgs),
     Mkdir(mkdir::MkdirArgs),
     Mount(mount::MountArgs),
+    Umount(umount::UmountArgs),
     Pin(pin::PinArgs),
     Image(image::ImageArgs),
     Import(import::ImportArgs),
@@ -93,7 +95,8 @@ impl Cli {
             Command::Ls(arguments) => ls::ls(&context, arguments).map(done),
             Command::Stat(arguments) => stat::stat(&context, arguments).map(done),
             Command::Mkdir(arguments) => mkdir::mkdir(&context, arguments).map(done),
-            Command::Mount(arguments) => mount::mount(&context, arguments).map(done),
+            Command::Mount(arguments) => mount::mount(&context, &arguments),
+            Command::Umount(arguments) => umount::umount(&arguments).map(done),
             Command::Pin(arguments) => pin::pin(&context, arguments).map(done),
             Command::Image(arguments) => image::image(&context, arguments).map(done),
             Command::Import(arguments) => import::import(&context, arguments).map(done),

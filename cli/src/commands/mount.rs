@@ -1,12 +1,14 @@
 //! `mount`: content as a file system.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
 use ipfs_exec_executor::mount::{Mount, MountError, Top, Unobserved};
 use ipfs_exec_node::path::ContentPath;
 
+use crate::background;
 use crate::context::{Context, resolve};
 use crate::error::CommandError;
 use crate::output;
@@ -15,7 +17,7 @@ use crate::progress::Quiet;
 /// Show a directory as a file system, read-only
 ///
 /// What is not here is fetched as it is read. Prints one line when it is ready, and runs until it is
-/// unmounted (`fusermount3 -u DIR`) or gets a signal. Every file and directory tells its CID as the
+/// unmounted (`ipfs-exec umount DIR`) or gets a signal. Every file and directory tells its CID as the
 /// extended attribute `ipfs.cid`.
 #[derive(Args, Debug)]
 #[command(after_long_help = HELP, override_usage = "ipfs-exec mount [OPTIONS] PATH DIR
@@ -29,6 +31,14 @@ pub(crate) struct MountArgs {
     #[arg(long)]
     allow_other: bool,
 
+    /// Come back when the mount is ready, and go on serving it in the background
+    #[arg(long)]
+    background: bool,
+
+    /// This is the process in the background
+    #[arg(long, hide = true, conflicts_with = "background")]
+    detached: bool,
+
     /// Seconds without any block after which a read fails [default: --idle-timeout]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     timeout: Option<u64>,
@@ -41,9 +51,20 @@ pub(crate) struct MountArgs {
 const HELP: &str = "\
 Examples:
   ipfs-exec mount QmeugpFaBp7aafV2uN7GC3E2GbAycnEU3c2Q3FS7mSLbo4 /mnt
+  ipfs-exec mount --background $CID /mnt && ls /mnt; ipfs-exec umount /mnt
   ipfs-exec mount --all ~/ipfs";
 
-pub(crate) fn mount(context: &Context, arguments: MountArgs) -> Result<(), CommandError> {
+pub(crate) fn mount(context: &Context, arguments: &MountArgs) -> Result<ExitCode, CommandError> {
+    if arguments.background {
+        return background::start();
+    }
+    if arguments.detached {
+        background::leave_terminal()?;
+    }
+    serve(context, arguments).map(|()| ExitCode::SUCCESS)
+}
+
+fn serve(context: &Context, arguments: &MountArgs) -> Result<(), CommandError> {
     let (path, directory) = match (&arguments.places[..], arguments.all) {
         ([directory], true) => (None, directory),
         ([path, directory], false) => {
@@ -76,12 +97,15 @@ pub(crate) fn mount(context: &Context, arguments: MountArgs) -> Result<(), Comma
             "{shown} is mounted at {}",
             mount.directory().display()
         ))?;
+        if arguments.detached {
+            background::is_ready()?;
+        }
         let cancel = Some(context.interrupt.descriptor());
         mount.serve(cancel).map_err(explain)
     })
 }
 
-fn explain(error: MountError) -> CommandError {
+pub(super) fn explain(error: MountError) -> CommandError {
     let failed = CommandError::from_chain(&error);
     match error.hint() {
         Some(hint) => failed.with_hint(hint),

@@ -16,6 +16,9 @@ use super::server::MAX_READ_BYTES;
 /// The device.
 pub(crate) const DEVICE: &str = "/dev/fuse";
 
+/// What the host lists as the source of our file systems.
+pub(super) const SOURCE: &str = "ipfs-exec";
+
 /// What the kernel may ask for at a time without being asked for it itself: reading ahead.
 const MAX_BACKGROUND: u16 = 64;
 
@@ -73,7 +76,7 @@ impl Connection {
             MountOption::NoSuid,
             MountOption::NoDev,
             MountOption::DefaultPermissions,
-            MountOption::FSName("ipfs-exec".to_owned()),
+            MountOption::FSName(SOURCE.to_owned()),
             MountOption::Subtype("ipfs".to_owned()),
         ];
         if allow_other {

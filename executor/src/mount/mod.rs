@@ -24,6 +24,7 @@ mod lru;
 mod observer;
 mod protocol;
 mod server;
+mod unmount;
 mod view;
 
 use std::ffi::CString;
@@ -41,6 +42,7 @@ use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
 
 pub use observer::{Access, Learnt, Observer, Unobserved};
+pub use unmount::unmount;
 pub use view::{Failure, Top};
 
 use device::Connection;
@@ -104,6 +106,21 @@ pub enum MountError {
         #[source]
         source: io::Error,
     },
+    /// Nothing of ours is mounted there.
+    #[error("`{}` is no mount of ipfs-exec", path.display())]
+    NotMounted {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The kernel, or the helper that asks it, did not unmount.
+    #[error("cannot unmount `{}`", path.display())]
+    Unmount {
+        /// The directory.
+        path: PathBuf,
+        /// What was said.
+        #[source]
+        source: io::Error,
+    },
     /// A mount that stood has failed.
     #[error("the mount has failed")]
     Serve(#[source] io::Error),
@@ -120,6 +137,13 @@ impl MountError {
             MountError::Mount { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 Some(HELPER_HINT)
             }
+            MountError::Unmount { source, .. } if source.to_string().contains("busy") => {
+                Some("close what uses it (`fuser -vm DIR` tells), or add `--lazy`")
+            }
+            MountError::Unmount { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                Some(HELPER_HINT)
+            }
+            MountError::NotMounted { .. } => Some("`findmnt --source ipfs-exec` lists such mounts"),
             MountError::NotDirectory { .. } => Some("name a directory, or read files with `cat`"),
             MountError::MountPoint { .. } | MountError::NotEmpty { .. } => {
                 Some("name an empty directory")

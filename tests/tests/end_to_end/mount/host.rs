@@ -393,3 +393,37 @@ fn an_unmount_ends_it() {
     outcome.succeeds();
     assert_eq!(mounted.running.wait().code, Some(0));
 }
+
+/// A script mounts, goes on, and unmounts.
+#[test]
+fn a_mount_goes_on_in_the_background() {
+    requirement::fuse();
+    let environment = Environment::new();
+    let cid = tree(&environment, &[]);
+    let place = environment.directory("a place");
+    let mount = |arguments: &[&str]| {
+        let call = environment.ipfs_exec(["mount", "--background"]);
+        call.arguments(arguments).argument(&place)
+    };
+    // What a shell puts into `$( )` has an end.
+    let outcome = mount(&[&cid]).succeeds();
+    assert!(outcome.line().contains("is mounted at"), "{outcome:?}");
+    assert_same(&place, &environment.file("tree"));
+    let umount = |arguments: &[&str]| {
+        let call = environment.ipfs_exec(["umount"]);
+        call.arguments(arguments).argument(&place)
+    };
+    let open = File::open(place.join("large")).unwrap();
+    umount(&[]).fails(1, &["a place", "busy", "--lazy"]);
+    umount(&["--lazy"]).succeeds();
+    assert_eq!(entries(&place), Vec::<String>::new());
+    drop(open);
+    mount(&["--all"]).succeeds();
+    assert_same(&place.join(&cid), &environment.file("tree"));
+    umount(&[]).succeeds();
+    umount(&[]).fails(1, &["a place", "no mount of ipfs-exec"]);
+    // What goes wrong before is told, and is the exit code.
+    mount(&["nonsense"]).fails(1, &["nonsense"]);
+    environment.write("a place/file", "");
+    mount(&[&cid]).fails(1, &["a place", "empty"]);
+}
