@@ -24,7 +24,7 @@
 //!    ([`output`](crate::output)). The input is mounted by FUSE, or written below the same directory.
 //! 3. The process splits. A supervisor, which holds one end of a pipe and nothing else of ours, kills all
 //!    that follows when we die, at whatever moment. The child gets default signal dispositions, umask 022,
-//!    the same limits of processes everywhere, three standard streams and what bubblewrap is told of; all
+//!    the same limits and attributes of processes everywhere, three standard streams and what bubblewrap is told of; all
 //!    other descriptors are closed. Each stream is a pipe of ours whose bytes a thread carries, or a
 //!    terminal of the sandbox's own ([`sandbox`](crate::sandbox)): no open file description of the caller
 //!    comes inside.
@@ -39,13 +39,17 @@
 //!    capabilities, sets `no_new_privs`, and executes the stub: a static program of 4 KiB that is in no
 //!    file system, and that carries arguments, environment and filters with it.
 //! 7. The supervisor enters the mount namespace of the sandbox and covers what of `/proc` tells of the host.
-//! 8. The stub opens the terminal, if the program has one, in the sandbox's own `devpts`. It confines
-//!    itself by Landlock: beside what mounts are read-only, nothing can be written to but `/output`, `/tmp`
-//!    and `/dev` (Linux 5.19), and no process or abstract socket outside can be reached (Linux 6.12). It
-//!    has every descriptor but three closed, loads the filters of system calls, and executes `/sbin/init`.
-//! 9. When process 1 has ended, the kernel has killed all others of its namespace, and the supervisor
-//!    what was left of bubblewrap. Only then is `/output` imported, by descriptor and without following
-//!    a link. Sockets and pipes in it are errors of the program.
+//! 8. The stub confines itself by Landlock: beside what mounts are read-only, nothing can be written to but
+//!    `/output`, `/tmp` and `/dev` (Linux 5.19), and no process or abstract socket outside can be reached
+//!    (Linux 6.12). It takes the right to execute its own file away, and loads the filters of system calls.
+//!    Where the job names an entrypoint, the stub stays as process 1, without a descriptor: it hands signals
+//!    on, and goes on in a child. It opens the terminal, if the program has one, in the sandbox's own
+//!    `devpts`, which has at most 64, has every descriptor but three closed, and executes the program.
+//! 9. Signals of the caller reach the program first. A program that handles one of those that end a process
+//!    gets some seconds; then everything is killed.
+//! 10. When process 1 has ended, the kernel has killed all others of its namespace, and the supervisor
+//!     what was left of bubblewrap. Only then is `/output` imported, by descriptor and without following
+//!     a link. Sockets and pipes in it are errors of the program.
 //!
 //! # What bubblewrap is told
 //! | argument | without it |
@@ -81,7 +85,9 @@
 //! `core_pattern` would run programs outside. [`VISIBLE_PROC`] stays visible. Every other entry is covered
 //! by an empty file or directory of the stage, also one that a newer kernel brings: `kcore`, `keys`,
 //! `kallsyms`, `cmdline`, `config.gz`, `interrupts`, `modules`, `pressure`, `vmstat` and so on. In
-//! `/proc/sys` each file is covered that others than root may not read, and `dev` and `debug`. `boot_id` is
+//! `/proc/sys` each file is covered that others than root may not read, each counter of the host
+//! (`fs/file-nr`, `fs/inode-nr`, `kernel/tainted` and others), and each directory but `fs`, `kernel`, `net`,
+//! `user` and `vm`. `boot_id` is
 //! a constant ([`BOOT_IDENTITY`](crate::sandbox::stage::BOOT_IDENTITY)).
 //!
 //! # What remains visible of the machine
@@ -97,12 +103,18 @@
 //! | inode numbers, and the order of entries, of an unpacked root file system and of `/output` | `stat`, `readdir` |
 //! | numbers of mounts, devices and processes; user ids in the options of a `tmpfs`; that devices are the host's, where the caller is not root | `/proc/self/mountinfo`, `stat` |
 //! | which pages of a shared root file system are in memory | `mincore`, timing |
+//! | the nice value and scheduling class of the caller; its hard limits, where it is not root and they are lower | `getpriority`, `sched_getscheduler`, `getrlimit` |
 //! | random numbers | `getrandom`, `/dev/urandom`, `AT_RANDOM` |
 //! | where there is no overlay: the path of the repository, and locks and leases of other runs on the same root file system; `--json` says so (`isolation`) | `/proc/self/mountinfo`, `fcntl` |
 //!
 //! # What an ordinary user cannot bound
-//! Pages in pipes: the kernel counts them for each user, and gives pipes of the same user one page where
-//! there are too many. A program cannot enlarge its pipes.
+//! The kernel counts these for each user, and nothing below it:
+//!
+//! | pool | what a program can do |
+//! | --- | --- |
+//! | pages in pipes | other pipes of the same user get one page each; a program cannot enlarge its pipes |
+//! | watches of `epoll` | other processes of the same user get `ENOSPC` from `epoll_ctl` |
+//! | descriptors in flight through UNIX sockets | other processes of the same user get `ETOOMANYREFS` |
 //!
 //! # System calls
 //! The lists stand in the source of `sandbox::seccomp`. What is refused, and why:
@@ -124,6 +136,7 @@
 //! | protocols of netlink other than routes, of internet other than TCP, UDP and ICMP: `EPROTONOSUPPORT` | load modules of the kernel |
 //! | `fcntl` with leases, delegations, directory watches, hints and pipe sizes: `EINVAL` | a file has them for all who use it; pages in pipes are a pool of the user |
 //! | `fallocate` that takes disk: `EOPNOTSUPP` | takes gigabytes in a millisecond, before anybody can look |
+//! | `setsockopt` that attaches a filter to a socket; filters by `seccomp` and `prctl`: `EINVAL` | all compiled filters of the machine share one pool; thousands that are freed at once stop the kernel |
 //! | huge pages of `mmap`, `memfd_create`, `shmget`: `ENOMEM` | the host has few, for everybody |
 //! | `io_setup` and its family, `cachestat`: `ENOSYS` | takes all 65,536 contexts of the system; tells what others have read |
 //! | `sync`, `syncfs`: done, and nothing happens | would write what others have to write |
