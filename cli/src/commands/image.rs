@@ -120,7 +120,7 @@ fn unpack(
     }
     if unpacked.more_warnings > 0 {
         let more = unpacked.more_warnings;
-        tracing::warn!("{more} more entries of the archive were skipped");
+        tracing::warn!("{more} more warnings about the archive are not shown");
     }
     if arguments.json {
         output::line(json!({

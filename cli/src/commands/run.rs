@@ -478,10 +478,7 @@ fn report(
         tracing::warn!("{warning}");
     }
     if outcome.more_warnings > 0 {
-        tracing::warn!(
-            "{} more entries of the archive were skipped",
-            outcome.more_warnings
-        );
+        tracing::warn!("{} more warnings are not shown", outcome.more_warnings);
     }
     let code = outcome.exit.code();
     if arguments.json {

@@ -114,10 +114,10 @@ impl<'r, R: Read> Members<'r, R> {
         self.stream.take(bytes);
     }
 
-    /// Reads on to the end of the stream. Gives the bytes that count against the limit.
-    pub(super) fn finish(mut self) -> Result<u64, ArchiveError> {
+    /// Reads on to the end of the stream. Gives the bytes that count against the limit, and the reader.
+    pub(super) fn finish(mut self) -> Result<(u64, R), ArchiveError> {
         self.stream.drain()?;
-        Ok(self.stream.charged())
+        Ok((self.stream.charged(), self.stream.into_reader()))
     }
 
     fn malformed(&self, reason: &'static str) -> ArchiveError {

@@ -21,29 +21,29 @@ mod error;
 mod member;
 mod path;
 mod pax;
+mod peek;
 mod placement;
 mod planting;
 mod record;
 mod sparse;
 mod stream;
+mod warning;
 
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
 use std::io::Read;
 use std::os::fd::BorrowedFd;
 
 use ipfs_exec_node::block::Blocks;
 use ipfs_exec_node::budget::{Budget, Spending};
-use ipfs_exec_node::path::escape;
 use ipfs_exec_node::profile::Profile;
 use ipfs_exec_node::progress::{Event, Reporter};
 use ipfs_exec_node::unixfs::Imported;
 use rustix::fs::Timespec;
-use serde::{Deserialize, Serialize};
 
 pub use error::{ArchiveError, Refusal};
+pub use warning::{Unpacked, Warning};
 
 use member::{Member, MemberKind, Members};
 use path::EntryPath;
@@ -63,53 +63,6 @@ pub const DEFAULT_BUDGET: Budget = Budget {
     max_inodes: 5_000_000,
     ..Budget::UNLIMITED
 };
-
-/// What an archive held.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct Unpacked {
-    /// Entries, skipped ones included.
-    pub entries: u64,
-    /// Bytes, counted as for [`DEFAULT_BUDGET`].
-    pub bytes: u64,
-    /// What was left out: the first [`Unpacked::MAX_WARNINGS`] of it.
-    pub warnings: Vec<Warning>,
-    /// How many further warnings there were.
-    pub more_warnings: u64,
-}
-
-impl Unpacked {
-    /// Most warnings kept: more than anybody reads, and few enough to store.
-    pub const MAX_WARNINGS: usize = 100;
-
-    fn warn(&mut self, warning: Warning) {
-        if self.warnings.len() < Unpacked::MAX_WARNINGS {
-            self.warnings.push(warning);
-        } else {
-            self.more_warnings += 1;
-        }
-    }
-}
-
-/// An entry that was left out.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct Warning {
-    /// The entry's name, escaped.
-    pub name: String,
-    /// What it is, with its article.
-    pub kind: String,
-}
-
-impl fmt::Display for Warning {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            formatter,
-            "skipped `{}` of the rootfs archive: it is {}",
-            self.name, self.kind
-        )
-    }
-}
 
 /// Unpacks `archive` below `directory`, which is empty.
 ///
@@ -198,7 +151,11 @@ fn place_all(
         place(&member, &mut members, destination, &mut unpacked)?;
         reporter.report(Event::Entry);
     }
-    unpacked.bytes = members.finish()?;
+    let reader;
+    (unpacked.bytes, reader) = members.finish()?;
+    if reader.has_trailing_bytes() {
+        unpacked.warn(Warning::trailing_bytes(reader.format()));
+    }
     unpacked.entries = spending.entries();
     Ok(unpacked)
 }
@@ -217,10 +174,7 @@ fn place<R: Read + Send>(
         MemberKind::Symlink { target } => destination.symlink(&path, target, mtime),
         MemberKind::HardLink { target } => destination.hard_link(&path, target),
         MemberKind::Special(kind) => {
-            unpacked.warn(Warning {
-                name: escape(&member.path),
-                kind: (*kind).to_owned(),
-            });
+            unpacked.warn(Warning::skipped(&member.path, kind));
             Ok(())
         }
     }

@@ -52,6 +52,11 @@ impl<'r, R: Read> Stream<'r, R> {
         self.spending.bytes()
     }
 
+    /// The reader, with what it read ahead dropped.
+    pub(super) fn into_reader(self) -> R {
+        self.reader.into_inner()
+    }
+
     /// Counts `bytes` against the limit.
     pub(super) fn charge(&mut self, bytes: u64) -> Result<(), ArchiveError> {
         self.spending.take_bytes(bytes)?;

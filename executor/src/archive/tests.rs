@@ -535,6 +535,58 @@ fn compressed_archives_cut_short_are_errors_wherever_they_end() {
     }
 }
 
+/// gzip and its siblings ignore bytes after the last stream and say so. Downloads end with such bytes,
+/// and were called truncated.
+#[test]
+fn bytes_after_the_last_compressed_stream_are_a_warning() {
+    let archive = Archive::default().file("a", b"x").end();
+    let (first, second) = archive.split_at(700);
+    for (name, compress) in COMPRESSIONS {
+        for trailing in [
+            &b"\n"[..],
+            b"BZh",
+            b"<html>not found</html>",
+            &[0xff; 100_000],
+        ] {
+            let bytes = [&compress(first)[..], &compress(second), trailing].concat();
+            let (directory, report) = unpacked(&bytes);
+            assert_eq!(fs::read(directory.path().join("tree/a")).unwrap(), b"x");
+            let warnings: Vec<_> = report.warnings.iter().map(Warning::to_string).collect();
+            let wanted =
+                format!("ignored the bytes after the last {name} stream of the rootfs archive");
+            assert_eq!(warnings, [wanted], "{trailing:?}");
+        }
+    }
+    // Where they cut the archive short, that is the error.
+    for (_, compress) in COMPRESSIONS {
+        let bytes = [compress(&archive[..512]), b"trailing".to_vec()].concat();
+        assert_eq!(refused(&bytes), "the archive is truncated");
+    }
+    let padded = [xz(first), vec![0; 512], xz(second), vec![0; 8]].concat();
+    assert_eq!(unpacked(&padded).1.warnings, []);
+}
+
+/// Millions of empty streams decompress to nothing. The work between them ends when it should.
+#[test]
+fn endless_empty_streams_end_in_time() {
+    struct Endless(Vec<u8>, usize);
+    impl Read for Endless {
+        fn read(&mut self, target: &mut [u8]) -> io::Result<usize> {
+            let length = (&self.0[self.1..]).read(target)?;
+            self.1 = (self.1 + length) % self.0.len();
+            Ok(length)
+        }
+    }
+    for (name, compress) in COMPRESSIONS {
+        let budget = Budget {
+            deadline: Some(Instant::now() + Duration::from_millis(300)),
+            ..DEFAULT_BUDGET
+        };
+        let (_directory, result) = unpack_with(Endless(compress(b""), 0), &budget);
+        assert!(result.unwrap_err().contains("longer than it may"), "{name}");
+    }
+}
+
 #[test]
 fn content_after_the_end_is_ignored() {
     let bytes = [

@@ -176,6 +176,27 @@ fn entries_that_collide_are_refused() {
     }
 }
 
+/// A download with a stray byte at its end was called truncated.
+#[test]
+fn bytes_after_a_compressed_archive_are_a_warning() {
+    let machine = Machine::new();
+    let mut bytes = Archive::busybox().gzip();
+    bytes.push(b'\n');
+    machine.environment.write("trailing.tar.gz", bytes);
+    for _ in 0..2 {
+        let run = machine
+            .environment
+            .ipfs_exec(["run", "trailing.tar.gz", EMPTY, "true"]);
+        let errors = run.succeeds().stderr;
+        assert!(errors.contains("after the last gzip stream"), "{errors}");
+    }
+    let unpack = machine
+        .environment
+        .ipfs_exec(["image", "unpack", "trailing.tar.gz"]);
+    let errors = unpack.succeeds().stderr;
+    assert!(errors.contains("after the last gzip stream"), "{errors}");
+}
+
 #[test]
 fn a_directory_may_come_twice_and_late() {
     let image = Archive::busybox()
