@@ -14,8 +14,11 @@
 //! what it leaves in `/output`. Hostile, too, are peers, gateways and names.
 //!
 //! # The operations, in order
-//! 1. The archive is unpacked through descriptors, beneath a directory of the repository, without
-//!    following a link ([`archive`](crate::archive)). Devices and set-id bits are left out. The mount
+//! 1. The archive is unpacked through descriptors, beneath a directory of the repository
+//!    ([`archive`](crate::archive)). A symbolic link of the archive on the way to an entry is resolved
+//!    inside the tree, to a path without links; the kernel then opens that path without following a link.
+//!    What stands at the path of an entry is removed before the entry is made, so that nothing is written
+//!    through a hard link. Devices and set-id bits are left out. The mount
 //!    points that the sandbox needs are made as real directories; a link where one belongs is an error
 //!    ([`rootfs`](crate::rootfs)). A directory as root file system is mounted, and its mount points are
 //!    shown in addition to what is in the DAG, without set-id bits. A tree may have more names than any

@@ -7,6 +7,7 @@ use ipfs_exec_node::limits;
 use ipfs_exec_node::unixfs::UnixfsError;
 
 use super::bounds::{MAX_DIRECTORY_BYTES, MAX_REGIONS};
+use super::follow::MAX_LINKS;
 
 /// Why an archive could not be unpacked.
 #[derive(Debug, thiserror::Error)]
@@ -89,15 +90,15 @@ pub enum Refusal {
     /// The path has too many components.
     #[error("it lies more than {} directories deep", limits::MAX_DIRECTORY_DEPTH)]
     TooDeep,
-    /// A component of the path is a symbolic link.
+    /// A component of the path became a symbolic link while it was unpacked.
     #[error("it goes through a symbolic link")]
     ThroughLink,
+    /// The symbolic links of the path form a loop, or are too many.
+    #[error("it goes through more than {MAX_LINKS} symbolic links")]
+    TooManyLinks,
     /// A component of the path is something else than a directory.
     #[error("it goes through an entry that is no directory")]
     ThroughFile,
-    /// The path was unpacked before.
-    #[error("an earlier entry has the same path")]
-    Collision,
     /// The target of a symbolic link is empty, too long or holds a NUL byte.
     #[error("its link target is empty, too long or holds a NUL byte")]
     InvalidTarget,
@@ -108,8 +109,11 @@ pub enum Refusal {
     #[error("it is a hard link to a directory")]
     DirectoryTarget,
     /// The target of a hard link cannot be told for one of the reasons above.
-    #[error("it is a hard link to a path outside the tree or through a symbolic link")]
+    #[error("it is a hard link to a path outside the tree")]
     TargetOutside,
+    /// The hard link would replace the directory that holds its target.
+    #[error("it is a hard link in place of the directory that holds its target")]
+    TargetReplaced,
     /// The entry has content though its type has none.
     #[error("it carries content that its type does not have")]
     UnexpectedContent,

@@ -1,9 +1,10 @@
 //! Reading tar archives that nobody vouches for.
 //!
 //! [`unpack`] writes below one directory and nowhere else. Nothing that it makes belongs to
-//! somebody else, has a set-id bit, or is a device. What an archive may not contain is refused
-//! with the entry's name; nothing is repaired, because two readers that repair differently see two
-//! different trees.
+//! another user, has a set-id bit, or is a device. An entry that leads out of the tree is refused with
+//! its name. Archives that tar and containerd accept are read as they read them: the last of several
+//! entries with one path counts, and a path through a symbolic link of the archive leads where it leads
+//! for a process whose root directory is the tree.
 //!
 //! ```text
 //! bytes -> compression -> stream -> members -> placement
@@ -18,6 +19,7 @@
 mod bounds;
 mod compression;
 mod error;
+mod follow;
 mod member;
 mod path;
 mod pax;
@@ -104,8 +106,8 @@ pub fn import(
     Ok((planting.finish()?, unpacked))
 }
 
-/// Where members go. All refuse names that stand already, and paths through anything but
-/// directories.
+/// Where members go. Links of the archive are followed on the way to a member, inside the tree; what
+/// stands in the place of a member is replaced, unless both are directories.
 trait Destination {
     /// Makes a directory, or describes one that is there.
     fn directory(

@@ -1,5 +1,8 @@
 //! Where an entry belongs.
 
+use std::io;
+use std::ops::{Bound, RangeBounds};
+
 use ipfs_exec_node::limits;
 use ipfs_exec_node::path::escape;
 
@@ -61,4 +64,39 @@ impl EntryPath {
             None => Some((&[], &self.0)),
         }
     }
+
+    /// The path of the entry `name` of this directory.
+    pub(super) fn join(&self, name: &[u8]) -> Result<EntryPath, Refusal> {
+        EntryPath::parse(&[self.as_bytes(), b"/", name].concat())
+    }
+
+    /// Whether it lies below `directory`.
+    pub(super) fn is_below(&self, directory: &EntryPath) -> bool {
+        let rest = self.0.strip_prefix(directory.as_bytes());
+        rest.is_some_and(|rest| rest.starts_with(b"/"))
+    }
+
+    /// The error of an entry with this path that may not be unpacked.
+    pub(super) fn refused(&self, reason: Refusal) -> ArchiveError {
+        ArchiveError::Refused {
+            name: escape(self.as_bytes()),
+            reason,
+        }
+    }
+
+    /// The error of an entry with this path that could not be written.
+    pub(super) fn unwritten(&self, source: io::Error) -> ArchiveError {
+        ArchiveError::Write {
+            name: escape(self.as_bytes()),
+            source,
+        }
+    }
+}
+
+/// The paths below `directory`, in their order as bytes.
+pub(super) fn below(directory: &[u8]) -> impl RangeBounds<Vec<u8>> + use<> {
+    // No path starts with a slash: below the top is everything but the top.
+    let end = [directory, b"0"].concat();
+    let start = [directory, b"/"].concat();
+    (Bound::Excluded(start), Bound::Excluded(end))
 }

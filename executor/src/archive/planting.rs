@@ -1,7 +1,8 @@
 //! Making a DAG of members, without files.
 //!
-//! What a member is refused for is the same as where it is unpacked: names that stand already, paths
-//! through links or files, links to what is not there.
+//! A member goes to the same place as where it is unpacked, and is refused for the same: links of the
+//! archive are followed inside the tree, the last of several entries with one path counts, and paths
+//! through files and hard links to what is not there are refused.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read};
@@ -16,13 +17,15 @@ use ipfs_exec_node::unixfs::{
 };
 use ipfs_exec_node::{Cid, limits};
 use rustix::fs::Timespec;
+use rustix::io::Errno;
 
 use super::Destination;
 use super::bounds::MAX_DIRECTORY_BYTES;
 use super::error::{ArchiveError, Refusal};
+use super::follow::{self, Standing, Tree, follow};
 use super::member::{Members, NO_TIME};
-use super::path::EntryPath;
-use super::placement::{DIRECTORY_MODE_MASK, FILE_MODE_MASK, IMPLIED_MODE, refused};
+use super::path::{self, EntryPath};
+use super::placement::{DIRECTORY_MODE_MASK, FILE_MODE_MASK, IMPLIED_MODE};
 use super::sparse::Layout;
 
 /// Memory that an entry takes beside its path, in bytes, roughly.
@@ -33,7 +36,17 @@ const ENTRY_OVERHEAD_BYTES: usize = 320;
 enum Planted {
     Directory { mode: u32, mtime: Timespec },
     File(Imported),
-    Link(Imported),
+    Link { imported: Imported, target: Vec<u8> },
+}
+
+impl Planted {
+    /// Memory that it takes beside its path and [`ENTRY_OVERHEAD_BYTES`].
+    fn own_bytes(&self) -> usize {
+        match self {
+            Planted::Link { target, .. } => target.len(),
+            _ => 0,
+        }
+    }
 }
 
 /// See the [module](self).
@@ -63,8 +76,8 @@ impl<'b> Planting<'b> {
             profile,
             budget,
             reporter,
+            entry_bytes: bytes_of(b"", &top),
             entries: BTreeMap::from([(Vec::new(), top)]),
-            entry_bytes: 0,
         }
     }
 
@@ -77,7 +90,7 @@ impl<'b> Planting<'b> {
         let keep_free = &self.budget.keep_free;
         for (path, planted) in paths {
             let imported = match planted {
-                Planted::File(imported) | Planted::Link(imported) => imported,
+                Planted::File(imported) | Planted::Link { imported, .. } => imported,
                 Planted::Directory { mode, mtime } => {
                     let metadata = Metadata {
                         mode: Some(mode),
@@ -103,53 +116,77 @@ impl<'b> Planting<'b> {
         Ok(root.expect("the top is an entry"))
     }
 
-    /// Makes room for an entry that is no directory.
-    fn place(&mut self, path: &EntryPath) -> Result<(), ArchiveError> {
-        let (parent, _) = path.split().ok_or_else(|| refused(path, Refusal::NoName))?;
-        self.imply(path, parent)?;
-        match self.entries.contains_key(path.as_bytes()) {
-            true => Err(refused(path, Refusal::Collision)),
-            false => Ok(()),
+    /// Where the entry `path` goes, without links; directories on the way are made where they are missing.
+    fn spot(&mut self, path: &EntryPath) -> Result<EntryPath, ArchiveError> {
+        let (parent, name) = path.split().ok_or_else(|| path.refused(Refusal::NoName))?;
+        let refused = |reason| path.refused(reason);
+        if let Some(Planted::Directory { .. }) = self.entries.get(parent) {
+            return Ok(path.clone());
         }
+        let parent = follow(self, parent).map_err(|stray| stray.of(path))?;
+        self.imply(path, parent.as_bytes())?;
+        parent.join(name).map_err(refused)
     }
 
-    /// Makes the directories on the way to `path`, as far as they are missing.
+    /// Makes the directory `parent`, a path without links, and those above it, where they are missing.
     fn imply(&mut self, path: &EntryPath, parent: &[u8]) -> Result<(), ArchiveError> {
-        if matches!(self.entries.get(parent), Some(Planted::Directory { .. })) {
-            return Ok(());
-        }
         let ends = parent.iter().enumerate().filter(|(_, byte)| **byte == b'/');
         let ends: Vec<usize> = ends.map(|(at, _)| at).chain([parent.len()]).collect();
         for end in ends {
-            match self.entries.get(&parent[..end]) {
-                Some(Planted::Directory { .. }) => {}
-                Some(Planted::Link(_)) => return Err(refused(path, Refusal::ThroughLink)),
-                Some(Planted::File(_)) => return Err(refused(path, Refusal::ThroughFile)),
-                None => {
-                    let implied = Planted::Directory {
-                        mode: IMPLIED_MODE,
-                        mtime: NO_TIME,
-                    };
-                    self.keep(path, &parent[..end], implied)?;
-                }
+            if !self.entries.contains_key(&parent[..end]) {
+                let implied = Planted::Directory {
+                    mode: IMPLIED_MODE,
+                    mtime: NO_TIME,
+                };
+                self.keep(path, &parent[..end], implied)?;
             }
         }
         Ok(())
     }
 
+    /// Keeps `planted` at `spot`, in place of what an earlier entry left there.
     fn keep(
         &mut self,
         entry: &EntryPath,
-        path: &[u8],
+        spot: &[u8],
         planted: Planted,
     ) -> Result<(), ArchiveError> {
-        if self.entries.insert(path.to_owned(), planted).is_none() {
-            self.entry_bytes += path.len() + ENTRY_OVERHEAD_BYTES;
+        self.entry_bytes += bytes_of(spot, &planted);
+        if let Some(earlier) = self.entries.insert(spot.to_owned(), planted) {
+            self.entry_bytes -= bytes_of(spot, &earlier);
         }
         match self.entry_bytes > MAX_DIRECTORY_BYTES {
-            true => Err(refused(entry, Refusal::TooManyDirectories)),
+            true => Err(entry.refused(Refusal::TooManyDirectories)),
             false => Ok(()),
         }
+    }
+
+    /// Memory that the entries take, in bytes, roughly.
+    #[cfg(test)]
+    pub(super) fn memory(&self) -> usize {
+        self.entry_bytes
+    }
+
+    /// Forgets what an earlier entry left at `spot`.
+    fn remove(&mut self, spot: &EntryPath) {
+        let gone = self.entries.range(path::below(spot.as_bytes()));
+        let gone = gone.map(|(path, _)| path.clone());
+        for path in gone.chain([spot.as_bytes().to_vec()]).collect::<Vec<_>>() {
+            if let Some(planted) = self.entries.remove(&path) {
+                self.entry_bytes -= bytes_of(&path, &planted);
+            }
+        }
+    }
+}
+
+impl Tree for Planting<'_> {
+    fn look(&self, path: &[u8]) -> Result<Standing, Errno> {
+        Ok(match self.entries.get(path) {
+            None => Standing::Nothing,
+            Some(Planted::Directory { .. }) => Standing::Directory,
+            Some(Planted::Link { target, .. }) => Standing::Link(target.clone()),
+            Some(Planted::File(_)) => Standing::Other,
+        })
     }
 }
 
@@ -160,15 +197,19 @@ impl Destination for Planting<'_> {
         mode: u32,
         mtime: Timespec,
     ) -> Result<(), ArchiveError> {
-        if let Some((parent, _)) = path.split() {
-            self.imply(path, parent)?;
+        let planted = Planted::Directory {
+            mode: mode & DIRECTORY_MODE_MASK,
+            mtime,
+        };
+        if path.split().is_none() {
+            return self.keep(path, b"", planted);
         }
-        match self.entries.get(path.as_bytes()) {
+        let spot = self.spot(path)?;
+        match self.entries.get(spot.as_bytes()) {
             None | Some(Planted::Directory { .. }) => {}
-            Some(_) => return Err(refused(path, Refusal::Collision)),
+            Some(_) => self.remove(&spot),
         }
-        let mode = mode & DIRECTORY_MODE_MASK;
-        self.keep(path, path.as_bytes(), Planted::Directory { mode, mtime })
+        self.keep(path, spot.as_bytes(), planted)
     }
 
     fn file<R: Read + Send>(
@@ -179,7 +220,8 @@ impl Destination for Planting<'_> {
         layout: &Layout,
         members: &mut Members<'_, R>,
     ) -> Result<(), ArchiveError> {
-        self.place(path)?;
+        let spot = self.spot(path)?;
+        self.remove(&spot);
         let mut content = Content {
             members,
             layout,
@@ -204,7 +246,7 @@ impl Destination for Planting<'_> {
             return Err(failure);
         }
         let imported = imported.map_err(|source| kept(path.as_bytes(), source))?;
-        self.keep(path, path.as_bytes(), Planted::File(imported))
+        self.keep(path, spot.as_bytes(), Planted::File(imported))
     }
 
     fn symlink(
@@ -214,41 +256,42 @@ impl Destination for Planting<'_> {
         mtime: Timespec,
     ) -> Result<(), ArchiveError> {
         if target.is_empty() || target.len() > limits::MAX_SYMLINK_BYTES || target.contains(&0) {
-            return Err(refused(path, Refusal::InvalidTarget));
+            return Err(path.refused(Refusal::InvalidTarget));
         }
-        self.place(path)?;
+        let spot = self.spot(path)?;
+        self.remove(&spot);
         let version = self.profile.cid_version;
         let keep_free = &self.budget.keep_free;
         let mtime = recorded(mtime);
         let imported = unixfs::import_symlink(self.blocks, target, mtime, version, keep_free);
         let imported = imported.map_err(|source| kept(path.as_bytes(), source))?;
-        self.keep(path, path.as_bytes(), Planted::Link(imported))
+        let target = target.to_owned();
+        self.keep(path, spot.as_bytes(), Planted::Link { imported, target })
     }
 
     fn hard_link(&mut self, path: &EntryPath, target: &[u8]) -> Result<(), ArchiveError> {
-        let refuse = |reason| refused(path, reason);
-        let target = EntryPath::parse(target).map_err(|_| refuse(Refusal::TargetOutside))?;
-        let (parent, _) = target.split().ok_or(refuse(Refusal::DirectoryTarget))?;
-        let mut above = parent;
-        loop {
-            match self.entries.get(above) {
-                Some(Planted::Link(_)) => return Err(refuse(Refusal::TargetOutside)),
-                Some(Planted::File(_)) => return Err(refuse(Refusal::MissingTarget)),
-                Some(Planted::Directory { .. }) | None => {}
-            }
-            match above.iter().rposition(|byte| *byte == b'/') {
-                Some(slash) => above = &above[..slash],
-                None => break,
-            }
-        }
+        let refuse = |reason| path.refused(reason);
+        let target = follow::target(self, target).map_err(|stray| stray.of(path))?;
         let planted = match self.entries.get(target.as_bytes()) {
             None => return Err(refuse(Refusal::MissingTarget)),
             Some(Planted::Directory { .. }) => return Err(refuse(Refusal::DirectoryTarget)),
             Some(planted) => planted.clone(),
         };
-        self.place(path)?;
-        self.keep(path, path.as_bytes(), planted)
+        let spot = self.spot(path)?;
+        if spot == target {
+            return Ok(());
+        }
+        if target.is_below(&spot) {
+            return Err(refuse(Refusal::TargetReplaced));
+        }
+        self.remove(&spot);
+        self.keep(path, spot.as_bytes(), planted)
     }
+}
+
+/// Memory that an entry takes.
+fn bytes_of(path: &[u8], planted: &Planted) -> usize {
+    path.len() + ENTRY_OVERHEAD_BYTES + planted.own_bytes()
 }
 
 /// The content of the current member, holes as zeros.
