@@ -270,6 +270,9 @@ impl RunError {
                 "name a program with `--entrypoint`, or put a program at `/sbin/init` of the root file system: it gets the arguments that follow \
                  INPUT",
             ),
+            RunError::Rootfs(RootfsError::Unpack { source, .. }) if source.hint().is_some() => {
+                source.hint()
+            }
             RunError::Input(InputError::Mount(error))
             | RunError::Rootfs(RootfsError::Mount(error)) => error.hint(),
             RunError::CleanUp { first, .. } => first.error().and_then(RunError::hint),

@@ -111,7 +111,12 @@ fn unpack(
     let profile = arguments.profile.profile()?;
     let (imported, unpacked) = archive::import(archive, &session, &profile, &budget, &progress)
         .map_err(|error| {
-            CommandError::from_chain(&error).about(&format!("cannot unpack {}", arguments.archive))
+            let failed = CommandError::from_chain(&error)
+                .about(&format!("cannot unpack {}", arguments.archive));
+            match error.hint() {
+                Some(hint) => failed.with_hint(hint),
+                None => failed,
+            }
         })?;
     let pin = arguments.pin.then(|| Pin::recursive(imported.cid));
     session.commit(pin.as_slice())?;

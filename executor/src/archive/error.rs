@@ -8,6 +8,7 @@ use ipfs_exec_node::unixfs::UnixfsError;
 
 use super::bounds::{MAX_DIRECTORY_BYTES, MAX_REGIONS};
 use super::follow::MAX_LINKS;
+use super::image::Image;
 
 /// Why an archive could not be unpacked.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +43,12 @@ pub enum ArchiveError {
         /// Why.
         reason: Refusal,
     },
+    /// The archive holds the layers of an image.
+    #[error("it is {image}: it holds the layers of an image, not the files of a root file system")]
+    Image {
+        /// The program that writes such archives.
+        image: Image,
+    },
     /// The archive takes more than it may.
     #[error(transparent)]
     Budget(#[from] BudgetError),
@@ -66,6 +73,19 @@ pub enum ArchiveError {
     /// The reporter asked to stop.
     #[error("unpacking was interrupted")]
     Interrupted,
+}
+
+impl ArchiveError {
+    /// What the user can do about it, where that is known.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            ArchiveError::Image { .. } => Some(
+                "make an archive of the files of the image: \
+                 `docker export $(docker create IMAGE sh) > rootfs.tar`",
+            ),
+            _ => None,
+        }
+    }
 }
 
 /// What is wrong with a single entry.

@@ -20,6 +20,7 @@ mod bounds;
 mod compression;
 mod error;
 mod follow;
+mod image;
 mod member;
 mod path;
 mod pax;
@@ -45,8 +46,10 @@ use ipfs_exec_node::unixfs::Imported;
 use rustix::fs::Timespec;
 
 pub use error::{ArchiveError, Refusal};
+pub use image::Image;
 pub use warning::{Unpacked, Warning};
 
+use image::Marks;
 use member::{Member, MemberKind, Members};
 use path::EntryPath;
 use placement::Placement;
@@ -148,10 +151,20 @@ fn place_all(
     let reader = compression::decompress(archive)?;
     let mut members = Members::new(Stream::new(reader, spending, reporter));
     let mut unpacked = Unpacked::default();
+    let mut marks = Marks::default();
     while let Some(member) = members.next()? {
         spending.take_entry()?;
-        place(&member, &mut members, destination, &mut unpacked)?;
+        place(
+            &member,
+            &mut members,
+            destination,
+            &mut unpacked,
+            &mut marks,
+        )?;
         reporter.report(Event::Entry);
+    }
+    if let Some(image) = marks.image() {
+        return Err(ArchiveError::Image { image });
     }
     let reader;
     (unpacked.bytes, reader) = members.finish()?;
@@ -167,8 +180,10 @@ fn place<R: Read + Send>(
     members: &mut Members<'_, R>,
     destination: &mut impl Destination,
     unpacked: &mut Unpacked,
+    marks: &mut Marks,
 ) -> Result<(), ArchiveError> {
     let path = EntryPath::new(&member.path)?;
+    marks.note(path.as_bytes());
     let (mode, mtime) = (member.mode, member.mtime);
     match &member.kind {
         MemberKind::Directory => destination.directory(&path, mode, mtime),

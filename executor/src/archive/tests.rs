@@ -775,6 +775,29 @@ fn gnu_tar_reads_the_same() {
 }
 
 #[test]
+fn archives_of_images_are_named() {
+    for (archive, words) in [
+        (
+            Archive::default()
+                .file("blobs/sha256/aa", b"layer")
+                .file("manifest.json", b"[]")
+                .file("oci-layout", b"{}"),
+            "`docker save`",
+        ),
+        (
+            Archive::default()
+                .file("blobs/sha256/aa", b"layer")
+                .file("index.json", b"{}")
+                .file("./oci-layout", b"{}"),
+            "OCI image archive",
+        ),
+    ] {
+        let error = refused(&gzip(&archive.end()));
+        assert!(error.contains(words), "{error}");
+    }
+}
+
+#[test]
 fn content_after_the_end_is_ignored() {
     let bytes = [
         Archive::default().file("a", b"").end(),

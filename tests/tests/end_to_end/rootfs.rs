@@ -196,6 +196,36 @@ fn bytes_after_a_compressed_archive_are_a_warning() {
     assert!(errors.contains("after the last gzip stream"), "{errors}");
 }
 
+/// `docker save` gives an archive of archives. It unpacked, and then had no `/sbin/init`.
+#[test]
+fn archives_of_images_are_named_with_what_to_do() {
+    let machine = Machine::new();
+    let environment = &machine.environment;
+    let saved = Archive::new()
+        .file("1f/layer.tar", 0o644, Archive::busybox().tar())
+        .file("2e.json", 0o644, "{}")
+        .file("manifest.json", 0o644, "[]");
+    let layout = Archive::new()
+        .file("blobs/sha256/1f", 0o644, "{}")
+        .file("index.json", 0o644, "{}")
+        .file("oci-layout", 0o644, "{}");
+    for (archive, words) in [(saved, "`docker save`"), (layout, "OCI image archive")] {
+        let path = environment.write("image.tar", archive.tar());
+        let words = &[words, "docker export"];
+        environment
+            .ipfs_exec(["run", "image.tar", EMPTY, "true"])
+            .fails(125, words);
+        let added = environment.add(&path);
+        environment
+            .ipfs_exec(["run", &added, EMPTY, "true"])
+            .fails(125, words);
+        environment
+            .ipfs_exec(["image", "unpack", "image.tar"])
+            .fails(1, words);
+        environment.assert_clean();
+    }
+}
+
 #[test]
 fn a_directory_may_come_twice_and_late() {
     let image = Archive::busybox()
