@@ -18,6 +18,7 @@ mod output;
 mod profile;
 mod program;
 mod progress;
+mod rootfs;
 mod serving;
 mod signals;
 mod size;

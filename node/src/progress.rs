@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::time::Instant;
 
 /// One step of a long operation.
@@ -28,6 +29,12 @@ pub enum Event {
 pub trait Reporter: Send + Sync {
     /// Takes one event; must return quickly.
     fn report(&self, event: Event);
+
+    /// Learns that an import left out `path`, because it is `kind`, which has its article. May be called
+    /// for any number of paths.
+    fn left_out(&self, path: &Path, kind: &str) {
+        let (_, _) = (path, kind);
+    }
 
     /// Whether the work should stop at the next safe point. Operations then fail with their
     /// `Interrupted` error and leave nothing half made.

@@ -32,6 +32,7 @@ use crate::limits::LimitArgs;
 use crate::profile::ProfileArgs;
 use crate::program::ProgramArgs;
 use crate::progress::Progress;
+use crate::rootfs::{self, LeftOut};
 use crate::serving::{self, ServingArgs, Until};
 use crate::{duration, output, signals, size};
 
@@ -47,8 +48,8 @@ use crate::{duration, output, signals, size};
 #[derive(Args, Debug)]
 #[command(after_long_help = HELP, override_usage = "ipfs-exec run [OPTIONS] ROOTFS INPUT [ARG]...")]
 pub(crate) struct RunArgs {
-    /// Root file system archive and input, each a content path or a local file or directory; then
-    /// the arguments of /sbin/init, given to it exactly as they are
+    /// Root file system (an archive or a directory) and input, each a content path or a local file or
+    /// directory; then the arguments of /sbin/init, given to it exactly as they are
     #[arg(required = true, num_args = 2.., trailing_var_arg = true, allow_hyphen_values = true,
           value_names = ["ROOTFS", "INPUT", "ARG"])]
     command: Vec<OsString>,
@@ -137,12 +138,14 @@ impl From<Mode> for InputMode {
 }
 
 const HELP: &str = "\
-The archive is tar, plain or compressed with gzip, zstd, xz or bzip2. It is unpacked once and kept
-for further runs.
+An archive is tar, plain or compressed with gzip, zstd, xz or bzip2. It is unpacked once and kept
+for further runs. A local directory given as ROOTFS is added with modes and times, as `image unpack`
+adds the tree in an archive; devices and other file systems mounted in it are left out.
 
 Examples:
   ipfs-exec run $busybox $input sh -c 'tr a-z A-Z < /input/hello > /output/shout'
   ipfs-exec run --env LEVEL=3 ./rootfs.tar.gz ./data compute
+  ipfs-exec run /srv/chroots/debian ./data sort /input/words
   ipfs-exec run --peer $address --serve=until=1 $rootfs $input sort /input/words
   tar c ./photos | ipfs-exec run -i $rootfs $input sh -c 'tar x -C /output'
   ipfs-exec run --memory 2GiB --timeout 10m --pids 100 $rootfs $input compute
@@ -234,6 +237,33 @@ struct Own<'o> {
     progress: &'o Progress,
 }
 
+impl Own<'_> {
+    /// How a local file or directory is imported.
+    fn import_options(&self) -> ImportOptions {
+        let mut options = ImportOptions::default();
+        options.budget.keep_free = self.keep_free;
+        options.budget.deadline = self.limits.total_deadline();
+        options
+    }
+
+    /// How a local file or directory is imported as the input.
+    fn input_options(&self, arguments: &RunArgs) -> ImportOptions {
+        ImportOptions {
+            preserve_mode: arguments.preserve_mode,
+            ..self.import_options()
+        }
+    }
+
+    /// How a local archive or directory is imported as the root file system.
+    fn rootfs_options(&self, arguments: &RunArgs) -> ImportOptions {
+        let mut options = self.import_options();
+        options.root_file_system = true;
+        options.budget.max_bytes = arguments.max_rootfs_size;
+        options.budget.max_entries = arguments.max_rootfs_entries;
+        options
+    }
+}
+
 /// An error that came before the run itself: the limit of time for everything, or that error.
 fn out_of_time(
     context: &Context,
@@ -270,8 +300,9 @@ fn compute_from(
         ..ImportOptions::default()
     };
     // Live as long as the run: what is imported for it must not be collected meanwhile.
-    let find = |argument| content(repository, blocks, own, argument);
-    let found = find(rootfs).and_then(|rootfs| Ok((rootfs, find(input)?)));
+    let find = |argument, options| content(repository, blocks, own, argument, options);
+    let found = find(rootfs, own.rootfs_options(arguments))
+        .and_then(|rootfs| Ok((rootfs, find(input, own.input_options(arguments))?)));
     let found = found.and_then(|content| {
         let stdin = arguments.program.stdin();
         let stdin = stdin.map(|argument| standard_input(repository, blocks, own, argument));
@@ -384,13 +415,14 @@ fn content<'r>(
     blocks: &dyn Blocks,
     own: Own<'_>,
     argument: &OsStr,
+    options: ImportOptions,
 ) -> Result<(Cid, Option<Session<'r>>), CommandError> {
     let parsed = argument.to_str().map(str::parse::<ContentPath>);
     let local = Path::new(argument);
     match parsed {
         Some(Ok(path)) => Ok((resolve(blocks, &path)?, None)),
         _ if local.symlink_metadata().is_ok() => {
-            let (cid, lease) = import(repository, own, local)?;
+            let (cid, lease) = import(repository, own, local, options)?;
             Ok((cid, Some(lease)))
         }
         Some(Err(error)) if is_content_path(argument) => Err(error.into()),
@@ -436,6 +468,7 @@ fn import<'r>(
     repository: &'r Repository,
     own: Own<'_>,
     path: &Path,
+    mut options: ImportOptions,
 ) -> Result<(Cid, Session<'r>), CommandError> {
     // A link that a person names stands for what it points to.
     let target = path
@@ -445,9 +478,14 @@ fn import<'r>(
             path: path.to_owned(),
             source,
         })?;
-    keep(repository, own, |session, options| {
-        let progress = own.progress;
-        let imported = unixfs::import_path(session, CWD, &target, options, progress, &mut |_| {})?;
+    // Nothing is recorded of an archive: the tree in it is the root file system.
+    options.root_file_system &= target.is_dir();
+    keep(repository, |session| {
+        let left_out = LeftOut::new(own.progress, &target);
+        let imported =
+            unixfs::import_path(session, CWD, &target, &options, &left_out, &mut |_| {})
+                .map_err(rootfs::import_failed)?;
+        left_out.finish();
         Ok(imported)
     })
 }
@@ -455,15 +493,11 @@ fn import<'r>(
 /// Imports something for this run; it stays while the session lives that is given.
 fn keep<'r>(
     repository: &'r Repository,
-    own: Own<'_>,
-    import: impl FnOnce(&Session<'_>, &ImportOptions) -> Result<Imported, CommandError>,
+    import: impl FnOnce(&Session<'_>) -> Result<Imported, CommandError>,
 ) -> Result<(Cid, Session<'r>), CommandError> {
     let session = repository.session()?;
     let lease = repository.session()?;
-    let mut options = ImportOptions::default();
-    options.budget.keep_free = own.keep_free;
-    options.budget.deadline = own.limits.total_deadline();
-    let imported = import(&session, &options)?;
+    let imported = import(&session)?;
     lease.protect(&[imported.cid])?;
     session.commit(&[])?;
     Ok((imported.cid, lease))

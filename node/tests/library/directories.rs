@@ -107,9 +107,13 @@ fn make_tree(root: &Path) {
     symlink("../outside", root.join("a/link")).unwrap();
     std::fs::set_permissions(root.join("a/large"), PermissionsExt::from_mode(0o4751)).unwrap();
     std::fs::set_permissions(root.join("a/empty"), PermissionsExt::from_mode(0o500)).unwrap();
+    set_times(root, 89);
+}
+
+fn set_times(root: &Path, nanoseconds: i64) {
     let time = rustix::fs::Timespec {
         tv_sec: 1_000_000_007,
-        tv_nsec: 89,
+        tv_nsec: nanoseconds,
     };
     let times = rustix::fs::Timestamps {
         last_access: time,
@@ -165,6 +169,77 @@ fn a_tree_comes_back_with_what_was_recorded() {
         unixfs::Node::load(&blocks, &large).unwrap().metadata().mode,
         Some(0o4751)
     );
+}
+
+/// What an import leaves out, by path.
+#[derive(Default)]
+struct LeftOut(std::sync::Mutex<Vec<(std::path::PathBuf, String)>>);
+
+impl ipfs_exec_node::progress::Reporter for LeftOut {
+    fn report(&self, _event: ipfs_exec_node::progress::Event) {}
+
+    fn left_out(&self, path: &Path, kind: &str) {
+        let mut all = self.0.lock().unwrap();
+        all.push((path.to_owned(), kind.to_owned()));
+    }
+}
+
+/// The tree of a root file system holds devices and sockets, which made its import fail, and set-id
+/// programs. An archive of it would hold modes and whole seconds.
+#[test]
+fn the_tree_of_a_root_file_system_is_imported_as_an_archive_holds_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("tree");
+    make_tree(&root);
+    let options = ImportOptions {
+        root_file_system: true,
+        ..ImportOptions::default()
+    };
+    let blocks = MemoryBlocks::default();
+    let alone = import_tree(&blocks, &root, &options).unwrap();
+    let mode = rustix::fs::Mode::RWXU;
+    let fifo = rustix::fs::FileType::Fifo;
+    rustix::fs::mknodat(rustix::fs::CWD, root.join("a/fifo"), fifo, mode, 0).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(root.join("socket")).unwrap();
+    // Making them changed the times of their directories.
+    set_times(&root, 5);
+    let mut paths = Vec::new();
+    let left_out = LeftOut::default();
+    let mut visit = |entry: unixfs::ImportedEntry| paths.push(entry.path);
+    let (cwd, path) = (rustix::fs::CWD, &*root);
+    let imported =
+        unixfs::import_path(&blocks, cwd, path, &options, &left_out, &mut visit).unwrap();
+    let mut left_out = left_out.0.into_inner().unwrap();
+    left_out.sort();
+    let wanted = [("a/fifo", "a FIFO"), ("socket", "a socket")];
+    assert_eq!(
+        left_out,
+        wanted.map(|(path, kind)| (root.join(path), kind.to_owned()))
+    );
+    assert!(paths.iter().all(|path| !path.ends_with("fifo")));
+    let metadata = |path: &str| {
+        let path = format!("{}/{path}", imported.cid).parse().unwrap();
+        let cid = unixfs::resolve(&blocks, &path).unwrap();
+        *unixfs::Node::load(&blocks, &cid).unwrap().metadata()
+    };
+    let time = |seconds| {
+        Some(unixfs::Mtime {
+            seconds,
+            nanoseconds: 0,
+        })
+    };
+    for (path, mode) in [
+        ("a/large", Some(0o751)),
+        ("a/empty", Some(0o500)),
+        ("a/link", None),
+    ] {
+        assert_eq!(metadata(path).mode, mode, "{path}");
+        assert_eq!(metadata(path).mtime, time(1_000_000_007), "{path}");
+    }
+    let a = |root: &ipfs_exec_node::unixfs::Imported| {
+        unixfs::resolve(&blocks, &format!("{}/a", root.cid).parse().unwrap()).unwrap()
+    };
+    assert_eq!(a(&imported), a(&alone));
 }
 
 #[test]

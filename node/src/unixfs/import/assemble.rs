@@ -256,7 +256,10 @@ impl<'a> Assembler<'a> {
         let mut root = None;
         for step in steps {
             self.check_stop()?;
-            if !matches!(step, Ordered::Failed(_) | Ordered::Step(Step::Leave)) {
+            if !matches!(
+                step,
+                Ordered::Failed(_) | Ordered::Step(Step::Leave | Step::LeftOut { .. })
+            ) {
                 self.within(self.spending.take_entry())?;
             }
             let (name, imported) = match step {
@@ -280,6 +283,10 @@ impl<'a> Assembler<'a> {
                     target,
                     metadata,
                 }) => (name, self.symlink(&target, &metadata)?),
+                Ordered::Step(Step::LeftOut { path, kind }) => {
+                    self.reporter.left_out(&path, kind);
+                    continue;
+                }
                 Ordered::Step(Step::File { .. }) => unreachable!("files come with their results"),
                 Ordered::File { name, result } => (name, self.file(&result)?),
             };

@@ -12,6 +12,7 @@
 
 mod assemble;
 mod holes;
+mod root;
 mod source;
 mod tree;
 mod work;
@@ -44,6 +45,10 @@ pub struct ImportOptions {
     /// Gives the owner the right to read what lacks it, after its mode was noted, where the
     /// alternative is to fail.
     pub make_readable: bool,
+    /// Imports the tree of a root file system as an archive of it holds it. Modes are recorded without
+    /// set-id bits, and times in whole seconds. Devices, FIFOs, sockets and the content of other file
+    /// systems that are mounted in the tree are left out, and the reporter is told.
+    pub root_file_system: bool,
     /// What the import may take. Where the disk has too little room for its blocks, that is
     /// [`BlockError::NoRoom`](crate::block::BlockError::NoRoom).
     pub budget: Budget,
@@ -51,7 +56,11 @@ pub struct ImportOptions {
 
 impl ImportOptions {
     fn records_metadata(&self) -> bool {
-        self.preserve_mode || self.preserve_mtime || self.mode.is_some() || self.mtime.is_some()
+        self.root_file_system
+            || self.preserve_mode
+            || self.preserve_mtime
+            || self.mode.is_some()
+            || self.mtime.is_some()
     }
 
     /// The profile with the leaves that the options need.
@@ -63,9 +72,12 @@ impl ImportOptions {
         profile
     }
 
-    /// What is recorded of an entry with this mode and time. A fixed value stands for all entries
-    /// that are not preserved from disk.
+    /// What is recorded of an entry with this mode, its type included, and time. A fixed value stands for
+    /// all entries that are not preserved from disk.
     fn metadata(&self, mode: u32, mtime: Mtime) -> Metadata {
+        if self.root_file_system {
+            return root::metadata(mode, mtime);
+        }
         Metadata {
             mode: if self.preserve_mode {
                 Some(mode & super::data::MODE_BITS)

@@ -16,7 +16,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::super::{Metadata, Mtime, UnixfsError};
-use super::ImportOptions;
+use super::{ImportOptions, root};
 use crate::limits;
 use crate::path::EntryName;
 
@@ -37,6 +37,12 @@ pub(super) enum Step {
         name: EntryName,
         target: Vec<u8>,
         metadata: Metadata,
+    },
+    /// What is no part of the import.
+    LeftOut {
+        path: PathBuf,
+        /// What it is, with its article.
+        kind: &'static str,
     },
 }
 
@@ -69,6 +75,7 @@ pub(super) fn walk(
         options,
         sink,
         levels: Vec::new(),
+        device: None,
     };
     let directory = Arc::new(directory);
     if !walk.visit(&directory, name, root, path.to_owned(), FileType::Unknown)? {
@@ -104,6 +111,8 @@ struct Walk<'a> {
     options: &'a ImportOptions,
     sink: &'a mut dyn FnMut(Step) -> bool,
     levels: Vec<Level>,
+    /// The file system of the root of the import, once that was entered.
+    device: Option<u64>,
 }
 
 impl Walk<'_> {
@@ -131,6 +140,10 @@ impl Walk<'_> {
                 }))
             }
             FileType::Symlink => self.symlink(directory, name, entry, &path),
+            other if self.options.root_file_system => Ok((self.sink)(Step::LeftOut {
+                path,
+                kind: describe_with_article(other),
+            })),
             other => Err(UnixfsError::SpecialFile {
                 path,
                 kind: describe(other),
@@ -148,11 +161,15 @@ impl Walk<'_> {
         if self.levels.len() >= limits::MAX_DIRECTORY_DEPTH {
             return Err(UnixfsError::LocalTooDeep { path });
         }
+        if self.options.root_file_system && self.is_mounted_on(parent, name, &path)? {
+            return Ok(self.pass_over(entry, path));
+        }
         let needed = Mode::RUSR | Mode::XUSR;
         let (descriptor, mode) =
             open_readable(&**parent, name, OFlags::DIRECTORY, needed, self.options)
                 .map_err(UnixfsError::errno("open", &path))?;
         let stat = rustix::fs::fstat(&descriptor).map_err(UnixfsError::errno("stat", &path))?;
+        self.device.get_or_insert(stat.st_dev);
         let metadata = self
             .options
             .metadata(mode.unwrap_or(stat.st_mode), stat_mtime(&stat));
@@ -166,6 +183,37 @@ impl Walk<'_> {
             name: entry,
             metadata,
         }))
+    }
+
+    /// Whether another file system than that of the root of the import is mounted on a directory. It need
+    /// not be opened for that: it may be as large as `/proc`, or of another machine that does not answer.
+    fn is_mounted_on(
+        &self,
+        parent: &Arc<OwnedFd>,
+        name: &OsStr,
+        path: &Path,
+    ) -> Result<bool, UnixfsError> {
+        let Some(device) = self.device else {
+            return Ok(false);
+        };
+        let stat = rustix::fs::statat(&**parent, name, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(UnixfsError::errno("read", path))?;
+        Ok(stat.st_dev != device)
+    }
+
+    /// Takes a directory as an empty one.
+    fn pass_over(&mut self, name: EntryName, path: PathBuf) -> bool {
+        let enter = Step::Enter {
+            name,
+            metadata: root::mounted_on(),
+        };
+        let left_out = Step::LeftOut {
+            path,
+            kind: "another file system",
+        };
+        [enter, left_out, Step::Leave]
+            .into_iter()
+            .all(|step| (self.sink)(step))
     }
 
     fn symlink(
@@ -205,6 +253,16 @@ fn describe(kind: FileType) -> &'static str {
         FileType::CharacterDevice => "character device",
         FileType::BlockDevice => "block device",
         _ => "special file",
+    }
+}
+
+fn describe_with_article(kind: FileType) -> &'static str {
+    match kind {
+        FileType::Fifo => "a FIFO",
+        FileType::Socket => "a socket",
+        FileType::CharacterDevice => "a character device",
+        FileType::BlockDevice => "a block device",
+        _ => "a special file",
     }
 }
 

@@ -116,6 +116,125 @@ fn directories_that_cannot_be_started_say_why() {
     environment.assert_clean();
 }
 
+/// A local directory never worked: its modes were not recorded, and `--preserve-mode` was ignored. It is
+/// the same root file system as that which `image unpack` makes of an archive of the directory.
+#[test]
+fn a_local_directory_is_a_root_file_system() {
+    let machine = Machine::new();
+    requirement::fuse();
+    requirement::tool("tar", "tar");
+    let environment = &machine.environment;
+    let place = tree(environment);
+    symlink("../bin/busybox", place.join("sbin/link")).unwrap();
+    for (path, mode) in [
+        ("bin/set-id", 0o6750),
+        ("usr/share/secret", 0o400),
+        ("sbin", 0o2711),
+    ] {
+        match path {
+            "sbin" => {}
+            path => drop(environment.write(format!("rootfs/{path}"), "x")),
+        }
+        fs::set_permissions(place.join(path), PermissionsExt::from_mode(mode)).unwrap();
+    }
+    for fifo in ["usr/share/fifo", "fifo"] {
+        environment
+            .program("mkfifo")
+            .argument(place.join(fifo))
+            .succeeds();
+    }
+    let _socket = std::os::unix::net::UnixListener::bind(place.join("socket")).unwrap();
+    let pack =
+        environment
+            .program("tar")
+            .arguments(["-c", "-f", "packed.tar", "-C", "rootfs", "."]);
+    pack.succeeds();
+    let packed = environment
+        .ipfs_exec(["image", "unpack", "packed.tar"])
+        .succeeds();
+    let packed = packed.line();
+    let script = "stat -c '%n %a %Y' /bin/* /sbin /sbin/* /usr/share/* > /output/stat";
+    let local = environment
+        .ipfs_exec(["run", "./rootfs", EMPTY, "sh", "-c", script])
+        .succeeds();
+    for left_out in [
+        "usr/share/fifo",
+        "rootfs/fifo",
+        "a FIFO",
+        "rootfs/socket",
+        "a socket",
+    ] {
+        assert!(local.stderr.contains(left_out), "{}", local.stderr);
+    }
+    let run = environment.ipfs_exec(["run", &packed, EMPTY, "sh", "-c", script]);
+    assert_eq!(run.succeeds().line(), local.line());
+    // The directory that was imported for the run is the one that was unpacked: nothing is new.
+    let blocks = environment.statistic("blocks");
+    environment
+        .ipfs_exec(["run", "rootfs", EMPTY, "sh", "-c", script])
+        .succeeds();
+    assert_eq!(environment.statistic("blocks"), blocks);
+    environment.assert_clean();
+}
+
+/// A chroot that is in use has `/proc` and more mounted, and files that only its owner may read.
+#[test]
+fn what_a_local_directory_cannot_give() {
+    let machine = Machine::new();
+    requirement::fuse();
+    requirement::tool("unshare", "util-linux");
+    let environment = &machine.environment;
+    tree(environment);
+    for name in ["proc", "sys/fs"] {
+        environment.directory(format!("rootfs/{name}"));
+    }
+    let script = "mount -t tmpfs none rootfs/sys/fs && echo x > rootfs/sys/fs/hidden && \
+                  mount --rbind /proc rootfs/proc && exec \"$@\"";
+    let run = environment
+        .program("unshare")
+        .arguments([
+            "--user",
+            "--map-root-user",
+            "--mount",
+            "sh",
+            "-c",
+            script,
+            "sh",
+        ])
+        .argument(ipfs_exec_tests::environment::binary())
+        .argument("--repo")
+        .argument(environment.repository())
+        .arguments([
+            "run",
+            "rootfs",
+            EMPTY,
+            "sh",
+            "-c",
+            "ls -a /sys/fs; stat -c '%a %Y' /sys/fs >&2",
+        ]);
+    let outcome = run.succeeds();
+    for words in [
+        "rootfs/proc` of the root file system: it is another file system",
+        "sys/fs`",
+    ] {
+        assert!(outcome.stderr.contains(words), "{}", outcome.stderr);
+    }
+    assert!(!outcome.stderr.contains("hidden"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("755 0\n"), "{}", outcome.stderr);
+    let run = |arguments: &[&str]| {
+        let run = environment.ipfs_exec(["run"]).arguments(arguments);
+        run.arguments(["rootfs", EMPTY, "true"])
+    };
+    run(&["--max-rootfs-size", "1MiB"]).fails(125, &["rootfs", "--max-rootfs-size"]);
+    run(&["--max-rootfs-entries", "3"]).fails(125, &["rootfs", "--max-rootfs-entries"]);
+    let secret = environment.write("rootfs/usr/secret", "x");
+    fs::set_permissions(&secret, PermissionsExt::from_mode(0o000)).unwrap();
+    if fs::read(&secret).is_err() {
+        run(&[]).fails(125, &["rootfs/usr/secret", "ermission denied"]);
+    }
+    environment.assert_clean();
+}
+
 /// Without files in between, the same directory as by unpacking and adding.
 #[test]
 fn an_archive_becomes_a_directory() {
