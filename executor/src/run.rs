@@ -39,7 +39,7 @@ use crate::input::{
 use crate::job::{INIT, Job};
 use crate::limits::{Held, Limit, Limits, Usage};
 use crate::mount::{MountError, Observer, SandboxMount};
-use crate::output::{self, OutputError, WritableDirectories};
+use crate::output::{self, Output, OutputError, StrayLink, WritableDirectories};
 use crate::rootfs::{
     InitError, MountedRootfs, Rootfs, RootfsCache, RootfsError, RootfsOptions, TopEntry,
 };
@@ -129,6 +129,10 @@ pub struct Outcome {
     pub warnings: Vec<Warning>,
     /// How many further warnings there were.
     pub more_warnings: u64,
+    /// Links of the output that lead nowhere after the run: the first of them.
+    pub stray_links: Vec<StrayLink>,
+    /// How many further links of that kind there are.
+    pub more_stray_links: u64,
 }
 
 /// A part of a run.
@@ -426,10 +430,12 @@ impl Run<'_> {
         self.output_deadline
             .set(left.and_then(|left| Instant::now().checked_add(left)));
         self.enter(Part::Output)?;
-        let (output, output_files) = self.import(&directories)?;
+        let output = self.import(&directories)?;
         Ok(Outcome {
-            output,
-            output_files,
+            output: output.imported,
+            output_files: output.files,
+            stray_links: output.links,
+            more_stray_links: output.more_links,
             exit: ended.exit,
             usage: ended.usage,
             held: ended.held,
@@ -592,7 +598,7 @@ impl Run<'_> {
         Ok(Some(reader))
     }
 
-    fn import(&self, directories: &WritableDirectories) -> Result<(Imported, u64), RunError> {
+    fn import(&self, directories: &WritableDirectories) -> Result<Output, RunError> {
         // A program is not to blame where others have filled the disk: it does not lose its output.
         let space = FreeSpace::at(self.session.scratch()).map_err(RunError::Disk)?;
         let mut budget = self.bounded(self.options.output.budget);

@@ -514,6 +514,13 @@ fn report(
     if outcome.more_warnings > 0 {
         tracing::warn!("{} more warnings are not shown", outcome.more_warnings);
     }
+    for link in &outcome.stray_links {
+        tracing::warn!("{link}");
+    }
+    if outcome.more_stray_links > 0 {
+        let more = outcome.more_stray_links;
+        tracing::warn!("{more} more links of the output lead nowhere without this run");
+    }
     let code = outcome.exit.code();
     if arguments.json {
         output::line(json!({

@@ -205,7 +205,7 @@ fn the_tree_of_a_root_file_system_is_imported_as_an_archive_holds_it() {
     set_times(&root, 5);
     let mut paths = Vec::new();
     let left_out = LeftOut::default();
-    let mut visit = |entry: unixfs::ImportedEntry| paths.push(entry.path);
+    let mut visit = |entry: unixfs::ImportedEntry| paths.push((entry.path, entry.target));
     let (cwd, path) = (rustix::fs::CWD, &*root);
     let imported =
         unixfs::import_path(&blocks, cwd, path, &options, &left_out, &mut visit).unwrap();
@@ -216,7 +216,9 @@ fn the_tree_of_a_root_file_system_is_imported_as_an_archive_holds_it() {
         left_out,
         wanted.map(|(path, kind)| (root.join(path), kind.to_owned()))
     );
-    assert!(paths.iter().all(|path| !path.ends_with("fifo")));
+    let link = (Path::new("a/link").to_owned(), Some(b"../outside".to_vec()));
+    assert!(paths.contains(&link), "{paths:?}");
+    assert!(paths.iter().all(|(path, _)| !path.ends_with("fifo")));
     let metadata = |path: &str| {
         let path = format!("{}/{path}", imported.cid).parse().unwrap();
         let cid = unixfs::resolve(&blocks, &path).unwrap();

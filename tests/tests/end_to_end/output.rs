@@ -39,6 +39,33 @@ fn hidden_files_links_and_empty_directories_are_output() {
     machine.environment.assert_clean();
 }
 
+/// Such a link was published without a word, and its reader found that it leads nowhere.
+#[test]
+fn links_into_the_input_are_told() {
+    let machine = Machine::new();
+    machine.environment.write("input/data", "x");
+    let input = machine.environment.add("input");
+    let script = "mkdir /output/d; ln -s /input/data /output/one; ln -s ../../input /output/d/two; \
+                  ln -s ../one /output/d/three";
+    let run = |arguments: &[&str]| {
+        machine
+            .run_on(&input, ["sh", "-c", script])
+            .arguments(arguments)
+    };
+    let outcome = run(&[]).succeeds();
+    for words in [
+        "`one` of the output",
+        "`/input/data`",
+        "`d/two` of the output",
+    ] {
+        assert!(outcome.stderr.contains(words), "{}", outcome.stderr);
+    }
+    assert!(!outcome.stderr.contains("three"), "{}", outcome.stderr);
+    // It stays a link: the same output on every machine, whatever it has of the input.
+    let links = machine.environment.names(&outcome.line());
+    assert_eq!(links.len(), 2, "{links:?}");
+}
+
 #[test]
 fn hard_links_are_two_files() {
     let machine = Machine::new();

@@ -262,6 +262,7 @@ impl<'a> Assembler<'a> {
             ) {
                 self.within(self.spending.take_entry())?;
             }
+            let mut link = None;
             let (name, imported) = match step {
                 Ordered::Failed(error) => return Err(error),
                 Ordered::Step(Step::Enter { name, metadata }) => {
@@ -282,7 +283,11 @@ impl<'a> Assembler<'a> {
                     name,
                     target,
                     metadata,
-                }) => (name, self.symlink(&target, &metadata)?),
+                }) => {
+                    let imported = self.symlink(&target, &metadata)?;
+                    link = Some(target);
+                    (name, imported)
+                }
                 Ordered::Step(Step::LeftOut { path, kind }) => {
                     self.reporter.left_out(&path, kind);
                     continue;
@@ -297,7 +302,11 @@ impl<'a> Assembler<'a> {
             } else {
                 entry_path(&open, &name)
             };
-            on_entry(ImportedEntry { path, imported });
+            on_entry(ImportedEntry {
+                path,
+                imported,
+                target: link,
+            });
             match open.last_mut() {
                 Some(parent) => {
                     parent

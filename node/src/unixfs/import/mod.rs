@@ -127,6 +127,8 @@ pub struct ImportedEntry {
     pub path: PathBuf,
     /// What it became.
     pub imported: Imported,
+    /// The target of a symbolic link.
+    pub target: Option<Vec<u8>>,
 }
 
 /// Imports the file, directory tree or symbolic link `name`, a path relative to `directory`.
