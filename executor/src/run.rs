@@ -265,6 +265,10 @@ impl RunError {
     /// What the user can do about it, where that is known.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
+            RunError::Sandbox(SandboxError::NotExecuted(_)) => Some(
+                "the kernel takes 2 MiB of arguments and environment together (a quarter of `ulimit -s`): put \
+                 long lists into a file of INPUT",
+            ),
             RunError::Sandbox(error) => error.hint(),
             RunError::OutOfTime { limit, .. } => Some(limit.hint()),
             RunError::Init(InitError::NotFound { program, .. }) if program != INIT => {
@@ -580,7 +584,9 @@ impl Run<'_> {
                 stop_timeout: self.options.stop_timeout,
             },
         ) {
-            Err(SandboxError::NotExecuted(source)) => {
+            Err(SandboxError::NotExecuted(source))
+                if source.kind() != io::ErrorKind::ArgumentListTooLong =>
+            {
                 Err(root.not_executed(self.job.program(), source).into())
             }
             result => Ok(result?),

@@ -246,6 +246,24 @@ fn exit_codes_of_runs_that_do_not_begin() {
     assert_eq!(exit_code(&linked_archive("/input/nothing")), EXIT_NOT_FOUND);
 }
 
+/// A program with more arguments than the kernel takes was said to lack its interpreter.
+#[test]
+fn too_many_arguments_are_named() {
+    let bench = Bench::new();
+    let long = "x".repeat(crate::job::MAX_STRING_BYTES);
+    // More than the 6 MiB that no kernel exceeds, whatever the limit of the stack is.
+    let arguments = std::iter::repeat_n(long.into(), 50).collect();
+    let job = Job::new(bench.busybox, bench.empty, arguments, []).unwrap();
+    let error = bench.run_job(&job).unwrap_err();
+    assert_eq!(error.exit_code(), EXIT_NOT_EXECUTABLE);
+    let RunError::Sandbox(SandboxError::NotExecuted(source)) = &error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(source.kind(), io::ErrorKind::ArgumentListTooLong);
+    let hint = error.hint().unwrap();
+    assert!(hint.contains("INPUT"), "{hint}");
+}
+
 #[test]
 fn the_program_may_come_from_the_input() {
     let bench = Bench::new();

@@ -433,3 +433,20 @@ fn a_second_run_needs_no_archive() {
     machine.shell("true");
     assert_eq!(entries(), first, "the tree was unpacked again");
 }
+
+/// 8,900 arguments ended with an error of bubblewrap. The kernel takes 2 MiB of arguments and
+/// environment, and strings of 128 KiB.
+#[test]
+fn as_many_arguments_as_the_kernel_takes() {
+    let machine = Machine::new();
+    let many = vec!["x"; 100_000];
+    let count = "for last; do :; done; echo $# ${#last} > /output/said";
+    let run = |arguments: &[&str]| {
+        let run = machine.run(["sh", "-c", count, "sh"]).arguments(arguments);
+        let cid = run.succeeds().line();
+        String::from_utf8(machine.environment.cat(&format!("{cid}/said"))).unwrap()
+    };
+    assert_eq!(run(&many), "100000 1\n");
+    let longest = "x".repeat(128 * 1024 - 1);
+    assert_eq!(run(&[longest.as_str(); 15]), "15 131071\n");
+}
