@@ -1,12 +1,14 @@
 //! `get`: content becomes local files.
 
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use ipfs_exec_node::path::{ContentPath, EntryName};
 use ipfs_exec_node::tree::remove_tree;
-use ipfs_exec_node::unixfs::{self, ExportOptions};
+use ipfs_exec_node::unixfs::{self, ExportOptions, UnixfsError};
 use ipfs_exec_node::{Budget, limits};
 use rustix::fs::RenameFlags;
 
@@ -122,7 +124,8 @@ fn write(
         &unfinished,
         &options,
         progress,
-    )?;
+    )
+    .map_err(|error| not_written(error, output, &unfinished))?;
     let (from, to) = (unfinished.as_bytes(), name.as_bytes());
     rustix::fs::renameat_with(directory, from, directory, to, RenameFlags::NOREPLACE).map_err(
         |errno| {
@@ -135,10 +138,35 @@ fn write(
     )
 }
 
+/// The error of an export that could not write: it names the destination, and not the name under which the
+/// content is put together.
+fn not_written(error: UnixfsError, output: &Path, unfinished: &EntryName) -> CommandError {
+    match error {
+        UnixfsError::Io {
+            action,
+            path,
+            source,
+        } => {
+            let beneath = path.strip_prefix(OsStr::from_bytes(unfinished.as_bytes()));
+            let path = match beneath {
+                Ok(rest) if rest.as_os_str().is_empty() => output.to_owned(),
+                Ok(rest) => output.join(rest),
+                Err(_) => path,
+            };
+            LocalError {
+                action,
+                path,
+                source,
+            }
+            .into()
+        }
+        error => error.into(),
+    }
+}
+
 fn default_name(path: &ContentPath) -> PathBuf {
-    use std::os::unix::ffi::OsStrExt;
     match path.segments.last() {
-        Some(name) => std::ffi::OsStr::from_bytes(name.as_bytes()).into(),
+        Some(name) => OsStr::from_bytes(name.as_bytes()).into(),
         None => path
             .to_string()
             .rsplit('/')

@@ -276,6 +276,12 @@ fn get_replaces_nothing() {
     environment
         .ipfs_exec(["get", &cid, "-o", "no/such/place"])
         .fails(1, &["no/such"]);
+    // Nothing can be made there; the error named the temporary name beside the destination.
+    for path in [cid.clone(), format!("{cid}/file")] {
+        environment
+            .ipfs_exec(["get", &path, "-o", "/proc/new"])
+            .fails(1, &["cannot create /proc/new:"]);
+    }
 }
 
 #[test]
