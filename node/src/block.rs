@@ -62,6 +62,15 @@ pub enum BlockError {
         /// The block.
         cid: Cid,
     },
+    /// The block is recorded here and damaged, and was not to be had elsewhere.
+    #[error("block {cid} is damaged on disk, and no other source gave it")]
+    Irreplaceable {
+        /// The block.
+        cid: Cid,
+        /// Why no other source gave it.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// Data offered as this block hashes to something else.
     #[error("data offered as block {cid} does not match it")]
     Mismatch {

@@ -122,6 +122,15 @@ pub enum FetchError {
         #[source]
         source: Box<Fault>,
     },
+    /// The block is here and damaged, and no source gave a whole one.
+    #[error("block {cid} is damaged on disk, and no other source gave it")]
+    Damaged {
+        /// The block.
+        cid: Cid,
+        /// Why no source gave it.
+        #[source]
+        source: Arc<FetchError>,
+    },
     /// A block is what its CID says, but its links cannot be followed.
     #[error(transparent)]
     Dag(#[from] DagError),
@@ -137,6 +146,24 @@ pub enum FetchError {
         /// The block.
         cid: Cid,
     },
+}
+
+impl FetchError {
+    /// The block that did not come; `None` where the cause is another.
+    pub(super) fn lacking(&self) -> Option<&Cid> {
+        match self {
+            FetchError::Network { cid, .. }
+            | FetchError::NoPeers { cid }
+            | FetchError::Unreachable { cid, .. }
+            | FetchError::NotFound { cid, .. }
+            | FetchError::Gateway { cid, .. }
+            | FetchError::ProviderLost { cid, .. }
+            | FetchError::Idle { cid, .. }
+            | FetchError::Faulty { cid, .. }
+            | FetchError::Ended { cid } => Some(cid),
+            _ => None,
+        }
+    }
 }
 
 fn nobody(asked: usize) -> String {

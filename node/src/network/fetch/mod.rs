@@ -129,13 +129,39 @@ impl<'r> Fetcher<'r> {
         state.queue.push([root_task(*root)].into_iter());
         loop {
             if let Some(error) = &state.failed {
-                return Err(Arc::clone(error));
+                return Err(self.explain(Arc::clone(error)));
             }
             if !state.working && state.queue.is_done() {
                 return Ok(state.fetched);
             }
             state = self.work_or_wait(state);
         }
+    }
+
+    /// Says that the block that did not come is here and damaged, where it is.
+    fn explain(&self, error: Arc<FetchError>) -> Arc<FetchError> {
+        match error.lacking() {
+            Some(cid) if self.is_damaged(cid) => Arc::new(FetchError::Damaged {
+                cid: *cid,
+                source: error,
+            }),
+            _ => error,
+        }
+    }
+
+    fn is_damaged(&self, cid: &Cid) -> bool {
+        matches!(self.blocks().read(cid), Err(BlockError::Damaged { .. }))
+    }
+
+    /// The error of a reader of `cid`, which could not be fetched.
+    fn unavailable(&self, cid: &Cid, error: Arc<FetchError>) -> BlockError {
+        let cid = *cid;
+        if error.lacking() == Some(&cid) && self.is_damaged(&cid) {
+            let source = Box::new(error);
+            return BlockError::Irreplaceable { cid, source };
+        }
+        let source = Box::new(self.explain(error));
+        BlockError::Unavailable { cid, source }
     }
 
     /// Everything below `root` is wanted, from those who have it.
@@ -536,10 +562,7 @@ impl Blocks for Fetcher<'_> {
         match self.blocks().read(cid) {
             Err(BlockError::Missing { .. } | BlockError::Damaged { .. }) => {
                 let obtained = self.obtain(cid, is_wanted);
-                obtained.map_err(|source| BlockError::Unavailable {
-                    cid: *cid,
-                    source: Box::new(source),
-                })
+                obtained.map_err(|error| self.unavailable(cid, error))
             }
             outcome => outcome,
         }
