@@ -15,7 +15,7 @@ use ipfs_exec_node::network::{
 };
 use ipfs_exec_node::path::{ContentPath, EntryName};
 use ipfs_exec_node::progress::Reporter;
-use ipfs_exec_node::repo::{Repository, RepositoryOptions};
+use ipfs_exec_node::repo::{Reindexed, Repository, RepositoryOptions};
 use ipfs_exec_node::{Blocks, Cid, KeepFree, unixfs};
 
 use crate::config::{Config, Server};
@@ -269,14 +269,33 @@ impl Context {
 
     /// Opens the repository; the first use creates it.
     pub(crate) fn repository(&self) -> Result<Repository, CommandError> {
-        let path = self.path.as_deref().ok_or_else(|| {
+        Ok(Repository::open_with(
+            self.chosen_path()?,
+            self.repository_options(),
+        )?)
+    }
+
+    /// Rebuilds the database of the repository.
+    pub(crate) fn reindex(&self, reporter: &dyn Reporter) -> Result<Reindexed, CommandError> {
+        Ok(Repository::reindex(
+            self.chosen_path()?,
+            self.repository_options(),
+            reporter,
+        )?)
+    }
+
+    fn chosen_path(&self) -> Result<&Path, CommandError> {
+        self.path.as_deref().ok_or_else(|| {
             CommandError::failed("no place for the repository: HOME is not set")
                 .with_hint("give one with `--repo DIR` or IPFS_EXEC_PATH")
-        })?;
+        })
+    }
+
+    fn repository_options(&self) -> RepositoryOptions {
         let mut options = RepositoryOptions::default();
         options.sharing = self.config.sharing();
         options.interruption = Some(Arc::new(self.interrupt.clone()));
-        Ok(Repository::open_with(path, options)?)
+        options
     }
 
     pub(crate) fn progress(&self) -> Progress {

@@ -1,5 +1,6 @@
 //! What went wrong, in words: kind, hint and exit code of every error.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
 use std::io;
@@ -31,7 +32,7 @@ const BROKEN_PIPE: u8 = 128 + 13;
 pub(crate) struct CommandError {
     code: u8,
     message: String,
-    hint: Option<&'static str>,
+    hint: Option<Cow<'static, str>>,
     /// Nothing is to be said: the reader is gone, or the user knows.
     silent: bool,
     /// The user broke it off, which is no failure of the command.
@@ -86,13 +87,20 @@ impl CommandError {
     }
 
     /// What the user can do about it.
-    pub(crate) fn hint(&self) -> Option<&'static str> {
-        self.hint
+    pub(crate) fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
     }
 
-    pub(crate) fn with_hint(mut self, hint: &'static str) -> CommandError {
-        self.hint = Some(hint);
+    pub(crate) fn with_hint(mut self, hint: impl Into<Cow<'static, str>>) -> CommandError {
+        self.hint = Some(hint.into());
         self
+    }
+
+    /// Takes a hint that belongs to a deeper cause.
+    fn advise(&mut self, hint: Option<impl Into<Cow<'static, str>>>) {
+        if let Some(hint) = hint {
+            self.hint = Some(hint.into());
+        }
     }
 
     /// The same, told as the reason of something larger.
@@ -115,6 +123,11 @@ impl CommandError {
         let mut cause = Some(error);
         while let Some(error) = cause {
             classify(error, &mut failed);
+            if is_damage(error) {
+                // Causes below it tell of peers, as for a block that is not here.
+                failed.hint = Some(DAMAGED.into());
+                break;
+            }
             cause = error.source();
         }
         failed
@@ -125,7 +138,7 @@ impl CommandError {
     pub(crate) fn report(&self) -> ExitCode {
         if !self.silent {
             eprintln!("error: {}", self.message);
-            if let Some(hint) = self.hint {
+            if let Some(hint) = &self.hint {
                 eprintln!("hint: {hint}");
             }
         }
@@ -155,27 +168,30 @@ fn classify(error: &(dyn Error + 'static), failed: &mut CommandError) {
         None => error,
     };
     if let Some(error) = budget_error(error) {
-        failed.hint = budget_hint(error).or(failed.hint);
+        failed.advise(budget_hint(error));
     } else if let Some(error) = block_error(error) {
-        failed.hint = block_hint(error).or(failed.hint);
+        failed.advise(block_hint(error));
     } else if let Some(error) = error.downcast_ref::<UnixfsError>() {
         classify_unixfs(error, failed);
     } else if let Some(RepoError::Interrupted { .. }) = error.downcast_ref() {
         *failed = CommandError::interrupted();
     } else if let Some(error) = error.downcast_ref::<RepoError>() {
-        failed.hint = repo_hint(error).or(failed.hint);
+        failed.advise(repo_hint(error));
     } else if let Some(error) = fetch_error(error) {
         classify_fetch(error, failed);
     } else if let Some(IdentityError::InUse { .. }) = error.downcast_ref() {
-        failed.hint = Some("end that process, or serve another repository with `--repo`");
+        failed.advise(Some(
+            "end that process, or serve another repository with `--repo`",
+        ));
     } else if let Some(CarError::Interrupted) = error.downcast_ref() {
         *failed = CommandError::interrupted();
     } else if let Some(PathError::InvalidCid { .. }) = error.downcast_ref() {
-        failed.hint = Some("give a CID, `CID/path`, `/ipfs/CID/path` or `ipfs://CID/path`");
+        failed.advise(Some(
+            "give a CID, `CID/path`, `/ipfs/CID/path` or `ipfs://CID/path`",
+        ));
     } else if let Some(error) = error.downcast_ref::<io::Error>() {
         if error.kind() == io::ErrorKind::StorageFull {
-            failed.hint =
-                Some("free space on that file system; `ipfs-exec gc` removes what is not pinned");
+            failed.advise(Some(FULL_DISK));
         }
         if let Some(inner) = error.get_ref() {
             let inner: &(dyn Error + 'static) = inner;
@@ -234,7 +250,7 @@ fn fetch_error<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e FetchError> {
 }
 
 fn classify_fetch(error: &FetchError, failed: &mut CommandError) {
-    failed.hint = match error {
+    let hint = match error {
         FetchError::Interrupted => return *failed = CommandError::interrupted(),
         FetchError::NoPeers { .. } | FetchError::NotFound { .. } => {
             Some("name a peer that has it with `--peer MULTIADDR`, or ask everybody by `--public`")
@@ -251,8 +267,9 @@ fn classify_fetch(error: &FetchError, failed: &mut CommandError) {
         FetchError::ProviderLost { .. } | FetchError::Idle { .. } => {
             Some("try again, with another `--peer` if there is one: what came is kept")
         }
-        _ => failed.hint,
+        _ => None,
     };
+    failed.advise(hint);
 }
 
 /// Whether an address is to be looked up in DNS.
@@ -261,15 +278,25 @@ fn is_name(address: &Multiaddr) -> bool {
     address.protocol_stack().any(|name| names.contains(&name))
 }
 
+/// What helps where a block is damaged on disk.
+const DAMAGED: &str = "add or import the content again to replace it, or name a peer that has it with \
+                       `--peer`; `ipfs-exec verify` lists all damage";
+
+/// Whether an error says that a damaged block could not be replaced.
+fn is_damage(error: &(dyn Error + 'static)) -> bool {
+    matches!(
+        block_error(error),
+        Some(BlockError::Damaged { .. } | BlockError::Irreplaceable { .. })
+    ) || matches!(fetch_error(error), Some(FetchError::Damaged { .. }))
+}
+
 fn block_hint(error: &BlockError) -> Option<&'static str> {
     match error {
         BlockError::Missing { .. } => Some(
             "name a peer that has it with `--peer`, import it (`ipfs-exec import FILE.car`), or \
              add the original files again",
         ),
-        BlockError::Damaged { .. } => Some(
-            "add or import the content again to replace it; `ipfs-exec verify` lists all damage",
-        ),
+        BlockError::Damaged { .. } => Some(DAMAGED),
         _ => None,
     }
 }
@@ -278,10 +305,12 @@ fn classify_unixfs(error: &UnixfsError, failed: &mut CommandError) {
     match error {
         UnixfsError::Interrupted => *failed = CommandError::interrupted(),
         UnixfsError::UnresolvedName { .. } => {
-            failed.hint = Some("give the CID that the name stands for")
+            failed.advise(Some("give the CID that the name stands for"));
         }
         UnixfsError::NotFile { kind, .. } if kind.is_directory() => {
-            failed.hint = Some("name a file in it, or see what it holds with `ipfs-exec ls`");
+            failed.advise(Some(
+                "name a file in it, or see what it holds with `ipfs-exec ls`",
+            ));
         }
         _ => {}
     }
@@ -290,16 +319,58 @@ fn classify_unixfs(error: &UnixfsError, failed: &mut CommandError) {
 /// The way out of a repository of another user.
 const NO_WRITER: &str = "give a directory that you may write with `--repo` or IPFS_EXEC_PATH";
 
-fn repo_hint(error: &RepoError) -> Option<&'static str> {
-    match error {
-        RepoError::TooNew { .. } => Some("install a newer ipfs-exec, or give another `--repo`"),
-        RepoError::NotPinned { .. } => Some("`ipfs-exec pin ls` lists the pins"),
-        RepoError::ReadOnly { .. } => Some(NO_WRITER),
+/// What helps where a disk is full.
+const FULL_DISK: &str = "free space on that file system; `ipfs-exec gc` removes what is not pinned";
+
+/// What helps where the database does not fit the segments.
+const REINDEX: &str =
+    "rebuild the database from the blocks with `ipfs-exec repo reindex`; the old one is kept";
+
+fn repo_hint(error: &RepoError) -> Option<Cow<'static, str>> {
+    let hint = match error {
+        RepoError::TooNew { .. } => "install a newer ipfs-exec, or give another `--repo`",
+        RepoError::NotPinned { .. } => "`ipfs-exec pin ls` lists the pins",
+        RepoError::ReadOnly { .. } => NO_WRITER,
         RepoError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-            Some(NO_WRITER)
+            NO_WRITER
         }
-        _ => None,
-    }
+        RepoError::NoDatabase { .. } => {
+            "rebuild it from the blocks with `ipfs-exec repo reindex`, put back a copy of \
+             `repo.db`, or give another directory with `--repo`"
+        }
+        RepoError::UnknownSegment { .. } => {
+            "take its blocks in with `ipfs-exec repo reindex`, or move the file away if it belongs \
+             to another repository"
+        }
+        RepoError::DamagedDatabase { .. } => REINDEX,
+        RepoError::InUse { .. } => {
+            "end the other commands that use the repository, such as `serve` and `mount`, and try \
+             again"
+        }
+        RepoError::ForeignOwner { owner, .. } => {
+            return Some(Cow::Owned(format!(
+                "run the command as that user: `sudo -u '{owner}' ipfs-exec ...`, or give another \
+                 directory with `--repo`"
+            )));
+        }
+        RepoError::DatabaseLocked {
+            file_system: Some(_),
+            ..
+        } => {
+            "keep the repository on a local disk (`--repo DIR` or IPFS_EXEC_PATH): locks may not \
+             work on this file system"
+        }
+        RepoError::DatabaseLocked { .. } => {
+            "end the process that holds the database (`fuser FILE` names it), or try again later"
+        }
+        RepoError::Database { source, .. } if source.is_disk_full() => FULL_DISK,
+        RepoError::Database { .. } => {
+            "see that the disk works and that the file can be read and written; if the database \
+             is broken, `ipfs-exec repo reindex` rebuilds it"
+        }
+        _ => return None,
+    };
+    Some(Cow::Borrowed(hint))
 }
 
 macro_rules! from_library {

@@ -166,9 +166,20 @@ fn repository(context: &Context, path: &Path) -> Finding {
     }
     let opened = context
         .repository()
-        .and_then(|repository| Ok(repository.statistics()?));
+        .and_then(|repository| Ok((repository.statistics()?, repository.foreign_files()?)));
     match opened {
-        Ok(statistics) => Finding::green(
+        Ok((_, foreign)) if !foreign.is_empty() => Finding::red(
+            "repository",
+            format!(
+                "{} of its files belong to another user, such as {} to {}",
+                foreign.len(),
+                foreign[0].path.display(),
+                foreign[0].owner
+            ),
+            "give them to the owner of the repository with `sudo chown`; `ipfs-exec verify` lists \
+             them",
+        ),
+        Ok((statistics, _)) => Finding::green(
             "repository",
             format!("{} blocks at {}", statistics.blocks, path.display()),
         ),

@@ -10,7 +10,7 @@ use crate::context::Context;
 use crate::error::CommandError;
 use crate::output;
 
-/// Show facts about the repository
+/// Show facts about the repository, and repair it
 #[derive(Args, Debug)]
 pub(crate) struct RepoArgs {
     #[command(subcommand)]
@@ -25,10 +25,71 @@ enum RepoCommand {
         #[arg(long)]
         json: bool,
     },
+
+    /// Rebuild the database from the blocks
+    ///
+    /// Reads and hashes every block. Pins with their names are kept where the old database can be
+    /// read. Every block that no other block links to and that is not pinned gets a pin named
+    /// `recovered`, so that `gc` keeps it: remove those that you do not need with `pin rm`. The old
+    /// database is kept as `repo.db.old-N`. No other command may use the repository meanwhile.
+    Reindex {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 pub(crate) fn repo(context: &Context, arguments: RepoArgs) -> Result<(), CommandError> {
-    let RepoCommand::Stat { json } = arguments.command;
+    match arguments.command {
+        RepoCommand::Stat { json } => stat(context, json),
+        RepoCommand::Reindex { json } => reindex(context, json),
+    }
+}
+
+fn reindex(context: &Context, json: bool) -> Result<(), CommandError> {
+    let progress = context.progress();
+    let reindexed = context.reindex(&progress)?;
+    progress.finish();
+    for path in &reindexed.sealed {
+        tracing::warn!(
+            segment = %path.display(),
+            "the segment holds bytes that are no blocks: it is read, and nothing is written to it"
+        );
+    }
+    let old = reindexed.old_database.as_deref();
+    let old = old.map(|path| path.as_os_str().as_bytes());
+    if let Some(old) = old.filter(|_| !reindexed.old_was_readable) {
+        tracing::warn!(
+            "the old database cannot be read completely, so that names of pins may be lost; it is \
+             kept as {}",
+            escape(old)
+        );
+    }
+    if json {
+        output::line(json!({
+            "segments": reindexed.segments,
+            "blocks": reindexed.blocks,
+            "bytes": reindexed.bytes,
+            "damaged": reindexed.damaged,
+            "kept_pins": reindexed.kept_pins,
+            "recovered_pins": reindexed.recovered_pins,
+            "old_database": old.map(output::json_text),
+        }))?;
+        return Ok(());
+    }
+    output::line(format_args!(
+        "{} segments with {} blocks of {} bytes indexed, {} damaged; {} pins kept, {} recovered",
+        reindexed.segments,
+        reindexed.blocks,
+        reindexed.bytes,
+        reindexed.damaged,
+        reindexed.kept_pins,
+        reindexed.recovered_pins
+    ))?;
+    Ok(())
+}
+
+fn stat(context: &Context, json: bool) -> Result<(), CommandError> {
     let statistics = context.repository()?.statistics()?;
     let path = statistics.path.as_os_str().as_bytes();
     if json {

@@ -1,6 +1,9 @@
 //! `verify`: reads and hashes everything.
 
+use std::os::unix::ffi::OsStrExt;
+
 use clap::Args;
+use ipfs_exec_node::path::escape;
 use ipfs_exec_node::repo::Damage;
 use serde_json::json;
 
@@ -10,7 +13,8 @@ use crate::output;
 
 /// Read and hash every block, and walk every pin
 ///
-/// Prints what is damaged or missing. Exits with 1 if anything is.
+/// Prints what is damaged or missing, and the files of the repository that belong to another user.
+/// Exits with 1 if there is any.
 #[derive(Args, Debug)]
 pub(crate) struct VerifyArgs {
     /// Print JSON
@@ -50,6 +54,11 @@ fn describe(damage: Damage) -> String {
         Damage::Block { error } => CommandError::from(error).message().to_owned(),
         Damage::IncompletePin { pin, error } => format!("the pin {pin} is incomplete: {error}"),
         Damage::MalformedPin { pin, error } => format!("the pin {pin} cannot be walked: {error}"),
+        Damage::ForeignFile { file } => format!(
+            "{} belongs to the user {}, not to the owner of the repository: `sudo chown` it",
+            escape(file.path.as_os_str().as_bytes()),
+            file.owner
+        ),
         _ => "unknown damage".to_owned(),
     }
 }

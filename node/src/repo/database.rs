@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, config::DbConfig, params};
 
 use super::wait::Waiting;
-use super::{RepoError, RootfsEntry};
+use super::{RepoError, RootfsEntry, SqliteError, layout};
 
 /// Version of the on-disk layout. A change that older programs cannot read counts it up.
 const LAYOUT_VERSION: i64 = 1;
@@ -55,17 +55,8 @@ const SCHEMA: &str = "
 /// Makes a new, complete database file at `path`, closed and synced. SQLite gives the files that it
 /// makes beside the database the mode of the database.
 pub(super) fn create(path: &Path) -> Result<(), RepoError> {
-    let failed = |source| RepoError::Database {
-        path: path.to_owned(),
-        source,
-    };
-    const PRIVATE: u32 = 0o600;
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(PRIVATE)
-        .open(path)
-        .map_err(RepoError::io("create", path))?;
+    let failed = |source| failure(path, source);
+    create_file(path)?;
     let connection = Connection::open(path).map_err(failed)?;
     let make = || {
         // Nobody reads a file that was not completed, so that it is enough to sync it once.
@@ -79,6 +70,18 @@ pub(super) fn create(path: &Path) -> Result<(), RepoError> {
     connection.close().map_err(|(_, source)| failed(source))?;
     let synced = File::open(path).and_then(|file| file.sync_all());
     synced.map_err(RepoError::io("sync", path))
+}
+
+/// Refuses the layout version `found` of the repository `root`, if it is newer than this program.
+pub(super) fn check_version(found: i64, root: &Path) -> Result<(), RepoError> {
+    if found > LAYOUT_VERSION {
+        return Err(RepoError::TooNew {
+            path: root.to_owned(),
+            found,
+            supported: LAYOUT_VERSION,
+        });
+    }
+    Ok(())
 }
 
 /// Connections to one database.
@@ -104,13 +107,7 @@ impl Database {
         let found = database.with(|connection| {
             connection.query_row("SELECT version FROM layout", [], |row| row.get(0))
         })?;
-        if found > LAYOUT_VERSION {
-            return Err(RepoError::TooNew {
-                path: root.to_owned(),
-                found,
-                supported: LAYOUT_VERSION,
-            });
-        }
+        check_version(found, root)?;
         Ok(database)
     }
 
@@ -177,10 +174,88 @@ impl Database {
             Some(ErrorCode::DatabaseBusy) if self.waiting.is_interrupted() => {
                 RepoError::Interrupted { path }
             }
-            Some(ErrorCode::ReadOnly) => RepoError::ReadOnly { path, source },
-            _ => RepoError::Database { path, source },
+            _ => failure(&path, source),
         }
     }
+}
+
+/// Makes an empty file for a database, that only the user may read. What is left of an unfinished one
+/// of this name is removed.
+pub(super) fn create_file(path: &Path) -> Result<(), RepoError> {
+    const PRIVATE: u32 = 0o600;
+    for suffix in ["", "-wal", "-shm", "-journal"] {
+        layout::remove_if_present(&layout::beside(path, suffix))?;
+    }
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(PRIVATE)
+        .open(path)
+        .map(drop)
+        .map_err(RepoError::io("create", path))
+}
+
+/// What the failure of a database means.
+pub(super) fn failure(path: &Path, source: rusqlite::Error) -> RepoError {
+    let path = path.to_owned();
+    let code = source.sqlite_error_code();
+    let is_damage = is_damage(&source);
+    let source = SqliteError(source);
+    match code {
+        Some(ErrorCode::ReadOnly) => RepoError::ReadOnly { path, source },
+        Some(
+            ErrorCode::DatabaseBusy
+            | ErrorCode::DatabaseLocked
+            | ErrorCode::FileLockingProtocolFailed,
+        ) => RepoError::DatabaseLocked {
+            file_system: network_file_system(&path),
+            path,
+            source,
+        },
+        _ if is_damage => RepoError::DamagedDatabase { path, source },
+        _ => RepoError::Database { path, source },
+    }
+}
+
+/// Whether the file is not a database, or not the one that this program made.
+fn is_damage(error: &rusqlite::Error) -> bool {
+    use rusqlite::Error::{
+        FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, QueryReturnedNoRows,
+        SqlInputError, SqliteFailure,
+    };
+    if let Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) = error.sqlite_error_code() {
+        return true;
+    }
+    let lacks =
+        |message: &str| message.contains("no such table") || message.contains("no such column");
+    match error {
+        SqliteFailure(_, Some(message)) | SqlInputError { msg: message, .. } => lacks(message),
+        FromSqlConversionFailure(..)
+        | IntegralValueOutOfRange(..)
+        | InvalidColumnType(..)
+        | QueryReturnedNoRows => true,
+        _ => false,
+    }
+}
+
+/// The kind of the file system at `path`, if it is one of those on which locks often do not work.
+fn network_file_system(path: &Path) -> Option<&'static str> {
+    const NETWORK: [(i64, &str); 9] = [
+        (0x6969, "NFS"),
+        (0xff53_4d42, "CIFS"),
+        (0xfe53_4d42, "SMB"),
+        (0x0102_1997, "9p"),
+        (0x6573_5546, "FUSE"),
+        (0x0bd0_0bd0, "Lustre"),
+        (0x4750_4653, "GPFS"),
+        (0x00c3_6400, "Ceph"),
+        (0x5346_414f, "AFS"),
+    ];
+    let found = rustix::fs::statfs(path).ok()?.f_type;
+    let mut known = NETWORK.iter();
+    known
+        .find(|(kind, _)| *kind == found)
+        .map(|(_, name)| *name)
 }
 
 fn transact<T>(
@@ -194,19 +269,22 @@ fn transact<T>(
     Ok(outcome)
 }
 
+/// Seconds since 1970.
+pub(super) fn seconds(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    since.as_secs().try_into().unwrap_or(i64::MAX)
+}
+
 pub(super) fn record_rootfs(
     connection: &mut Connection,
     key: &str,
     bytes: u64,
 ) -> rusqlite::Result<()> {
-    let used = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs();
+    let used = seconds(SystemTime::now());
     connection.execute(
         "INSERT INTO rootfs VALUES (?1, ?2, ?3)
          ON CONFLICT (key) DO UPDATE SET bytes = excluded.bytes, used = excluded.used",
-        params![key, bytes as i64, used as i64],
+        params![key, bytes as i64, used],
     )?;
     Ok(())
 }
@@ -216,7 +294,7 @@ pub(super) fn forget_rootfs(connection: &mut Connection, key: &str) -> rusqlite:
     Ok(())
 }
 
-pub(super) fn rootfs_entries(connection: &mut Connection) -> rusqlite::Result<Vec<RootfsEntry>> {
+pub(super) fn rootfs_entries(connection: &Connection) -> rusqlite::Result<Vec<RootfsEntry>> {
     let mut statement =
         connection.prepare_cached("SELECT key, bytes, used FROM rootfs ORDER BY used, key")?;
     let entries = statement.query_map([], |row| {

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! A crash between any two steps costs nothing: what has no index row is garbage to the next
-//! collection, wherever it came from. Segments that somebody writes are left to a later one.
+//! collection. Segments that a process writes are left to a later one, and so are those that
+//! [`recover`] does not settle.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -21,7 +22,7 @@ use super::holes::{self, Zeros};
 use super::pins::{self, PinKind};
 use super::segment::{self, HEADER, Location};
 use super::store::{self, Store};
-use super::{RepoError, Repository, leases, scratch};
+use super::{RepoError, Repository, leases, recover, scratch};
 use crate::block::{Blocks, Multihash};
 use crate::dag::{Seen, walk_unseen};
 
@@ -45,6 +46,11 @@ pub struct Collected {
 /// Collects.
 pub(super) fn collect(store: &Store, blocks: &Repository) -> Result<Collected, RepoError> {
     scratch::remove_dead(&store.layout().run())?;
+    // What killed processes left becomes garbage that this collection removes. Bytes that no killed
+    // process explains are adopted after it, so that they stay until the next one.
+    if recover::was_killed(store)? {
+        recover::settle_all(store)?;
+    }
     // Roots of the dead must not be marked.
     lease_floor(store)?;
     let mut reached = Seen::default();
@@ -167,7 +173,7 @@ fn reclaim(store: &Store) -> Result<u64, RepoError> {
     Ok(freed)
 }
 
-/// Locks the next segments that nobody writes and reads which of their blocks live.
+/// Locks the next segments that no process writes and reads which of their blocks live.
 fn take_round(store: &Store, first: &mut i64) -> Result<Option<Vec<Victim>>, RepoError> {
     let last = *first + SEGMENTS_A_ROUND - 1;
     let newest: i64 = store.database().with(|connection| {
@@ -180,7 +186,10 @@ fn take_round(store: &Store, first: &mut i64) -> Result<Option<Vec<Victim>>, Rep
     }
     let mut files = HashMap::new();
     for id in (*first).max(1)..=last.min(newest) {
-        if let Some(file) = segment::lock(store.layout(), id as u64)? {
+        // Segments that are lost, too short or sealed are passed over.
+        if let Some(file) = segment::lock(store.layout(), id as u64)?
+            && recover::settle(store, id as u64, &file)?.is_some()
+        {
             files.insert(id, file);
         }
     }
@@ -224,13 +233,8 @@ fn take_round(store: &Store, first: &mut i64) -> Result<Option<Vec<Victim>>, Rep
 
 fn reclaim_segment(store: &Store, victim: &Victim, zeros: &mut Zeros) -> Result<(), RepoError> {
     let path = store.layout().segment(victim.id as u64);
-    let length = victim
-        .file
-        .metadata()
-        .map_err(RepoError::io("stat", &path))?
-        .len();
     let gaps = victim.gaps();
-    if gaps.is_empty() && length <= victim.committed {
+    if gaps.is_empty() {
         return Ok(());
     }
     let dead: u64 = gaps.iter().map(|gap| gap.end - gap.start).sum();

@@ -13,8 +13,11 @@
 //!
 //! A [`Session`] appends blocks to a segment that nobody else writes. Once a batch it syncs the
 //! segment and then, in one transaction, makes the batch visible. What a crash leaves behind a
-//! segment's last committed byte is cut off by its next writer. What is visible is durable, and
-//! every block is hashed when it is read.
+//! segment's last committed byte is sorted by its next writer: whole blocks are adopted as garbage,
+//! a torn one is cut off. What is visible is durable, and every block is hashed when it is read.
+//!
+//! The database can be rebuilt from the segments. A segment that the database does not know is never
+//! written to; [`Repository::reindex`] takes its blocks in.
 
 mod database;
 mod gate;
@@ -22,10 +25,14 @@ mod gc;
 mod holes;
 mod layout;
 mod leases;
+mod old;
 mod options;
+mod owner;
 mod permissions;
 mod pins;
 mod provides;
+mod recover;
+mod reindex;
 mod scratch;
 mod segment;
 mod session;
@@ -35,13 +42,16 @@ mod wait;
 
 pub use gc::Collected;
 pub use options::RepositoryOptions;
+pub use owner::{ForeignFile, Owner};
 pub use permissions::Sharing;
 pub use pins::{Pin, PinKind};
 pub use provides::Provide;
+pub use reindex::Reindexed;
 pub use session::Session;
 pub use store::Statistics;
 pub use verify::{Damage, Verified};
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -49,6 +59,7 @@ use std::time::SystemTime;
 use crate::block::{Block, BlockError, Blocks, Cid, Multihash};
 use crate::budget::KeepFree;
 use crate::dag::DagError;
+use crate::progress::Reporter;
 use store::Store;
 
 /// Why the repository could not do what it was asked.
@@ -73,7 +84,7 @@ pub enum RepoError {
         path: PathBuf,
         /// SQLite's reason.
         #[source]
-        source: rusqlite::Error,
+        source: SqliteError,
     },
     /// The database may only be read.
     #[error("cannot write to the database {}", path.display())]
@@ -82,7 +93,53 @@ pub enum RepoError {
         path: PathBuf,
         /// SQLite's reason.
         #[source]
-        source: rusqlite::Error,
+        source: SqliteError,
+    },
+    /// Other processes did not let go of the database, or its file system has no locks.
+    #[error("cannot lock the database {}{}", path.display(), on_file_system(*file_system))]
+    DatabaseLocked {
+        /// The database file.
+        path: PathBuf,
+        /// The kind of its file system, if that is one of a network.
+        file_system: Option<&'static str>,
+        /// SQLite's reason.
+        #[source]
+        source: SqliteError,
+    },
+    /// The database file is not what this program wrote.
+    #[error("the database {} is damaged", path.display())]
+    DamagedDatabase {
+        /// The database file.
+        path: PathBuf,
+        /// SQLite's reason.
+        #[source]
+        source: SqliteError,
+    },
+    /// There are blocks, and no database that says which.
+    #[error("the repository {} has no database", path.display())]
+    NoDatabase {
+        /// The repository.
+        path: PathBuf,
+    },
+    /// There is a segment that the database does not know.
+    #[error("the database does not know the segment {}", path.display())]
+    UnknownSegment {
+        /// The segment file.
+        path: PathBuf,
+    },
+    /// Another process has opened the repository.
+    #[error("another process uses the repository {}", path.display())]
+    InUse {
+        /// The repository.
+        path: PathBuf,
+    },
+    /// The repository belongs to another user, and this one is root.
+    #[error("the repository {} belongs to the user {owner}", path.display())]
+    ForeignOwner {
+        /// The repository.
+        path: PathBuf,
+        /// Its owner.
+        owner: Owner,
     },
     /// The repository was written by a later version of this program.
     #[error(
@@ -121,6 +178,35 @@ pub enum RepoError {
     /// A block cannot be read or written.
     #[error(transparent)]
     Block(#[from] BlockError),
+}
+
+/// What SQLite said. It is one sentence: the codes behind it say the same once more.
+#[derive(Debug)]
+pub struct SqliteError(pub(crate) rusqlite::Error);
+
+impl fmt::Display for SqliteError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            // The statement is ours, and no news for a user.
+            rusqlite::Error::SqlInputError { msg, .. } => formatter.write_str(msg),
+            other => other.fmt(formatter),
+        }
+    }
+}
+
+impl std::error::Error for SqliteError {}
+
+impl SqliteError {
+    /// Whether the disk has no room.
+    pub fn is_disk_full(&self) -> bool {
+        self.0.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
+    }
+}
+
+fn on_file_system(kind: Option<&str>) -> String {
+    kind.map_or_else(String::new, |kind| {
+        format!(" on a file system of the kind {kind}")
+    })
 }
 
 impl RepoError {
@@ -181,7 +267,9 @@ impl Repository {
     /// directory's parents are created too.
     ///
     /// # Errors
-    /// [`RepoError::TooNew`], or where directory or database cannot be used.
+    /// [`RepoError::TooNew`], [`RepoError::ForeignOwner`], or where directory or database cannot be
+    /// used. With [`RepoError::NoDatabase`], [`RepoError::DamagedDatabase`] and
+    /// [`RepoError::UnknownSegment`] nothing was written; [`Repository::reindex`] repairs these.
     pub fn open(path: &Path) -> Result<Repository, RepoError> {
         Repository::open_with(path, RepositoryOptions::default())
     }
@@ -194,6 +282,29 @@ impl Repository {
         Ok(Repository {
             store: Store::open(path, options)?,
         })
+    }
+
+    /// Rebuilds the database of the repository at `path` from its segments. Pins, records of what is
+    /// provided and notes of root file systems are kept where the old database can be read. Roots that
+    /// nothing pins are pinned under the name `recovered`. The old database gets another name.
+    ///
+    /// # Errors
+    /// [`RepoError::InUse`], [`RepoError::TooNew`], and where disk or database fail. Until the last
+    /// step, one rename, the repository stays as it was.
+    pub fn reindex(
+        path: &Path,
+        options: RepositoryOptions,
+        reporter: &dyn Reporter,
+    ) -> Result<Reindexed, RepoError> {
+        reindex::reindex(path, options, reporter)
+    }
+
+    /// The files of the repository that do not belong to its owner.
+    ///
+    /// # Errors
+    /// Where the directory cannot be read.
+    pub fn foreign_files(&self) -> Result<Vec<ForeignFile>, RepoError> {
+        owner::foreign_files(self.store.layout())
     }
 
     /// Where the repository is.
@@ -283,7 +394,9 @@ impl Repository {
     /// # Errors
     /// Where the database fails.
     pub fn provides(&self) -> Result<Vec<Provide>, RepoError> {
-        self.store.database().with(provides::list)
+        self.store
+            .database()
+            .with(|connection| provides::list(connection))
     }
 
     /// A number that grows whenever blocks are added.
@@ -358,7 +471,9 @@ impl Repository {
     /// # Errors
     /// Where the database fails.
     pub fn rootfs_entries(&self) -> Result<Vec<RootfsEntry>, RepoError> {
-        self.store.database().with(database::rootfs_entries)
+        self.store
+            .database()
+            .with(|connection| database::rootfs_entries(connection))
     }
 }
 

@@ -45,7 +45,7 @@ impl Pin {
 
 /// Adds pins. A recursive pin replaces a direct one, never the other way round; a new name
 /// replaces the old, an empty one does not.
-pub(super) fn add(transaction: &Transaction<'_>, pins: &[Pin]) -> rusqlite::Result<()> {
+pub(super) fn add(transaction: &Connection, pins: &[Pin]) -> rusqlite::Result<()> {
     let mut statement = transaction.prepare_cached(
         "INSERT INTO pins VALUES (?1, ?2, ?3) ON CONFLICT (cid) DO UPDATE SET
             recursive = max(recursive, excluded.recursive),
@@ -91,7 +91,7 @@ pub(super) fn cid_column(row: &Row<'_>, column: usize) -> rusqlite::Result<Cid> 
     })
 }
 
-fn from_row(row: &Row<'_>) -> rusqlite::Result<Pin> {
+pub(super) fn from_row(row: &Row<'_>) -> rusqlite::Result<Pin> {
     let kind = if row.get(1)? {
         PinKind::Recursive
     } else {

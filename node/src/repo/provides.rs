@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
+use super::database;
 use super::pins::cid_column;
 use crate::block::Cid;
 
@@ -61,7 +62,18 @@ pub(super) fn remove(transaction: &Transaction<'_>, cid: &Cid) -> rusqlite::Resu
     Ok(())
 }
 
-pub(super) fn list(connection: &mut Connection) -> rusqlite::Result<Vec<Provide>> {
+/// Records what another database recorded.
+pub(super) fn restore(connection: &Connection, provide: &Provide) -> rusqlite::Result<()> {
+    connection.execute_batch(SCHEMA)?;
+    let announced = provide.announced.map_or(0, database::seconds);
+    connection.execute(
+        "INSERT OR REPLACE INTO provides VALUES (?1, ?2)",
+        params![provide.cid.to_bytes(), announced],
+    )?;
+    Ok(())
+}
+
+pub(super) fn list(connection: &Connection) -> rusqlite::Result<Vec<Provide>> {
     let exists = connection
         .query_row(
             "SELECT 1 FROM sqlite_schema WHERE name = 'provides'",

@@ -3,9 +3,11 @@
 //! A section is a varint with the length of what follows, the CID, and the data. The CARv1 header
 //! names no roots. Any tool that reads CAR files reads a segment, up to its committed length.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use bytes::Bytes;
 use rustix::fs::{Mode, OFlags};
@@ -15,7 +17,7 @@ use super::RepoError;
 use super::layout::Layout;
 use super::permissions::{self, Sharing};
 use super::wait::{Lock, try_lock};
-use crate::block::Block;
+use crate::block::{Block, Cid, Multihash};
 use crate::dag::section_header;
 
 /// The header of a CARv1 file without roots: a length and the dag-cbor map
@@ -25,6 +27,13 @@ pub(super) const HEADER: &[u8] = b"\x11\xa2eroots\x80gversion\x01";
 /// A segment takes no further batch above this length: files stay small enough to copy and check,
 /// and a terabyte has a thousand of them.
 pub(super) const MAX_BYTES: u64 = 1 << 30;
+
+/// Committed length of a segment that is read and never written to: one that holds bytes that are no
+/// sections. No segment is so long, and the sum over a million of them fits the database.
+pub(super) const SEALED: u64 = 1 << 40;
+
+/// Highest number of a segment. Files with higher ones are not from this program.
+const MAX_NUMBER: u64 = 1 << 40;
 
 /// Where the data of a block is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +76,16 @@ pub(super) fn read(file: &File, location: &Location) -> io::Result<Bytes> {
     Ok(data.into())
 }
 
+/// The CID that the section at `location` names; `None` where it is not one of `hash`.
+pub(super) fn stored_cid(layout: &Layout, hash: &Multihash, location: &Location) -> Option<Cid> {
+    let file = File::open(layout.segment(location.segment)).ok()?;
+    let mut header = vec![0; location.header as usize];
+    file.read_exact_at(&mut header, location.start()).ok()?;
+    let varint = header.iter().position(|byte| byte & 0x80 == 0)? + 1;
+    let cid = Cid::try_from(&header[varint..]).ok()?;
+    (cid.hash() == hash).then_some(cid)
+}
+
 /// A segment that this process alone appends to.
 #[derive(Debug)]
 pub(super) struct Writer {
@@ -78,39 +97,21 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Takes segment `id`, if nobody holds it. `committed` is asked for once the lock is held,
-    /// since the last holder may just have added to it. What stands behind the committed length is
-    /// the tail of a writer that died; it is cut off.
-    pub(super) fn try_take(
+    /// Appends to the locked segment `id`, of which `committed` bytes count and nothing is behind
+    /// them. A segment without a header gets one.
+    pub(super) fn start(
         layout: &Layout,
         id: u64,
-        committed: impl FnOnce() -> Result<u64, RepoError>,
-    ) -> Result<Option<Writer>, RepoError> {
-        let path = layout.segment(id);
-        let Some(file) = lock(layout, id)? else {
-            return Ok(None);
-        };
-        let mut committed = committed()?;
-        let length = file.metadata().map_err(RepoError::io("stat", &path))?.len();
-        if length < committed {
-            // Bytes that were synced are gone: reading will tell which blocks; add none here.
-            tracing::warn!(segment = %path.display(), "segment is shorter than its index says");
-            return Ok(None);
-        }
-        if length > committed {
-            file.set_len(committed)
-                .map_err(RepoError::io("truncate", &path))?;
-        }
+        file: File,
+        committed: u64,
+    ) -> Result<Writer, RepoError> {
+        let mut offset = committed;
         if committed == 0 {
             write_at(&file, &mut [IoSlice::new(HEADER)], 0)
-                .map_err(RepoError::io("write", &path))?;
-            committed = HEADER.len() as u64;
+                .map_err(RepoError::io("write", &layout.segment(id)))?;
+            offset = HEADER.len() as u64;
         }
-        Ok(Some(Writer {
-            id,
-            file,
-            offset: committed,
-        }))
+        Ok(Writer { id, file, offset })
     }
 
     /// Appends blocks and tells where each went.
@@ -145,20 +146,58 @@ impl Writer {
     }
 }
 
-/// Opens the segment for writing and locks it; `None` when another process has it.
+/// Opens the segment for writing and locks it; `None` where another process has it, and where it is
+/// lost: a lost segment is never made anew.
 pub(super) fn lock(layout: &Layout, id: u64) -> Result<Option<File>, RepoError> {
     let path = layout.segment(id);
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
+    match rustix::fs::open(&path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(file) => lock_open(layout, file.into(), &path),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(RepoError::errno("open", &path)(errno)),
+    }
+}
+
+/// Makes the file of the new segment `id` and locks it; `None` where another process was faster.
+///
+/// # Errors
+/// Where a file of that name exists: what is in it is not known, so that nothing is written to it.
+pub(super) fn create(layout: &Layout, id: u64) -> Result<Option<File>, RepoError> {
+    let path = layout.segment(id);
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let file = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR)
-        .map_err(RepoError::errno("open", &path))?;
-    let file = File::from(file);
-    if !try_lock(&file, Lock::Exclusive, &path)? {
+        .map_err(RepoError::errno("create", &path))?;
+    lock_open(layout, file.into(), &path)
+}
+
+fn lock_open(layout: &Layout, file: File, path: &Path) -> Result<Option<File>, RepoError> {
+    if !try_lock(&file, Lock::Exclusive, path)? {
         return Ok(None);
     }
     if layout.sharing() != Sharing::Private {
-        permissions::set(&path, layout.sharing())?;
+        permissions::set(path, layout.sharing())?;
     }
     Ok(Some(file))
+}
+
+/// The numbers of the segment files that exist, lowest first.
+pub(super) fn numbers(layout: &Layout) -> Result<Vec<u64>, RepoError> {
+    let directory = layout.blocks();
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir(&directory).map_err(RepoError::io("read", &directory))? {
+        let name = entry
+            .map_err(RepoError::io("read", &directory))?
+            .file_name();
+        numbers.extend(name.to_str().and_then(number));
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// The number of the segment file `name`; `None` for a file that is no segment.
+fn number(name: &str) -> Option<u64> {
+    let number: u64 = name.strip_suffix(".car")?.parse().ok()?;
+    let is_written_so = name == format!("{number}.car");
+    (is_written_so && (1..=MAX_NUMBER).contains(&number)).then_some(number)
 }
 
 /// Writes all of `vectors` at `offset`.

@@ -401,9 +401,9 @@ impl<'r> Session<'r> {
         let writer = state.writer.take();
         let lease = self.lease.take();
         if let Some(writer) = writer {
-            let committed = self.store.committed_length(writer.id as i64)?;
+            let committed = self.store.committed_length(writer.id)?;
             let path = self.store.layout().segment(writer.id);
-            if writer.offset > committed {
+            if let Some(committed) = committed.filter(|length| writer.offset > *length) {
                 writer
                     .file
                     .set_len(committed)
@@ -430,18 +430,7 @@ impl Drop for Session<'_> {
 
 /// Adds the batch to the index.
 fn index(transaction: &Transaction<'_>, batch: &Batch, lease: i64) -> rusqlite::Result<()> {
-    // Another process may have committed the same block: the first copy stands, unless it is bad.
-    let mut insert = transaction.prepare_cached(
-        "INSERT INTO blocks (hash, segment, offset, length, header, lease, damaged)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0)
-         ON CONFLICT (hash) DO UPDATE SET
-            segment = CASE damaged WHEN 0 THEN segment ELSE excluded.segment END,
-            offset = CASE damaged WHEN 0 THEN offset ELSE excluded.offset END,
-            length = CASE damaged WHEN 0 THEN length ELSE excluded.length END,
-            header = CASE damaged WHEN 0 THEN header ELSE excluded.header END,
-            lease = max(lease, excluded.lease),
-            damaged = 0",
-    )?;
+    let mut insert = transaction.prepare_cached(store::INSERT_BLOCK)?;
     // In the order of the keys, which is that of the table: half the page writes.
     let mut rows: Vec<_> = batch
         .written
@@ -456,7 +445,8 @@ fn index(transaction: &Transaction<'_>, batch: &Batch, lease: i64) -> rusqlite::
             location.offset as i64,
             location.length,
             location.header,
-            lease
+            lease,
+            false
         ])?;
     }
     let mut touch = transaction

@@ -1,6 +1,6 @@
 //! Finding and reading blocks: the index in front of the segments.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use super::layout::Layout;
 use super::options::RepositoryOptions;
 use super::segment::{self, Location, Writer};
 use super::wait::Waiting;
-use super::{RepoError, pins};
+use super::{RepoError, pins, recover};
 use crate::block::{self, BlockError, Cid, Multihash};
 
 /// Most segment files kept open for reading, each a gibibyte of blocks.
@@ -27,6 +27,8 @@ pub(super) struct Store {
     database: Database,
     waiting: Waiting,
     readers: Mutex<HashMap<u64, Arc<File>>>,
+    /// Holds the lock that keeps `repo reindex` out.
+    _in_use: File,
 }
 
 /// Counts and sizes of a repository.
@@ -54,13 +56,17 @@ impl Store {
     pub(super) fn open(path: &Path, options: RepositoryOptions) -> Result<Store, RepoError> {
         let waiting = Waiting::new(options.interruption);
         let layout = Layout::ensure(path, options.sharing, &waiting)?;
+        let in_use = layout.share(&waiting)?;
         let database = Database::open(layout.database(), layout.root(), waiting.clone())?;
-        Ok(Store {
+        let store = Store {
             layout,
             database,
             waiting,
             readers: Mutex::default(),
-        })
+            _in_use: in_use,
+        };
+        store.check_segments()?;
+        Ok(store)
     }
 
     pub(super) fn layout(&self) -> &Layout {
@@ -154,6 +160,12 @@ impl Store {
         }
     }
 
+    /// The CID under which the block was stored, as its section says; raw where that is unreadable.
+    pub(super) fn stored_cid(&self, hash: &Multihash, location: &Location) -> Cid {
+        let cid = segment::stored_cid(&self.layout, hash, location);
+        cid.unwrap_or_else(|| Cid::new_v1(block::RAW, *hash))
+    }
+
     /// Notes that the block is bad, so that the next writer of it replaces it.
     fn mark_damaged(&self, cid: &Cid, location: &Location) {
         let marked =
@@ -188,7 +200,7 @@ impl Store {
             .remove(&segment);
     }
 
-    /// A segment that nobody writes: one with room, or a new one.
+    /// A segment that no process writes: one with room, or a new one.
     pub(super) fn take_segment(&self) -> Result<Writer, RepoError> {
         let candidates = self.database.with(|connection| {
             let mut statement =
@@ -198,33 +210,68 @@ impl Store {
             ids.collect::<rusqlite::Result<Vec<_>>>()
         })?;
         for id in candidates {
-            let taken = Writer::try_take(&self.layout, id as u64, || self.committed_length(id))?;
-            if let Some(writer) = taken.filter(|writer| writer.offset < segment::MAX_BYTES) {
-                return Ok(writer);
+            let id = id as u64;
+            if let Some(file) = segment::lock(&self.layout, id)?
+                && let Some(committed) = recover::settle(self, id, &file)?
+                && committed < segment::MAX_BYTES
+            {
+                return Writer::start(&self.layout, id, file, committed);
             }
         }
         loop {
-            let id = self.database.write(|transaction| {
-                transaction.execute("INSERT INTO segments (committed) VALUES (0)", [])?;
-                Ok(transaction.last_insert_rowid())
-            })?;
-            // Another process may see the new row and take the segment first.
-            if let Some(writer) =
-                Writer::try_take(&self.layout, id as u64, || self.committed_length(id))?
-            {
-                return Ok(writer);
+            let id = self.number_segment()?;
+            // Another process may see the new row and lock the new file first.
+            if let Some(file) = segment::create(&self.layout, id)? {
+                return Writer::start(&self.layout, id, file, 0);
             }
         }
     }
 
-    pub(super) fn committed_length(&self, id: i64) -> Result<u64, RepoError> {
-        self.database.with(|connection| {
-            connection.query_row(
-                "SELECT committed FROM segments WHERE id = ?1",
-                [id],
-                |row| Ok(row.get::<_, i64>(0)? as u64),
-            )
+    /// Records a new segment under a number that no file has. The row is on disk before the file is
+    /// made: a file without a row counts as unknown.
+    fn number_segment(&self) -> Result<u64, RepoError> {
+        let last = segment::numbers(&self.layout)?.pop().unwrap_or(0);
+        self.database.write_durably(|transaction| {
+            let recorded =
+                "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'segments'";
+            let recorded: i64 = transaction.query_row(recorded, [], |row| row.get(0))?;
+            let id = recorded.max(last as i64) + 1;
+            transaction.execute("INSERT INTO segments VALUES (?1, 0)", [id])?;
+            Ok(id as u64)
         })
+    }
+
+    /// Bytes of a segment that count; `None` where the database does not know the segment.
+    pub(super) fn committed_length(&self, id: u64) -> Result<Option<u64>, RepoError> {
+        self.database.with(|connection| {
+            let committed = "SELECT committed FROM segments WHERE id = ?1";
+            let committed =
+                connection.query_row(committed, [id as i64], |row| row.get::<_, i64>(0));
+            Ok(committed.optional()?.map(|length| length as u64))
+        })
+    }
+
+    /// Refuses a repository with segments that the database does not know: it may be an older one,
+    /// and a collection would take what it does not know for garbage.
+    fn check_segments(&self) -> Result<(), RepoError> {
+        // Before the database: a row comes before its file.
+        let files = segment::numbers(&self.layout)?;
+        let known = self.database.with(|connection| {
+            let mut statement = connection.prepare("SELECT id FROM segments")?;
+            let ids = statement.query_map([], |row| row.get::<_, i64>(0))?;
+            ids.map(|id| id.map(|id| id as u64))
+                .collect::<rusqlite::Result<HashSet<_>>>()
+        })?;
+        for id in files.into_iter().filter(|id| !known.contains(id)) {
+            let path = self.layout.segment(id);
+            let length = fs::metadata(&path)
+                .map_err(RepoError::io("stat", &path))?
+                .len();
+            if length > segment::HEADER.len() as u64 {
+                return Err(RepoError::UnknownSegment { path });
+            }
+        }
+        Ok(())
     }
 
     /// Makes the names of new segments as durable as their content.
@@ -281,6 +328,19 @@ fn count_rows(connection: &mut Connection) -> rusqlite::Result<RowCounts> {
 
 /// The columns that [`location`] reads, in its order.
 pub(super) const LOCATION_COLUMNS: &str = "segment, offset, length, header, damaged";
+
+/// Adds a block to the index: its hash, the first four of [`LOCATION_COLUMNS`], lease and `damaged`.
+/// Another process may have committed the same block: the first copy stands, unless it is bad.
+pub(super) const INSERT_BLOCK: &str = "
+    INSERT INTO blocks (hash, segment, offset, length, header, lease, damaged)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+    ON CONFLICT (hash) DO UPDATE SET
+        segment = CASE damaged WHEN 0 THEN segment ELSE excluded.segment END,
+        offset = CASE damaged WHEN 0 THEN offset ELSE excluded.offset END,
+        length = CASE damaged WHEN 0 THEN length ELSE excluded.length END,
+        header = CASE damaged WHEN 0 THEN header ELSE excluded.header END,
+        lease = max(lease, excluded.lease),
+        damaged = min(damaged, excluded.damaged)";
 
 /// Reads [`LOCATION_COLUMNS`], the first of which is `column`.
 pub(super) fn location(row: &Row<'_>, column: usize) -> rusqlite::Result<Location> {

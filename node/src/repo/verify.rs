@@ -1,15 +1,14 @@
 //! Verification: every block is read and hashed, every pin is walked.
 
 use std::ops::ControlFlow;
-use std::os::unix::fs::FileExt;
 
 use crossbeam_channel::{Receiver, Sender};
 
 use super::pins::PinKind;
 use super::segment::Location;
 use super::store::{self, Store};
-use super::{RepoError, Repository};
-use crate::block::{BlockError, Blocks, Cid, Multihash, RAW};
+use super::{ForeignFile, RepoError, Repository};
+use crate::block::{BlockError, Blocks, Cid, Multihash};
 use crate::dag::{DagError, Seen, walk_unseen};
 
 /// Index rows between the thread that reads them and those that hash.
@@ -30,6 +29,11 @@ pub enum Damage {
         pin: Cid,
         /// What is wrong with the first block lacking.
         error: BlockError,
+    },
+    /// A file of the repository belongs to another user than the repository.
+    ForeignFile {
+        /// The file and its owner.
+        file: ForeignFile,
     },
     /// A pinned DAG cannot be walked.
     MalformedPin {
@@ -61,6 +65,10 @@ pub(super) fn verify(
     let mut verified = Verified::default();
     verify_blocks(store, blocks, &mut verified, on_damage)?;
     verify_pins(blocks, &mut verified, on_damage)?;
+    for file in blocks.foreign_files()? {
+        verified.damages += 1;
+        on_damage(Damage::ForeignFile { file });
+    }
     Ok(verified)
 }
 
@@ -124,7 +132,7 @@ fn hash_rows(
     outcomes: &Sender<Outcome>,
 ) {
     for (hash, location) in rows {
-        let cid = stored_cid(store, &hash, &location);
+        let cid = store.stored_cid(&hash, &location);
         let outcome = match blocks.read(&cid) {
             // Collected since its row was read.
             Err(BlockError::Missing { .. }) => continue,
@@ -134,19 +142,6 @@ fn hash_rows(
             return;
         }
     }
-}
-
-/// The CID under which the block was stored, as its section says; raw where that is unreadable.
-fn stored_cid(store: &Store, hash: &Multihash, location: &Location) -> Cid {
-    let from_section = || {
-        let file = std::fs::File::open(store.layout().segment(location.segment)).ok()?;
-        let mut header = vec![0; location.header as usize];
-        file.read_exact_at(&mut header, location.start()).ok()?;
-        let varint = header.iter().position(|byte| byte & 0x80 == 0)? + 1;
-        let cid = Cid::try_from(&header[varint..]).ok()?;
-        (cid.hash() == hash).then_some(cid)
-    };
-    from_section().unwrap_or_else(|| Cid::new_v1(RAW, *hash))
 }
 
 fn verify_pins(

@@ -16,6 +16,7 @@ mod hostile;
 mod idle_peers;
 mod interruption;
 mod permissions;
+mod recovery;
 #[cfg(feature = "network")]
 mod relay;
 mod repository;

@@ -1,10 +1,10 @@
 //! Which other users may read a repository.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 
-use ipfs_exec_node::repo::{RepositoryOptions, Sharing};
+use ipfs_exec_node::repo::{Damage, RepoError, RepositoryOptions, Sharing};
 use ipfs_exec_node::{Blocks, Repository};
 
 use crate::support::raw;
@@ -166,4 +166,39 @@ fn a_new_repository_can_be_shared_at_once() {
     ] {
         assert_eq!(mode(&path.join(name)), wanted, "{name}");
     }
+}
+
+/// Root made files in the repository of a user, who could no longer change or remove them.
+#[test]
+fn root_is_refused_the_repository_of_another_user() {
+    const OTHER: u32 = 65534;
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("repository");
+    use_repository(&path, Sharing::Private, b"content");
+    if !rustix::process::geteuid().is_root() {
+        // Only root can give files away, and only root is refused.
+        let repository = Repository::open(&path).unwrap();
+        assert_eq!(repository.foreign_files().unwrap(), []);
+        return;
+    }
+    for name in ["repo.db", "blocks"] {
+        chown(path.join(name), Some(OTHER), None).unwrap();
+        let opened = Repository::open(&path);
+        assert!(
+            matches!(&opened, Err(RepoError::ForeignOwner { owner, .. }) if owner.uid() == OTHER),
+            "{name}: {opened:?}"
+        );
+        chown(path.join(name), Some(0), None).unwrap();
+    }
+    let segment = path.join("blocks/1.car");
+    chown(&segment, Some(OTHER), None).unwrap();
+    let repository = Repository::open(&path).unwrap();
+    let mut damages = Vec::new();
+    repository
+        .verify(&mut |damage| damages.push(damage))
+        .unwrap();
+    assert!(
+        matches!(&damages[..], [Damage::ForeignFile { file }] if file.path == segment),
+        "{damages:?}"
+    );
 }

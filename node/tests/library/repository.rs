@@ -93,25 +93,6 @@ fn what_was_not_committed_leaves_nothing() {
 }
 
 #[test]
-fn the_tail_of_a_dead_writer_is_cut_off() {
-    let (_directory, repository) = repository();
-    repository.put(&[raw(b"first")]).unwrap();
-    let [segment] = &segments(&repository)[..] else {
-        panic!("one segment")
-    };
-    let committed = std::fs::metadata(segment).unwrap().len();
-    // As after kill -9 in the middle of an append.
-    let file = std::fs::File::options().append(true).open(segment).unwrap();
-    file.write_all_at(&content(10_000, 3), committed).unwrap();
-    repository.put(&[raw(b"second")]).unwrap();
-    assert!(std::fs::metadata(segment).unwrap().len() < committed + 100);
-    for data in [&b"first"[..], b"second"] {
-        assert_eq!(&repository.get(raw(data).cid()).unwrap()[..], data);
-    }
-    assert_segments_are_car_files(&repository);
-}
-
-#[test]
 fn damage_is_named_never_used_and_healed_by_the_next_writer() {
     let (_directory, repository) = repository();
     let block = raw(b"some data that will be damaged");

@@ -150,3 +150,37 @@ fn killed_writers_leave_the_data_of_others() {
         environment.assert_clean();
     }
 }
+
+/// A rebuild that is killed at any moment loses nothing and can be done again.
+#[test]
+fn killed_rebuilds_lose_nothing() {
+    const ROUNDS: u64 = 40;
+    let environment = Environment::new();
+    let mut random = Random::new(seed() ^ 2);
+    write_tree(&environment, 0, 8_000_000, &mut random);
+    let cid = environment.add("tree");
+    let pins = || {
+        environment
+            .ipfs_exec(["pin", "ls"])
+            .succeeds()
+            .text()
+            .to_owned()
+    };
+    let before = pins();
+    let reindex = || environment.ipfs_exec(["repo", "reindex"]);
+    let span = reindex().succeeds().elapsed;
+    let mut killed = 0;
+    for _ in 0..ROUNDS {
+        let running = reindex().start();
+        thread::sleep(span.mul_f64(random.below(1000) as f64 / 1000.0));
+        running.signal(Signal::KILL);
+        killed += u64::from(running.wait().signal == Some(9));
+        assert_eq!(pins(), before);
+    }
+    assert!(killed > ROUNDS / 4, "only {killed} of {ROUNDS} were killed");
+    reindex().succeeds();
+    assert_eq!(pins(), before);
+    environment.ipfs_exec(["gc"]).succeeds();
+    assert_eq!(environment.cat(&format!("{cid}/large")).len(), 8_000_000);
+    environment.assert_clean();
+}

@@ -41,4 +41,5 @@ mod kills;
 mod limits;
 mod permissions;
 mod program;
+mod recovery;
 mod unified;
