@@ -278,6 +278,7 @@ mod tests {
             (format!("/ipfs/{CID}/"), format!("/ipfs/{CID}")),
             (format!("{CID}/a//b/"), format!("/ipfs/{CID}/a/b")),
             (format!("/ipfs/{CID}/a%20b"), format!("/ipfs/{CID}/a%20b")),
+            (format!("{CID}/a%20b%"), format!("/ipfs/{CID}/a%20b%")),
             (format!("ipfs://{CID}/a%20b"), format!("/ipfs/{CID}/a b")),
             (
                 "/ipns/example.org/x".to_owned(),

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::ops::ControlFlow;
 
 use clap::Args;
+use ipfs_exec_node::block::inline_data;
 use ipfs_exec_node::budget::{Budget, Spending};
 use ipfs_exec_node::path::escape;
 use ipfs_exec_node::unixfs::{self, Entry, Node, UnixfsError};
@@ -20,7 +21,8 @@ const BATCH_ENTRIES: usize = 512;
 /// List directories
 ///
 /// Prints a line for every entry: its CID, its size in bytes (`-` for a directory) and its name,
-/// which ends in `/` for a directory. An entry that cannot be read has the size `?`.
+/// which ends in `/` for a directory. Only the blocks of the directory itself are fetched: an entry
+/// that is not in the repository has the size `?`, and no `/`.
 #[derive(Args, Debug)]
 pub(crate) struct LsArgs {
     /// Content paths of directories; a file lists itself
@@ -30,6 +32,10 @@ pub(crate) struct LsArgs {
     /// List what is below, too, with paths relative to the argument
     #[arg(long, short)]
     recursive: bool,
+
+    /// Fetch the entries that are missing, to show what they are and how large
+    #[arg(long)]
+    size: bool,
 
     /// Stop after this many entries
     #[arg(long, value_name = "NUMBER", default_value_t = limits::MAX_EXPORT_ENTRIES)]
@@ -59,6 +65,7 @@ fn list(context: &Context, arguments: &LsArgs, blocks: &dyn Blocks) -> Result<()
         blocks,
         root: String::new(),
         recursive: arguments.recursive,
+        fetches_entries: arguments.recursive || arguments.size,
         json: arguments.json,
         out: output::stdout(),
         failures: 0,
@@ -95,6 +102,8 @@ struct Lister<'a, W> {
     /// The path that is listed, for messages.
     root: String,
     recursive: bool,
+    /// Whether entries that are missing are fetched.
+    fetches_entries: bool,
     json: bool,
     out: W,
     failures: u64,
@@ -158,8 +167,10 @@ impl<W: Write> Lister<'_, W> {
         batch: &mut Vec<Entry>,
         below: &mut Vec<Below>,
     ) -> Result<(), CommandError> {
-        let cids: Vec<_> = batch.iter().map(|entry| entry.cid).collect();
-        self.blocks.expect(&cids);
+        if self.fetches_entries {
+            let cids: Vec<_> = batch.iter().map(|entry| entry.cid).collect();
+            self.blocks.expect(&cids);
+        }
         for entry in batch.drain(..) {
             below.extend(self.entry(directory, &entry)?);
         }
@@ -183,10 +194,8 @@ impl<W: Write> Lister<'_, W> {
             self.fail(&path, error)?;
             return Ok(None);
         }
-        let node = match Node::load(self.blocks, &entry.cid) {
-            Ok(node) => Some(node),
-            // Other data may be linked from a directory; it just is no file.
-            Err(UnixfsError::NotUnixfs { .. }) => None,
+        let node = match self.load(&entry.cid) {
+            Ok(node) => node,
             Err(error) => {
                 self.print(&path, &entry.cid, None)?;
                 self.fail(&path, error)?;
@@ -200,6 +209,20 @@ impl<W: Write> Lister<'_, W> {
             path,
             depth: directory.depth + 1,
         }))
+    }
+
+    /// The node of an entry; `None` where it is not here, and none is fetched, or where it is no node
+    /// of a file system: a directory may link to other data.
+    fn load(&self, cid: &Cid) -> Result<Option<Node>, UnixfsError> {
+        let is_here = || Ok::<_, UnixfsError>(inline_data(cid).is_some() || self.blocks.has(cid)?);
+        if !self.fetches_entries && !is_here()? {
+            return Ok(None);
+        }
+        match Node::load(self.blocks, cid) {
+            Ok(node) => Ok(Some(node)),
+            Err(UnixfsError::NotUnixfs { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     #[expect(

@@ -4,8 +4,9 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 
-use ipfs_exec_tests::{Environment, tree};
+use ipfs_exec_tests::{Environment, dag, tree};
 
+use crate::faults::NOBODY;
 use crate::machine::EMPTY;
 
 #[test]
@@ -231,4 +232,40 @@ fn a_sharded_directory_is_a_directory() {
         .succeeds();
     let before = tree::snapshot(&environment.file("tree"));
     assert!(tree::snapshot(&environment.file("again")) == before);
+}
+
+/// `ls` asked for one block a child, and told an error for each that was missing.
+#[test]
+fn ls_needs_only_the_blocks_of_the_directory() {
+    let environment = Environment::new();
+    let mut blocks = dag::Blocks::new();
+    let (here, gone) = (blocks.file(b"here"), blocks.file(b"gone"));
+    let sub = blocks.directory(&[]);
+    let root = blocks.directory(&[
+        dag::Link::new("gone", gone, 10),
+        dag::Link::new("here", here, 10),
+        dag::Link::new("sub", sub, 10),
+    ]);
+    blocks.forget(&gone);
+    environment.write("partial.car", blocks.car(&[root]));
+    environment
+        .ipfs_exec(["import", "--pin-roots=false", "partial.car"])
+        .succeeds();
+    let root = root.to_string();
+    let listed = environment
+        .ipfs_exec(["ls", "--peer", NOBODY, &root])
+        .succeeds();
+    assert_eq!(
+        listed.lines(),
+        [
+            format!("{gone} ? gone"),
+            format!("{here} 4 here"),
+            format!("{sub} - sub/"),
+        ]
+    );
+    assert_eq!(listed.stderr, "");
+    let json = environment.ipfs_exec(["ls", "--json", &root]).succeeds();
+    assert_eq!(json.json()[0]["type"], "unknown");
+    let fetching = environment.ipfs_exec(["ls", "--size", &root]).ends_with(1);
+    assert!(fetching.stderr.contains(&gone.to_string()), "{fetching:?}");
 }

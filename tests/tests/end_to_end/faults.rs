@@ -9,6 +9,10 @@ use ipfs_exec_tests::{Environment, requirement};
 
 use crate::machine::Machine;
 
+/// A peer at which nothing listens.
+pub(crate) const NOBODY: &str =
+    "/ip4/127.0.0.1/tcp/9/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
+
 /// The segment that holds `payload`, and where.
 fn find_payload(repository: &Path, payload: &[u8]) -> (PathBuf, usize) {
     let blocks = repository.join("blocks");
@@ -82,6 +86,26 @@ fn a_damaged_block_is_reported_and_never_used() {
     assert_eq!(environment.add("tree"), root);
     assert_eq!(environment.cat(&format!("{root}/damaged")), payload);
     environment.assert_clean();
+}
+
+/// A damaged block was reported as one that is not here, unless `--offline` was given.
+#[test]
+fn a_damaged_block_that_no_peer_gives_is_reported_as_damaged() {
+    let environment = Environment::new();
+    environment.write("tree/file", "content to be damaged");
+    let root = environment.add("tree");
+    damage(environment.repository(), b"content to be damaged");
+    for command in [
+        &["cat", &format!("{root}/file")][..],
+        &["fetch", &root],
+        &["export", &root, "-o", "out.car"],
+    ] {
+        let refused = environment
+            .ipfs_exec(command)
+            .arguments(["--peer", NOBODY])
+            .fails(1, &["is damaged on disk", "hint: add or import"]);
+        assert!(!refused.stderr.contains("is not here"), "{refused:?}");
+    }
 }
 
 #[test]
