@@ -15,15 +15,15 @@ use crate::output;
 
 /// Take in the blocks of CAR files, and print their roots
 ///
-/// Reads versions 1 and 2, and checks every block. Roots that are complete are pinned; of others
-/// the blocks stay, and a warning tells what is missing.
+/// Reads versions 1 and 2, and checks every block. Roots that are complete are pinned. If a root is
+/// not complete, its blocks are kept, an error names the first missing block, and the exit code is 1.
 #[derive(Args, Debug)]
 pub(crate) struct ImportArgs {
     /// CAR files; `-` reads stdin
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
 
-    /// Pin the roots
+    /// Pin the roots; with `false` they need not be complete
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_value = "true", default_missing_value = "true")]
     pin_roots: std::primitive::bool,
@@ -47,10 +47,11 @@ pub(crate) fn import(context: &Context, arguments: ImportArgs) -> Result<(), Com
         roots.extend(imported);
     }
     let mut pins = Vec::new();
+    let mut incomplete = Vec::new();
     for root in roots.iter().filter(|_| arguments.pin_roots) {
-        match incomplete(&session, root) {
+        match fault(&session, root) {
             None => pins.push(Pin::recursive(*root)),
-            Some(reason) => tracing::warn!("{root} is not pinned: {reason}"),
+            Some(reason) => incomplete.push(format!("{root} is not pinned: {reason}")),
         }
     }
     session.commit(&pins)?;
@@ -58,7 +59,16 @@ pub(crate) fn import(context: &Context, arguments: ImportArgs) -> Result<(), Com
     for root in &roots {
         output::line(root)?;
     }
-    Ok(())
+    let Some(last) = incomplete.pop() else {
+        return Ok(());
+    };
+    for message in incomplete {
+        tracing::warn!("{message}");
+    }
+    Err(CommandError::failed(last).with_hint(
+        "the blocks that came are kept: `ipfs-exec fetch ROOT` fetches the rest from peers, \
+         `--pin-roots=false` imports without pins",
+    ))
 }
 
 fn import_file(
@@ -79,7 +89,7 @@ fn import_file(
 }
 
 /// Why the DAG cannot be pinned.
-fn incomplete(session: &Session<'_>, root: &Cid) -> Option<String> {
+fn fault(session: &Session<'_>, root: &Cid) -> Option<String> {
     match dag::first_missing(session, root) {
         Ok(missing) => missing.map(|error| error.to_string()),
         Err(error) => Some(error.to_string()),

@@ -133,8 +133,22 @@ fn export_of_an_incomplete_dag_leaves_no_file() {
     let directory = blocks.directory(&[dag::Link::new("gone", missing, 7)]);
     blocks.forget(&missing);
     let car = environment.write("partial.car", blocks.car(&[directory]));
-    environment.ipfs_exec(["import"]).argument(car).succeeds();
+    let import = |options: &[&str]| {
+        environment
+            .ipfs_exec(["import"])
+            .arguments(options)
+            .argument(&car)
+    };
+    // The blocks that came are kept, and the root is printed, in both cases.
+    let refused = import(&[]).ends_with(1);
+    for word in [&*missing.to_string(), "is not pinned", "hint: "] {
+        assert!(refused.stderr.contains(word), "{refused:?}");
+    }
     let cid = directory.to_string();
+    assert_eq!(refused.lines(), [&*cid]);
+    let unpinned = import(&["--pin-roots=false"]).succeeds();
+    assert_eq!(unpinned.lines(), [&*cid]);
+    assert_eq!(environment.statistic("pins"), 0);
     environment.directory("place");
     environment
         .ipfs_exec(["export", &cid, "-o", "place/out.car"])

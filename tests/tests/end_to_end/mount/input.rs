@@ -116,7 +116,7 @@ fn what_cannot_be_read_fails_the_run() {
     machine.environment.write("some.car", blocks.car(&[root]));
     machine
         .environment
-        .ipfs_exec(["import", "some.car"])
+        .ipfs_exec(["import", "--pin-roots=false", "some.car"])
         .succeeds();
     let run = |script| machine.run_on(&root.to_string(), ["sh", "-c", script]);
     // What it does not need, it does not miss.

@@ -87,7 +87,9 @@ fn peers_come_first_and_gateways_fill_gaps() {
     partial.forget(&missing);
     let gateway = honest(blocks, root);
     giver.write("partial.car", partial.car(&[root]));
-    giver.ipfs_exec(["import", "partial.car"]).succeeds();
+    giver
+        .ipfs_exec(["import", "--pin-roots=false", "partial.car"])
+        .succeeds();
     let served = Served::start(&giver);
     let taker = Environment::new();
     let root = root.to_string();
