@@ -442,16 +442,13 @@ fn standard_input<'r>(
     argument: &OsStr,
 ) -> Result<(Cid, Option<Session<'r>>), CommandError> {
     if argument != "-" {
-        return content(repository, blocks, own, argument);
+        return content(repository, blocks, own, argument, own.import_options());
     }
-    let (cid, lease) = keep(repository, own, |session, options| {
+    let options = own.import_options();
+    let (cid, lease) = keep(repository, |session| {
         let mut stdin = std::io::stdin();
-        Ok(unixfs::import_stream(
-            session,
-            &mut stdin,
-            options,
-            own.progress,
-        )?)
+        let imported = unixfs::import_stream(session, &mut stdin, &options, own.progress)?;
+        Ok(imported)
     })?;
     Ok((cid, Some(lease)))
 }
@@ -482,9 +479,8 @@ fn import<'r>(
     options.root_file_system &= target.is_dir();
     keep(repository, |session| {
         let left_out = LeftOut::new(own.progress, &target);
-        let imported =
-            unixfs::import_path(session, CWD, &target, &options, &left_out, &mut |_| {})
-                .map_err(rootfs::import_failed)?;
+        let imported = unixfs::import_path(session, CWD, &target, &options, &left_out, &mut |_| {})
+            .map_err(rootfs::import_failed)?;
         left_out.finish();
         Ok(imported)
     })
