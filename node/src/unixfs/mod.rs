@@ -24,7 +24,7 @@ pub use data::{Metadata, Mtime};
 pub use directory::{Branch, BuiltDirectory, DirectoryBuilder, Entry, Listing, list};
 pub use export::{ExportOptions, export};
 pub use import::{
-    ImportOptions, Imported, ImportedEntry, import_path, import_stream, import_symlink,
+    Filter, ImportOptions, Imported, ImportedEntry, import_path, import_stream, import_symlink,
 };
 pub use node::{Node, NodeKind};
 pub use range::{blocks_from, read_range};
@@ -201,6 +201,12 @@ pub enum UnixfsError {
         path: PathBuf,
         /// What it is.
         kind: &'static str,
+    },
+    /// The filter of an import refuses the directory that is to be imported.
+    #[error("{} cannot be imported: the filter of the import leaves it out", path.display())]
+    RootLeftOut {
+        /// The directory.
+        path: PathBuf,
     },
     /// A local file became shorter while it was read.
     #[error("{} changed while it was read", path.display())]

@@ -299,3 +299,59 @@ fn special_files_are_refused_by_name() {
         );
     }
 }
+
+/// Leaves out entries named `skipped`, and every directory that holds a file `marker`.
+#[derive(Debug)]
+struct Selective;
+
+impl unixfs::Filter for Selective {
+    fn takes_entry(&self, path: &Path, _is_directory: bool) -> bool {
+        path != Path::new("sub/skipped")
+    }
+
+    fn takes_directory(
+        &self,
+        _path: &Path,
+        directory: std::os::fd::BorrowedFd<'_>,
+    ) -> Result<bool, rustix::io::Errno> {
+        use rustix::fs::{Access, AtFlags, accessat};
+        match accessat(directory, "marker", Access::EXISTS, AtFlags::empty()) {
+            Ok(()) => Ok(false),
+            Err(rustix::io::Errno::NOENT) => Ok(true),
+            Err(errno) => Err(errno),
+        }
+    }
+}
+
+/// A local tree may hold the repository itself, with its private key. An import must be able to leave
+/// such a directory out by what it is, and an entry by its path; the rest keeps its CID.
+#[test]
+fn a_filter_leaves_entries_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let (whole, rest) = (
+        directory.path().join("whole"),
+        directory.path().join("rest"),
+    );
+    for root in [&whole, &rest] {
+        std::fs::create_dir_all(root.join("sub")).unwrap();
+        std::fs::write(root.join("skipped"), b"only the one in sub is left out").unwrap();
+        std::fs::write(root.join("sub/file"), b"x").unwrap();
+    }
+    std::fs::write(whole.join("sub/skipped"), b"y").unwrap();
+    std::fs::create_dir_all(whole.join("sub/marked")).unwrap();
+    std::fs::write(whole.join("sub/marked/marker"), b"").unwrap();
+    let filtered = ImportOptions {
+        filter: Some(std::sync::Arc::new(Selective)),
+        ..ImportOptions::default()
+    };
+    let blocks = MemoryBlocks::default();
+    let imported = import_tree(&blocks, &whole, &filtered).unwrap();
+    let expected = import_tree(&blocks, &rest, &ImportOptions::default()).unwrap();
+    assert_eq!(imported, expected);
+    let marked = whole.join("sub/marked");
+    let outcome = import_tree(&blocks, &marked, &filtered);
+    assert!(
+        matches!(&outcome, Err(UnixfsError::RootLeftOut { path }) if *path == marked),
+        "{outcome:?}"
+    );
+}

@@ -11,6 +11,7 @@
 //! sparse files are not read, and cost no more than the depth of the file's tree.
 
 mod assemble;
+mod filter;
 mod holes;
 mod root;
 mod source;
@@ -20,6 +21,9 @@ mod work;
 use std::io::Read;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use filter::Filter;
 
 use super::{Metadata, Mtime, UnixfsError};
 use crate::block::{Blocks, Cid};
@@ -52,6 +56,8 @@ pub struct ImportOptions {
     /// What the import may take. Where the disk has too little room for its blocks, that is
     /// [`BlockError::NoRoom`](crate::block::BlockError::NoRoom).
     pub budget: Budget,
+    /// Leaves entries of a local tree out; without it everything is imported.
+    pub filter: Option<Arc<dyn Filter>>,
 }
 
 impl ImportOptions {

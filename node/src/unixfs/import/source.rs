@@ -74,11 +74,13 @@ pub(super) fn walk(
     let mut walk = Walk {
         options,
         sink,
+        root: path,
         levels: Vec::new(),
         device: None,
     };
     let directory = Arc::new(directory);
-    if !walk.visit(&directory, name, root, path.to_owned(), FileType::Unknown)? {
+    let kind = kind_of(&*directory, name, path, FileType::Unknown)?;
+    if !walk.visit(&directory, name, root, path.to_owned(), kind)? {
         return Ok(());
     }
     while let Some(level) = walk.levels.last_mut() {
@@ -95,21 +97,51 @@ pub(super) fn walk(
             continue;
         }
         let path = level.path.join(name);
+        let kind = kind_of(&*level.descriptor, name, &path, entry.file_type())?;
+        if !takes_entry(options, walk.root, &path, kind) {
+            continue;
+        }
         let checked = EntryName::new(name.as_bytes()).map_err(|source| UnixfsError::LocalName {
             path: path.clone(),
             source,
         })?;
         let directory = Arc::clone(&level.descriptor);
-        if !walk.visit(&directory, name, checked, path, entry.file_type())? {
+        if !walk.visit(&directory, name, checked, path, kind)? {
             return Ok(());
         }
     }
     Ok(())
 }
 
+/// Whether the filter of the import takes the entry at `path`, which is below `root`.
+fn takes_entry(options: &ImportOptions, root: &Path, path: &Path, kind: FileType) -> bool {
+    let Some(filter) = &options.filter else {
+        return true;
+    };
+    let below = path.strip_prefix(root).expect("an entry is below its root");
+    filter.takes_entry(below, kind == FileType::Directory)
+}
+
+/// The type of an entry; a file system may leave it out of the listing.
+fn kind_of(
+    directory: impl AsFd,
+    name: &OsStr,
+    path: &Path,
+    listed: FileType,
+) -> Result<FileType, UnixfsError> {
+    if listed != FileType::Unknown {
+        return Ok(listed);
+    }
+    let stat = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)
+        .map_err(UnixfsError::errno("read", path))?;
+    Ok(FileType::from_raw_mode(stat.st_mode))
+}
+
 struct Walk<'a> {
     options: &'a ImportOptions,
     sink: &'a mut dyn FnMut(Step) -> bool,
+    /// The root of the import, as its caller named it.
+    root: &'a Path,
     levels: Vec<Level>,
     /// The file system of the root of the import, once that was entered.
     device: Option<u64>,
@@ -122,13 +154,8 @@ impl Walk<'_> {
         name: &OsStr,
         entry: EntryName,
         path: PathBuf,
-        mut kind: FileType,
+        kind: FileType,
     ) -> Result<bool, UnixfsError> {
-        if kind == FileType::Unknown {
-            let stat = rustix::fs::statat(&**directory, name, AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(UnixfsError::errno("read", &path))?;
-            kind = FileType::from_raw_mode(stat.st_mode);
-        }
         match kind {
             FileType::Directory => self.enter(directory, name, entry, path),
             FileType::RegularFile => {
@@ -168,6 +195,9 @@ impl Walk<'_> {
         let (descriptor, mode) =
             open_readable(&**parent, name, OFlags::DIRECTORY, needed, self.options)
                 .map_err(UnixfsError::errno("open", &path))?;
+        if !self.takes_directory(&path, &descriptor)? {
+            return Ok(true);
+        }
         let stat = rustix::fs::fstat(&descriptor).map_err(UnixfsError::errno("stat", &path))?;
         self.device.get_or_insert(stat.st_dev);
         let metadata = self
@@ -214,6 +244,22 @@ impl Walk<'_> {
         [enter, left_out, Step::Leave]
             .into_iter()
             .all(|step| (self.sink)(step))
+    }
+
+    /// Asks the filter of the import; it cannot leave the root out.
+    fn takes_directory(&self, path: &Path, directory: &OwnedFd) -> Result<bool, UnixfsError> {
+        let Some(filter) = &self.options.filter else {
+            return Ok(true);
+        };
+        let takes = filter
+            .takes_directory(path, directory.as_fd())
+            .map_err(UnixfsError::errno("examine", path))?;
+        if !takes && self.levels.is_empty() {
+            return Err(UnixfsError::RootLeftOut {
+                path: path.to_owned(),
+            });
+        }
+        Ok(takes)
     }
 
     fn symlink(
