@@ -19,6 +19,7 @@ mod profile;
 mod program;
 mod progress;
 mod rootfs;
+mod selection;
 mod serving;
 mod signals;
 mod size;

@@ -15,12 +15,14 @@ use crate::disk::DiskArgs;
 use crate::error::CommandError;
 use crate::output;
 use crate::profile::ProfileArgs;
+use crate::selection::{IgnoreArgs, Selection};
 
 /// Add files and directories, and print their CIDs
 ///
-/// Prints the CID of each argument, which equals the one that Kubo gives. Directories are added
-/// with everything in them, hidden files too; symbolic links are kept as links. What is added is
-/// pinned.
+/// Prints the CID of each argument, and pins it. Kubo gives the same CID. Directories are added with
+/// everything in them; symbolic links are kept as links. Hidden files are added, too, which Kubo does
+/// only with `-H`: `--ignore '.*'` gives the CID that Kubo gives without it. A repository of ipfs-exec
+/// in a directory is left out.
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct AddArgs {
@@ -61,6 +63,9 @@ pub(crate) struct AddArgs {
         hide_default_value = true
     )]
     pin_name: String,
+
+    #[command(flatten)]
+    ignore: IgnoreArgs,
 
     #[command(flatten)]
     disk: DiskArgs,
@@ -178,11 +183,14 @@ fn add_all(
     options: &ImportOptions,
 ) -> Result<Roots, CommandError> {
     let progress = context.progress();
+    let selection = Selection::new(context.repository_path(), &arguments.ignore)?;
+    let options = &selection.applied(options);
     let mut roots = Vec::with_capacity(arguments.paths.len());
     for path in &arguments.paths {
         let imported = if path.as_os_str() == "-" {
             unixfs::import_stream(blocks, &mut std::io::stdin(), options, &progress)?
         } else {
+            selection.check_argument(path)?;
             let mut lines = EntryLines::new(arguments, path);
             let imported =
                 unixfs::import_path(blocks, CWD, path, options, &progress, &mut |entry| {
@@ -193,6 +201,8 @@ fn add_all(
         };
         roots.push((path.clone(), imported));
     }
+    progress.finish();
+    selection.tell_left_out();
     Ok(roots)
 }
 

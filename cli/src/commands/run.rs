@@ -33,6 +33,7 @@ use crate::profile::ProfileArgs;
 use crate::program::ProgramArgs;
 use crate::progress::Progress;
 use crate::rootfs::{self, LeftOut};
+use crate::selection::{IgnoreArgs, Selection};
 use crate::serving::{self, ServingArgs, Until};
 use crate::{duration, output, signals, size};
 
@@ -477,11 +478,16 @@ fn import<'r>(
         })?;
     // Nothing is recorded of an archive: the tree in it is the root file system.
     options.root_file_system &= target.is_dir();
+    let selection = Selection::new(Some(repository.path()), &IgnoreArgs::default())?;
+    selection.check_argument(&target)?;
+    let options = selection.applied(&options);
     keep(repository, |session| {
         let left_out = LeftOut::new(own.progress, &target);
         let imported = unixfs::import_path(session, CWD, &target, &options, &left_out, &mut |_| {})
             .map_err(rootfs::import_failed)?;
         left_out.finish();
+        own.progress.finish();
+        selection.tell_left_out();
         Ok(imported)
     })
 }

@@ -26,6 +26,7 @@ mod output;
 mod rootfs;
 mod run;
 mod sandbox;
+mod selection;
 mod signals;
 mod terminal;
 
