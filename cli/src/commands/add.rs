@@ -95,7 +95,7 @@ pub(crate) struct MetadataArgs {
     #[arg(long)]
     preserve_mtime: bool,
 
-    /// Record this mode for all: octal with a leading 0, else decimal
+    /// Record this mode for all: octal with a leading 0, such as 0644
     #[arg(long, value_name = "MODE", value_parser = parse_mode)]
     mode: Option<u32>,
 
@@ -109,19 +109,26 @@ pub(crate) struct MetadataArgs {
     mtime_nsecs: Option<u32>,
 }
 
-/// Reads a number as Kubo does: its prefix tells the base.
+/// Reads an octal number with a leading 0. Kubo reads `644` as a decimal number, `chmod` as an octal one:
+/// a call that works in both worlds has the 0.
 fn parse_mode(text: &str) -> Result<u32, String> {
-    let (digits, radix) = if let Some(digits) = text.strip_prefix("0x") {
-        (digits, 16)
-    } else if let Some(digits) = text.strip_prefix("0o").or(text.strip_prefix('0')) {
-        (if digits.is_empty() { "0" } else { digits }, 8)
-    } else {
-        (text, 10)
+    let octal = |digits: &str| {
+        let is_octal = !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit());
+        let mode = is_octal.then(|| u32::from_str_radix(digits, 8).ok());
+        mode.flatten().filter(|mode| *mode <= 0o7777)
     };
-    u32::from_str_radix(digits, radix)
-        .ok()
-        .filter(|mode| *mode <= 0o7777)
-        .ok_or_else(|| "a mode is 0 to 07777".to_owned())
+    let digits = text.strip_prefix("0o").or(text.strip_prefix('0'));
+    match digits.and_then(|digits| {
+        if digits.is_empty() {
+            Some(0)
+        } else {
+            octal(digits)
+        }
+    }) {
+        Some(mode) if text != "0o" => Ok(mode),
+        _ if octal(text).is_some() => Err(format!("a mode is octal: write `0{text}`")),
+        _ => Err("a mode is an octal number from 0 to 07777: write it as in `0644`".to_owned()),
+    }
 }
 
 impl AddArgs {
@@ -256,4 +263,38 @@ fn print_roots(arguments: &AddArgs, roots: &Roots) -> Result<(), CommandError> {
     }
     std::io::stdout().flush()?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_mode;
+
+    /// `--mode 644` recorded the decimal number 644, which is 01204.
+    #[test]
+    fn modes_are_octal_and_say_so() {
+        for (text, mode) in [
+            ("0", 0),
+            ("0644", 0o644),
+            ("0o755", 0o755),
+            ("07777", 0o7777),
+        ] {
+            assert_eq!(parse_mode(text), Ok(mode), "{text}");
+        }
+        for (text, hint) in [
+            ("644", "`0644`"),
+            ("7777", "`07777`"),
+            ("999", "`0644`"),
+            ("0999", "`0644`"),
+            ("0x1ff", "`0644`"),
+            ("010000", "07777"),
+            ("0o", "`0644`"),
+            ("", "`0644`"),
+            ("-1", "`0644`"),
+            ("0+7", "`0644`"),
+            ("u=rw", "`0644`"),
+        ] {
+            let error = parse_mode(text).unwrap_err();
+            assert!(error.contains(hint), "{text}: {error}");
+        }
+    }
 }
