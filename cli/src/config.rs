@@ -5,16 +5,19 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::ValueEnum;
+use ipfs_exec_executor::rootfs::RootfsOptions;
 use ipfs_exec_node::network::Multiaddr;
 use ipfs_exec_node::network::http::{Url, parse_server};
 use ipfs_exec_node::network::provide::Strategy;
 use ipfs_exec_node::repo::Sharing;
 use serde::{Deserialize, Deserializer, de};
 
+use crate::duration;
 use crate::error::{CommandError, LocalError};
-use crate::limits::LimitArgs;
+use crate::limits::{LimitArgs, Size};
 
 /// Longest file: thousands of peers.
 const MAX_BYTES: u64 = 1 << 20;
@@ -41,8 +44,11 @@ pub(crate) struct Config {
     pub(crate) routers: Vec<Server>,
     /// Which other users may read the repository; none, unless this says so.
     pub(crate) shared: Option<Shared>,
-    /// Seconds without a block after which a fetch gives up.
-    pub(crate) idle_timeout: Option<u64>,
+    /// Time without a block after which a fetch gives up.
+    #[serde(deserialize_with = "duration::setting")]
+    pub(crate) idle_timeout: Option<Duration>,
+    /// Bytes that unpacked root file systems may take in the repository.
+    rootfs_cache: Option<Size>,
     /// For those that serve.
     pub(crate) serve: ServeConfig,
     /// What programs may use.
@@ -109,15 +115,13 @@ impl Config {
         if text.len() as u64 > MAX_BYTES {
             return Err(failed(path, io::Error::other("it is too long")));
         }
-        let config: Config =
-            toml::from_str(&text).map_err(|error| invalid(&path, &text, &error))?;
-        if config.idle_timeout == Some(0) {
-            return Err(CommandError::failed(format!(
-                "{}: idle-timeout must be at least 1",
-                path.display()
-            )));
-        }
-        Ok(config)
+        toml::from_str(&text).map_err(|error| invalid(&path, &text, &error))
+    }
+
+    /// Bytes that unpacked root file systems may take in the repository. Those in use stay in any case.
+    pub(crate) fn rootfs_cache(&self) -> u64 {
+        let chosen = self.rootfs_cache.map(|size| size.0);
+        chosen.unwrap_or(RootfsOptions::DEFAULT_CACHE_CAP_BYTES)
     }
 
     /// Which other users may read the repository.
@@ -217,7 +221,7 @@ mod tests {
     #[test]
     fn settings_are_read_and_mistakes_are_named() {
         let config = read(
-            "peers = ['/ip4/192.0.2.7/tcp/4001']\nmdns = false\nshared = 'group'\ngateways = ['https://example.com']\n\
+            "peers = ['/ip4/192.0.2.7/tcp/4001']\nmdns = false\nshared = 'group'\nrootfs-cache = '8GiB'\ngateways = ['https://example.com']\n\
              [serve]\nprovide = 'pinned'\n\
              [limits]\nmemory = '2GiB'\ncpus = 1.5\ntimeout = '10m'\npids = 500\n",
         )
@@ -228,6 +232,8 @@ mod tests {
             (Some(2 << 30), Some(1.5), Some(500))
         );
         assert_eq!(config.peers.len(), 1);
+        assert_eq!(config.rootfs_cache(), 8 << 30);
+        assert_eq!(Config::default().rootfs_cache(), 32 << 30);
         assert_eq!(config.mdns, Some(false));
         assert_eq!(config.sharing(), Sharing::Group);
         assert_eq!(Config::default().sharing(), Sharing::Private);
@@ -239,10 +245,13 @@ mod tests {
             ("gateways = ['ftp://a']", ["line 1", "ftp://a"]),
             ("[serve]\nprovide = 'some'", ["line 2", "some"]),
             ("shared = 'everybody'", ["line 1", "everybody"]),
-            ("idle-timeout = 0", ["idle-timeout", "1"]),
+            ("idle-timeout = 0", ["line 1", "more than 0"]),
+            ("idle-timeout = '3M'", ["line 1", "minutes"]),
+            ("idle-timeout = true", ["line 1", "seconds"]),
+            ("[limits]\nmemory = '0'", ["line 2", "more than 0"]),
             ("[limits]\nmemory = 'much'", ["line 2", "unit"]),
             ("[limits]\ncpus = 0.0", ["line 2", "processors"]),
-            ("[limits]\ntimeout = '0'", ["line 2", "no time"]),
+            ("[limits]\ntimeout = '0'", ["line 2", "more than 0"]),
             ("mdns = ", ["line 1", "config.toml"]),
         ] {
             let error = read(text).unwrap_err();

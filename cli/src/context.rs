@@ -20,13 +20,14 @@ use ipfs_exec_node::{Blocks, Cid, KeepFree, unixfs};
 
 use crate::config::{Config, Server};
 use crate::disk;
+use crate::duration;
 use crate::error::{CommandError, LocalError};
 use crate::progress::Progress;
 use crate::signals::Interrupt;
 
-/// Options of every command.
+/// Options of every command, and those of commands that may use the network (`arguments` tells which).
 #[derive(Args, Debug)]
-#[command(next_help_heading = "Repository and network")]
+#[command(next_help_heading = "Repository")]
 pub(crate) struct GlobalArgs {
     /// Repository directory [default: $XDG_DATA_HOME/ipfs-exec or ~/.local/share/ipfs-exec]
     #[arg(long, value_name = "DIR", env = "IPFS_EXEC_PATH", global = true)]
@@ -37,33 +38,35 @@ pub(crate) struct GlobalArgs {
     offline: bool,
 
     /// Fetch what is missing from the peer at this address; may be repeated
-    #[arg(long = "peer", value_name = "MULTIADDR", global = true)]
+    #[arg(long = "peer", value_name = "MULTIADDR", global = true, help_heading = NETWORK)]
     peers: Vec<Multiaddr>,
 
     /// Ask the DHT of the public network who has what is missing
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = NETWORK)]
     public: bool,
 
     /// Fetch what no peer has from this trustless gateway; may be repeated
-    #[arg(long = "gateway", value_name = "URL", global = true)]
+    #[arg(long = "gateway", value_name = "URL", global = true, help_heading = NETWORK)]
     gateways: Vec<Server>,
 
     /// Ask this delegated routing server who has what is missing; may be repeated
-    #[arg(long = "router", value_name = "URL", global = true)]
+    #[arg(long = "router", value_name = "URL", global = true, help_heading = NETWORK)]
     routers: Vec<Server>,
 
     /// Do not look for peers on the local network
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = NETWORK)]
     no_mdns: bool,
 
-    /// Give up when nothing has come from anybody for this many seconds [default: 30]
-    #[arg(long, value_name = "SECONDS", global = true,
-          value_parser = clap::value_parser!(u64).range(1..))]
-    idle_timeout: Option<u64>,
+    /// Give up a fetch when no block arrives for this time [default: 30s]
+    #[arg(long, value_name = "DURATION", global = true, help_heading = NETWORK,
+          value_parser = duration::parse_nonzero)]
+    idle_timeout: Option<Duration>,
 }
 
-/// Seconds without a block after which a fetch gives up.
-const IDLE_TIMEOUT: u64 = 30;
+const NETWORK: &str = "Network";
+
+/// Time without a block after which a fetch gives up.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The surroundings of one command.
 pub(crate) struct Context {
@@ -168,23 +171,37 @@ impl Source<'_, '_> {
 
 impl Context {
     pub(crate) fn new(arguments: &GlobalArgs) -> Result<Context, CommandError> {
+        match Context::examined(arguments)? {
+            (context, None) => Ok(context),
+            (_, Some(error)) => Err(error),
+        }
+    }
+
+    /// As [`Context::new`]. Where the configuration cannot be read, gives the default one and the reason.
+    pub(crate) fn examined(
+        arguments: &GlobalArgs,
+    ) -> Result<(Context, Option<CommandError>), CommandError> {
         let interrupt = Interrupt::install()
             .map_err(|error| CommandError::failed(format!("cannot take over signals: {error}")))?;
         let path = arguments.repo.clone().or_else(default_path);
-        let config = match &path {
-            Some(path) => Config::read(path)?,
-            None => Config::default(),
+        let read = path
+            .as_deref()
+            .map_or_else(|| Ok(Config::default()), Config::read);
+        let (config, problem) = match read {
+            Ok(config) => (config, None),
+            Err(error) => (Config::default(), Some(error)),
         };
         let idle_timeout = arguments.idle_timeout.or(config.idle_timeout);
         let plan = NetworkPlan::new(arguments, &config, path.clone());
-        Ok(Context {
+        let context = Context {
             path,
             interrupt,
             network: (!arguments.offline).then(|| lazy_network(&plan)).flatten(),
             plan,
             config,
-            idle_timeout: Duration::from_secs(idle_timeout.unwrap_or(IDLE_TIMEOUT)),
-        })
+            idle_timeout: idle_timeout.unwrap_or(IDLE_TIMEOUT),
+        };
+        Ok((context, problem))
     }
 
     /// Whether peers may be looked for on the local network.

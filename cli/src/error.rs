@@ -18,7 +18,7 @@ use ipfs_exec_node::path::{PathError, escape};
 use ipfs_exec_node::repo::RepoError;
 use ipfs_exec_node::unixfs::UnixfsError;
 
-use crate::signals;
+use crate::{output, signals};
 
 /// A command failed.
 const FAILED: u8 = 1;
@@ -76,7 +76,17 @@ impl CommandError {
         }
     }
 
-    /// Whether the user broke it off.
+    /// The exit code.
+    pub(crate) fn code(&self) -> u8 {
+        self.code
+    }
+
+    /// Whether nothing is to be said of it.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.silent
+    }
+
+    /// Whether the user broke the command off.
     pub(crate) fn is_interruption(&self) -> bool {
         self.interrupted
     }
@@ -134,13 +144,12 @@ impl CommandError {
     }
 
     /// Tells the user, and gives the exit code.
-    #[expect(clippy::print_stderr, reason = "this is where errors are told")]
     pub(crate) fn report(&self) -> ExitCode {
         if !self.silent {
-            eprintln!("error: {}", self.message);
-            if let Some(hint) = &self.hint {
-                eprintln!("hint: {hint}");
-            }
+            // In one piece: other processes may write to the same place.
+            let hint = self.hint.as_ref().map(|hint| format!("\nhint: {hint}"));
+            let hint = hint.unwrap_or_default();
+            output::tell_line(format_args!("error: {}{hint}", self.message));
         }
         ExitCode::from(self.code)
     }

@@ -16,7 +16,7 @@ use crate::{duration, size};
 pub(crate) struct LimitArgs {
     /// Memory of all processes, with shared memory
     #[arg(long, value_name = "SIZE")]
-    memory: Option<Size>,
+    memory: Option<NonzeroSize>,
 
     /// Processors, such as 2 or 0.5; the program sees no more of them
     #[arg(long, value_name = "NUMBER", value_parser = parse_cpus)]
@@ -66,9 +66,13 @@ pub(crate) struct LimitArgs {
 
 /// A number of bytes.
 #[derive(Clone, Copy, Debug)]
-struct Size(u64);
+pub(crate) struct Size(pub(crate) u64);
 
-/// A time that is not nothing.
+/// A number of bytes that is not 0.
+#[derive(Clone, Copy, Debug)]
+struct NonzeroSize(u64);
+
+/// A time that is not 0.
 #[derive(Clone, Copy, Debug)]
 struct Time(Duration);
 
@@ -80,14 +84,26 @@ impl FromStr for Size {
     }
 }
 
+impl FromStr for NonzeroSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<NonzeroSize, String> {
+        size::parse_nonzero(text).map(NonzeroSize)
+    }
+}
+
 impl FromStr for Time {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Time, String> {
-        match duration::parse(text)? {
-            Duration::ZERO => Err("no program takes no time".to_owned()),
-            time => Ok(Time(time)),
-        }
+        duration::parse_nonzero(text).map(Time)
+    }
+}
+
+impl<'de> Deserialize<'de> for NonzeroSize {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<NonzeroSize, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(de::Error::custom)
     }
 }
 
@@ -136,7 +152,7 @@ impl LimitArgs {
         let size = |own: Option<Size>, default: Option<Size>| own.or(default).map(|size| size.0);
         let time = |own: Option<Time>, default: Option<Time>| own.or(default).map(|time| time.0);
         let mut limits = Limits::default();
-        limits.memory = size(self.memory, defaults.memory);
+        limits.memory = self.memory.or(defaults.memory).map(|size| size.0);
         limits.cpus = self.cpus.or(defaults.cpus);
         limits.cpu_time = time(self.cpu_time, defaults.cpu_time);
         limits.timeout = time(self.timeout, defaults.timeout);

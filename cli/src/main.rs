@@ -6,9 +6,11 @@
 #![deny(unsafe_code)]
 
 mod background;
+mod arguments;
 mod commands;
 mod config;
 mod context;
+mod decimal;
 mod disk;
 mod duration;
 mod error;
@@ -19,6 +21,7 @@ mod profile;
 mod program;
 mod progress;
 mod rootfs;
+mod report;
 mod selection;
 mod serving;
 mod signals;
@@ -27,18 +30,21 @@ mod size;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches};
 use ipfs_exec_executor::run::EXIT_FAILED;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-use commands::Cli;
+use error::CommandError;
 
 fn main() -> ExitCode {
     let arguments = commands::as_subcommand(std::env::args_os().collect());
-    let parsed = Cli::command()
-        .try_get_matches_from(&arguments)
-        .and_then(|matches| Cli::from_arg_matches(&matches));
-    let cli = match parsed {
+    if output::stdout_was_closed() {
+        return stdout_closed(&arguments).report();
+    }
+    if arguments.len() < 2 {
+        output::tell(&arguments::help());
+        return ExitCode::from(error::USAGE);
+    }
+    let cli = match arguments::parse(&arguments) {
         Ok(cli) => cli,
         Err(error) => return refuse(&error, &arguments),
     };
@@ -69,27 +75,42 @@ fn allow_open_files() {
 /// Prints help where that was asked for, else what is wrong with the arguments. `run` has its own
 /// code for that, since any lower one may be that of a program.
 fn refuse(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
-    // There is nowhere to tell that stderr cannot be written.
-    let _ = error.print();
     if !error.use_stderr() {
-        return ExitCode::SUCCESS;
+        return match error.print() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => CommandError::from(error).report(),
+        };
     }
-    let lenient = Cli::command()
-        .ignore_errors(true)
-        .try_get_matches_from(arguments);
-    let run = lenient.is_ok_and(|matches| matches.subcommand_name() == Some(commands::RUN));
-    ExitCode::from(if run { EXIT_FAILED } else { error::USAGE })
+    let message = error.render();
+    if output::is_stderr_coloured() {
+        output::tell(&message.ansi().to_string());
+    } else {
+        output::tell(&message.to_string());
+    }
+    let is_run = arguments::is_run(arguments);
+    ExitCode::from(if is_run { EXIT_FAILED } else { error::USAGE })
+}
+
+/// Results would vanish: that is an error before any work is done.
+fn stdout_closed(arguments: &[OsString]) -> CommandError {
+    let failed = CommandError::failed("standard output is closed").with_hint(
+        "redirect it to a file, or to /dev/null if you do not need the result (`>/dev/null`)",
+    );
+    if arguments::is_run(arguments) {
+        failed.with_code(EXIT_FAILED)
+    } else {
+        failed
+    }
 }
 
 /// Logs go to stderr, warnings and worse by default, except that a DHT without peers is nothing to
-/// warn of; `IPFS_EXEC_LOG` takes a filter such as
-/// `debug`.
+/// warn of; `IPFS_EXEC_LOG` takes a filter such as `debug`.
 fn start_logging() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("IPFS_EXEC_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,libp2p_kad=error"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| output::Messages)
         .without_time()
         .with_target(false)
         .with_ansi(false)

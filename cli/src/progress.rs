@@ -1,7 +1,7 @@
 //! Progress on the terminal, for work that takes long enough to wonder.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -11,6 +11,21 @@ use crate::signals::Interrupt;
 
 /// Work that is done before this shows nothing.
 const QUIET: Duration = Duration::from_millis(700);
+
+/// The progress line that is on the terminal now.
+static SHOWN: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+/// Does `work`, which writes to the terminal, while the progress line is taken away.
+pub(crate) fn aside<T>(work: impl FnOnce() -> T) -> T {
+    let shown = SHOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    // Released first: `work` may take long.
+    let bar = shown.clone();
+    drop(shown);
+    match bar {
+        Some(bar) => bar.suspend(work),
+        None => work(),
+    }
+}
 
 /// Bytes and entries done, shown on stderr when that is a terminal.
 pub(crate) struct Progress {
@@ -46,17 +61,20 @@ impl Progress {
     pub(crate) fn finish(&self) {
         if let Ok(Some(bar)) = self.bar.lock().as_deref_mut().map(Option::take) {
             bar.finish_and_clear();
+            SHOWN.lock().unwrap_or_else(PoisonError::into_inner).take();
         }
     }
 
     fn show(&self) {
-        // Whoever finds another thread drawing has nothing to add.
+        // Another thread draws at this moment: that is enough.
         let Ok(mut bar) = self.bar.try_lock() else {
             return;
         };
         let bar = bar.get_or_insert_with(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(8));
             bar.set_style(ProgressStyle::with_template("{msg}").expect("the template is valid"));
+            let mut shown = SHOWN.lock().unwrap_or_else(PoisonError::into_inner);
+            *shown = Some(bar.clone());
             bar
         });
         bar.set_message(self.line());

@@ -16,6 +16,7 @@ use ipfs_exec_node::repo::Repository;
 use crate::config::Provide;
 use crate::context::Context;
 use crate::error::CommandError;
+use crate::output;
 
 /// How long one wait lasts at most, so that signals are seen.
 const TICK: Duration = Duration::from_millis(100);
@@ -148,7 +149,6 @@ const LISTEN: [&str; 4] = [
 
 /// Serves the repository and above all `root` until it is time to end. A signal is an end like
 /// another.
-#[expect(clippy::print_stderr, reason = "stdout holds the result alone")]
 pub(crate) fn serve_until(
     context: &Context,
     repository: &Arc<Repository>,
@@ -166,8 +166,12 @@ pub(crate) fn serve_until(
     let mut taken_at: Option<Instant> = None;
     while !context.interrupt.asked() {
         match serving.next()? {
-            Some(NetworkEvent::Listening { address }) => eprintln!("listening on {address}"),
-            Some(NetworkEvent::Reachable { address }) => eprintln!("reachable at {address}"),
+            Some(NetworkEvent::Listening { address }) => {
+                output::tell_line(format_args!("listening on {address}"));
+            }
+            Some(NetworkEvent::Reachable { address }) => {
+                output::tell_line(format_args!("reachable at {address}"));
+            }
             Some(NetworkEvent::Joined) if provides => serving.network.provide(root),
             Some(NetworkEvent::Connected { peer, .. }) => drop(connected.insert(peer)),
             Some(NetworkEvent::Disconnected { peer }) => drop(connected.remove(&peer)),

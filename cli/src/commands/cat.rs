@@ -8,6 +8,7 @@ use ipfs_exec_node::unixfs::FileReader;
 use crate::context::{Context, Source, content_paths, resolve};
 use crate::error::CommandError;
 use crate::progress::Quiet;
+use crate::size;
 
 /// Write the content of files to stdout
 #[derive(Args, Debug)]
@@ -24,13 +25,14 @@ pub(crate) struct CatArgs {
         long,
         short,
         value_name = "BYTES",
-        default_value_t = 0,
-        hide_default_value = true
+        default_value = "0",
+        hide_default_value = true,
+        value_parser = size::parse
     )]
     offset: u64,
 
     /// Write at most this many bytes
-    #[arg(long, short, value_name = "BYTES")]
+    #[arg(long, short, value_name = "BYTES", value_parser = size::parse)]
     length: Option<u64>,
 }
 

@@ -34,11 +34,12 @@ pub(crate) struct GetArgs {
     output: Option<PathBuf>,
 
     /// Refuse content with more bytes than this
-    #[arg(long, value_name = "SIZE", default_value = "1TiB", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", default_value = "1TiB", value_parser = size::parse_nonzero)]
     max_size: u64,
 
     /// Refuse content with more files, directories and links than this
-    #[arg(long, value_name = "NUMBER", default_value_t = limits::MAX_EXPORT_ENTRIES)]
+    #[arg(long, value_name = "NUMBER", default_value_t = limits::MAX_EXPORT_ENTRIES,
+          value_parser = clap::value_parser!(u64).range(1..))]
     max_entries: u64,
 
     #[command(flatten)]

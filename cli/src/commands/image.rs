@@ -44,11 +44,12 @@ struct UnpackArgs {
     archive: String,
 
     /// Refuse archives that unpack to more than this
-    #[arg(long, value_name = "SIZE", default_value = "16GiB", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", default_value = "16GiB", value_parser = size::parse_nonzero)]
     max_size: u64,
 
     /// Refuse archives with more entries than this
-    #[arg(long, value_name = "NUMBER", default_value_t = archive::DEFAULT_BUDGET.max_entries)]
+    #[arg(long, value_name = "NUMBER", default_value_t = archive::DEFAULT_BUDGET.max_entries,
+          value_parser = clap::value_parser!(u64).range(1..))]
     max_entries: u64,
 
     #[command(flatten)]

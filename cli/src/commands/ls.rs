@@ -225,18 +225,11 @@ impl<W: Write> Lister<'_, W> {
         }
     }
 
-    #[expect(
-        clippy::print_stderr,
-        reason = "the listing goes on after an entry that cannot be read"
-    )]
     fn fail(&mut self, path: &[u8], error: UnixfsError) -> Result<(), CommandError> {
         self.failures += 1;
         self.out.flush()?;
-        eprintln!(
-            "error: {}: {}",
-            escape(path),
-            CommandError::from(error).message()
-        );
+        let error = CommandError::from(error);
+        output::tell_line(format_args!("error: {}: {}", escape(path), error.message()));
         Ok(())
     }
 

@@ -85,7 +85,10 @@ enum Command {
 
 impl Cli {
     pub(crate) fn execute(self) -> Result<ExitCode, CommandError> {
-        let context = Context::new(&self.global)?;
+        let context = Context::new(&self.global).map_err(|error| match &self.command {
+            Command::Run(arguments) => run::fail(arguments, error),
+            _ => error,
+        })?;
         let done = |()| ExitCode::SUCCESS;
         match self.command {
             Command::Run(arguments) => run::run(&context, &arguments),

@@ -11,10 +11,9 @@ use std::time::Instant;
 use clap::{Args, ValueEnum};
 use ipfs_exec_executor::archive::DEFAULT_BUDGET;
 use ipfs_exec_executor::input::InputMode;
-use ipfs_exec_executor::limits::{Limit, Limits, Usage};
+use ipfs_exec_executor::limits::{Limit, Limits};
 use ipfs_exec_executor::mount::Observer;
 use ipfs_exec_executor::run::{EXIT_FAILED, Part, keep_free};
-use ipfs_exec_executor::sandbox::SandboxError;
 use ipfs_exec_executor::trace::Trace;
 use ipfs_exec_executor::{Job, Outcome, RunError, RunOptions};
 use ipfs_exec_node::limits::MAX_EXPORT_ENTRIES;
@@ -24,7 +23,6 @@ use ipfs_exec_node::repo::{Repository, Session};
 use ipfs_exec_node::unixfs::{self, ImportOptions, Imported};
 use ipfs_exec_node::{Blocks, Cid, KeepFree};
 use rustix::fs::CWD;
-use serde_json::json;
 
 use crate::context::{Context, Source, resolve};
 use crate::error::{CommandError, LocalError};
@@ -32,6 +30,7 @@ use crate::limits::LimitArgs;
 use crate::profile::ProfileArgs;
 use crate::program::ProgramArgs;
 use crate::progress::Progress;
+use crate::report::{self, Known};
 use crate::rootfs::{self, LeftOut};
 use crate::selection::{IgnoreArgs, Selection};
 use crate::serving::{self, ServingArgs, Until};
@@ -60,11 +59,12 @@ pub(crate) struct RunArgs {
     env: Vec<(OsString, OsString)>,
 
     /// Refuse archives that unpack to more than this
-    #[arg(long, value_name = "SIZE", default_value = "16GiB", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", default_value = "16GiB", value_parser = size::parse_nonzero)]
     max_rootfs_size: u64,
 
     /// Refuse archives with more entries than this
-    #[arg(long, value_name = "NUMBER", default_value_t = DEFAULT_BUDGET.max_entries)]
+    #[arg(long, value_name = "NUMBER", default_value_t = DEFAULT_BUDGET.max_entries,
+          value_parser = clap::value_parser!(u64).range(1..))]
     max_rootfs_entries: u64,
 
     /// How the program gets to its input: `mount` reads and fetches what it touches alone, `copy` fetches
@@ -81,11 +81,12 @@ pub(crate) struct RunArgs {
     stats: bool,
 
     /// Refuse inputs with more content than this where they are copied
-    #[arg(long, value_name = "SIZE", default_value = "1TiB", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", default_value = "1TiB", value_parser = size::parse_nonzero)]
     max_input_size: u64,
 
     /// Refuse inputs with more files, directories and links than this where they are copied
-    #[arg(long, value_name = "NUMBER", default_value_t = MAX_EXPORT_ENTRIES)]
+    #[arg(long, value_name = "NUMBER", default_value_t = MAX_EXPORT_ENTRIES,
+          value_parser = clap::value_parser!(u64).range(1..))]
     max_input_entries: u64,
 
     /// Pin the output
@@ -168,16 +169,16 @@ fn parse_until(text: &str) -> Result<Until, String> {
         return Ok(Until::Signal);
     }
     match text.strip_prefix("until=") {
-        Some(count) => count
-            .parse()
-            .map(Until::Taken)
-            .map_err(|_| "give a number of peers, such as until=3".to_owned()),
-        None => duration::parse(text).map(Until::Passed),
+        Some(count) => match count.parse() {
+            Ok(0) | Err(_) => Err("give a number of peers, such as until=3".to_owned()),
+            Ok(count) => Ok(Until::Taken(count)),
+        },
+        None => duration::parse_nonzero(text).map(Until::Passed),
     }
 }
 
 pub(crate) fn run(context: &Context, arguments: &RunArgs) -> Result<ExitCode, CommandError> {
-    let failed = |error: CommandError| error.with_code(EXIT_FAILED);
+    let failed = |error| fail(arguments, error);
     let mut limits = arguments.limits.limits(&context.config.limits);
     limits.started = Some(Instant::now());
     context.interrupt.end_at(limits.total_deadline());
@@ -185,18 +186,15 @@ pub(crate) fn run(context: &Context, arguments: &RunArgs) -> Result<ExitCode, Co
         Ok(repository) => repository,
         Err(error) => {
             let error = out_of_time(context, &limits, error).map_err(failed)?;
-            report_limit(arguments, &error, Fetched::default()).map_err(failed)?;
-            return Err(explain(error));
+            return Err(explain(arguments, &error, Fetched::default()));
         }
     };
     let (outcome, fetched) = compute(context, arguments, &repository, limits).map_err(failed)?;
     let outcome = match outcome {
         Ok(outcome) => outcome,
-        Err(error) => {
-            report_limit(arguments, &error, fetched).map_err(failed)?;
-            return Err(explain(error));
-        }
+        Err(error) => return Err(explain(arguments, &error, fetched)),
     };
+    let failed = |error: CommandError| error.with_code(EXIT_FAILED);
     let code = report(arguments, &outcome, fetched).map_err(failed)?;
     if let Some(until) = arguments.serve {
         let root = &outcome.output.cid;
@@ -207,6 +205,12 @@ pub(crate) fn run(context: &Context, arguments: &RunArgs) -> Result<ExitCode, Co
         signals::die();
     }
     Ok(code)
+}
+
+/// The error of a command that could not begin to run anything.
+pub(super) fn fail(arguments: &RunArgs, error: CommandError) -> CommandError {
+    let error = error.with_code(EXIT_FAILED);
+    report::failure(arguments.json, error, Known::default())
 }
 
 /// Everything up to the output; the outer error is one of preparation.
@@ -328,6 +332,7 @@ fn compute_from(
     let mut options = RunOptions::default();
     options.rootfs.max_bytes = arguments.max_rootfs_size;
     options.rootfs.max_entries = arguments.max_rootfs_entries;
+    options.cache_cap_bytes = context.config.rootfs_cache();
     options.input.budget.max_bytes = arguments.max_input_size;
     options.input.budget.max_entries = arguments.max_input_entries;
     options.input_mode = arguments.input_mode.into();
@@ -404,8 +409,7 @@ fn tell_stats(trace: &Trace, blocks: &dyn Blocks) -> Result<(), CommandError> {
     for cid in &all {
         bytes += blocks.size(cid)?.unwrap_or(0);
     }
-    let mut stderr = std::io::stderr().lock();
-    writeln!(stderr, "input: {} blocks, {bytes} bytes", all.len())?;
+    output::tell_line(format_args!("input: {} blocks, {bytes} bytes", all.len()));
     Ok(())
 }
 
@@ -525,94 +529,32 @@ fn report(
     }
     let code = outcome.exit.code();
     if arguments.json {
-        output::line(json!({
-            "cid": outcome.output.cid.to_string(),
-            "exit_code": code,
-            "size": outcome.output.bytes,
-            "cumulative_size": outcome.output.cumulative_bytes,
-            "files": outcome.output_files,
-            "usage": outcome.usage,
-            "fetched": { "blocks": fetched.blocks, "bytes": fetched.bytes },
-            "limits": outcome.held.iter().map(|(limit, mechanism)| {
-                json!({ "limit": limit, "held_by": mechanism })
-            }).collect::<Vec<_>>(),
-            "isolation": outcome.isolation,
-            "repeatable": outcome.is_repeatable,
-        }))?;
+        output::line(report::succeeded(outcome, fetched))?;
     } else {
         output::line(outcome.output.cid)?;
     }
     if arguments.stats {
-        tell_usage(&outcome.usage, fetched)?;
-        let output = &outcome.output;
-        let mut stderr = std::io::stderr().lock();
-        writeln!(
-            stderr,
+        report::tell_usage(&outcome.usage, fetched);
+        output::tell_line(format_args!(
             "output: {} files, {} bytes",
-            outcome.output_files, output.bytes
-        )?;
+            outcome.output_files, outcome.output.bytes
+        ));
     }
     Ok(ExitCode::from(code))
 }
 
-/// What is known of a run that hit a limit.
-fn report_limit(
-    arguments: &RunArgs,
-    error: &RunError,
-    fetched: Fetched,
-) -> Result<(), CommandError> {
-    let (limit, part, usage) = match error {
-        RunError::Sandbox(SandboxError::Limit { hit, usage }) => {
-            (hit.limit, Part::Program, Some(usage))
-        }
-        RunError::OutOfTime { limit, part, .. } => (*limit, *part, None),
-        _ => return Ok(()),
-    };
-    if arguments.json {
-        output::line(json!({
-            "cid": null,
-            "exit_code": error.exit_code(),
-            "limit": limit,
-            "during": part,
-            "usage": usage,
-            "fetched": { "blocks": fetched.blocks, "bytes": fetched.bytes },
-        }))?;
-    }
-    if let Some(usage) = usage.filter(|_| arguments.stats) {
-        tell_usage(usage, fetched)?;
-    }
-    Ok(())
-}
-
-fn tell_usage(usage: &Usage, fetched: Fetched) -> Result<(), CommandError> {
-    let mut stderr = std::io::stderr().lock();
-    let (wall, user, system) = (usage.wall_seconds, usage.user_seconds, usage.system_seconds);
-    writeln!(
-        stderr,
-        "time: {wall:.3} s, {user:.3} s user, {system:.3} s system"
-    )?;
-    write!(stderr, "memory: {} bytes at most", usage.peak_memory_bytes)?;
-    match usage.peak_pids {
-        Some(count) => writeln!(stderr, "; {count} processes and threads")?,
-        None => writeln!(stderr)?,
-    }
-    let (read, written) = (usage.read_bytes, usage.written_bytes);
-    writeln!(stderr, "io: {read} bytes read, {written} bytes written")?;
-    writeln!(
-        stderr,
-        "fetched: {} blocks, {} bytes",
-        fetched.blocks, fetched.bytes
-    )?;
-    Ok(())
-}
-
-fn explain(error: RunError) -> CommandError {
+/// The error of a run that has no output, with what is known of it.
+fn explain(arguments: &RunArgs, error: &RunError, fetched: Fetched) -> CommandError {
     if matches!(error, RunError::Interrupted) {
         return CommandError::interrupted();
     }
-    let failed = CommandError::from_chain(&error).with_code(error.exit_code());
-    match error.hint() {
-        Some(hint) => failed.with_hint(hint),
-        None => failed,
+    let known = Known::of(error, fetched);
+    if arguments.stats {
+        known.tell_usage();
     }
+    let mut failed = CommandError::from_chain(error).with_code(error.exit_code());
+    if let Some(hint) = error.hint() {
+        failed = failed.with_hint(hint);
+    }
+    report::failure(arguments.json, failed, known)
 }

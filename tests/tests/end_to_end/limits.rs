@@ -261,7 +261,7 @@ attempt() {
     name=$1 options=$2 script=$3
     code=0
     "$IPFS_EXEC" run --json --timeout 60s $options $rootfs $empty sh -c "$script" > out 2> err || code=$?
-    echo "$name $code $(sed 's/.*"limit":"\([^"]*\)","usage".*/\1/; s/.*"cid":.*/done/' out)" \
+    echo "$name $code $(sed 's/.*"limit":"\([^"]*\)","limits".*/\1/; s/.*"cid":.*/done/' out)" \
         "$(grep error: err || :) $(grep full err || :)"
 }
 fill='dd if=/dev/zero bs=1M count=250'
@@ -293,7 +293,7 @@ code=0
 "$IPFS_EXEC" run -i --json $keep --output-size 1MiB --tmp-size 1MiB $rootfs $empty sh -c "$waits" \
     <&8 > out 2>&7 || code=$?
 wait
-echo "innocent $code $(sed 's/.*"limit":"\([^"]*\)","usage".*/\1/; s/.*"cid":.*/done/' out)"
+echo "innocent $code $(sed 's/.*"limit":"\([^"]*\)","limits".*/\1/; s/.*"cid":.*/done/' out)"
 "#;
 
 /// The same where inodes are few.
@@ -309,7 +309,7 @@ attempt() {
     "$IPFS_EXEC" run --json --timeout 60s $options $rootfs $empty sh -c "$script" > out 2> err || code=$?
     touch "$DISK/host"
     full=$(grep -c full err || :)
-    echo "$name $code $full $(sed 's/.*"limit":"\([^"]*\)","usage".*/\1/; s/.*"cid":.*/done/' out)"
+    echo "$name $code $full $(sed 's/.*"limit":"\([^"]*\)","limits".*/\1/; s/.*"cid":.*/done/' out)"
 }
 attempt plain '' 'burst inodes /output; sleep 60'
 attempt late '' 'sleep 3; burst inodes /output; sleep 60'
@@ -331,7 +331,7 @@ code=0
 "$IPFS_EXEC" run -i --json $rootfs $empty sh -c 'touch /output/1 /output/2; echo ready; read line; sleep 1' \
     <&8 > out 2>&7 || code=$?
 wait
-echo "innocent $code 0 $(sed 's/.*"limit":"\([^"]*\)","usage".*/\1/; s/.*"cid":.*/done/' out)"
+echo "innocent $code 0 $(sed 's/.*"limit":"\([^"]*\)","limits".*/\1/; s/.*"cid":.*/done/' out)"
 "#;
 
 /// Fills a disk as fast as possible, and says so if it is full.

@@ -1,8 +1,9 @@
 //! How one talks to the program: help, wrong usage, where the repository is.
 
 use std::fs;
+use std::time::Duration;
 
-use ipfs_exec_tests::Environment;
+use ipfs_exec_tests::{Environment, Invocation};
 
 use crate::machine::EMPTY;
 
@@ -50,6 +51,8 @@ fn wrong_usage_is_code_2() {
         assert!(outcome.stdout.is_empty(), "{outcome:?}");
         assert!(!outcome.stderr.is_empty(), "{arguments:?}");
     }
+    let alone = environment.ipfs_exec([""; 0]).ends_with(2);
+    assert!(alone.stderr.contains("Commands:"), "no help\n{alone:?}");
 }
 
 /// Any code below 125 may be that of the program.
@@ -61,6 +64,9 @@ fn wrong_usage_of_run_is_code_125() {
         vec!["run", "rootfs"],
         vec!["run", "--frobnicate", "rootfs", "input"],
         vec!["run", "--env", "novalue", "rootfs", "input"],
+        vec!["--frobnicate", "run", "rootfs", "input"],
+        vec!["--idle-timeout", "0", "run", "rootfs", "input"],
+        vec!["run", "--memroy", "1G", "rootfs", "input"],
         vec![
             "--offline",
             "run",
@@ -73,6 +79,100 @@ fn wrong_usage_of_run_is_code_125() {
         let outcome = environment.ipfs_exec(&arguments).ends_with(125);
         assert!(outcome.stdout.is_empty(), "{outcome:?}");
         assert!(!outcome.stderr.is_empty(), "{arguments:?}");
+    }
+}
+
+/// These ended with 1, as a program may: a script could not tell that nothing had run.
+#[test]
+fn whatever_stops_run_before_the_program_is_code_125() {
+    let environment = Environment::new();
+    let run = || environment.ipfs_exec(["run", "rootfs", "input"]);
+    environment.write("file", "");
+    run()
+        .variable("IPFS_EXEC_PATH", "file")
+        .fails(125, &["file"]);
+    run().argument("--json").fails(125, &["rootfs"]);
+    let limited = |limit: &str| {
+        environment
+            .program("/bin/sh")
+            .arguments(["-c", &format!("ulimit {limit}; exec \"$@\""), "sh"])
+            .argument(ipfs_exec_tests::environment::binary())
+            .arguments(["run", "rootfs", "input"])
+    };
+    for limit in ["-n 4", "-n 6", "-n 8"] {
+        limited(limit).ends_with(125);
+    }
+    environment.configure("nonsense = true\n");
+    run().fails(125, &["config.toml", "nonsense"]);
+}
+
+/// Runs a script in which `$0` and its arguments are the program under test.
+fn script(environment: &Environment, script: &str, arguments: &[&str]) -> Invocation {
+    environment
+        .program("/bin/sh")
+        .arguments(["-c", script])
+        .argument(ipfs_exec_tests::environment::binary())
+        .arguments(arguments)
+}
+
+/// The standard library opens `/dev/null` in place of a closed standard output, so that `add` did its
+/// work, said that it had, and the CID was lost.
+#[test]
+fn a_closed_standard_output_is_an_error_before_the_work() {
+    let environment = Environment::new();
+    environment.write("file", "content");
+    let closed = |arguments: &[&str]| script(&environment, "exec \"$0\" \"$@\" >&-", arguments);
+    closed(&["add", "file"]).fails(1, &["standard output is closed"]);
+    closed(&["run", "rootfs", "input"]).fails(125, &["standard output is closed"]);
+    assert!(!environment.repository().join("repo.db").exists());
+    // Output that is dropped on purpose is not missed.
+    for redirection in [">/dev/null", "<&- >/dev/null", "<>/dev/null >&0 2>&0"] {
+        let call = format!("exec \"$0\" \"$@\" {redirection}");
+        script(&environment, &call, &["add", "file"]).succeeds();
+    }
+}
+
+/// A message that could not be written was a panic: exit code 101, and the result was lost.
+#[test]
+fn a_standard_error_that_cannot_be_written_costs_only_the_message() {
+    let environment = Environment::new();
+    environment.write("file", "content");
+    let expected = environment.add("file");
+    for redirection in ["2>&-", "2>/dev/full", "2>/dev/null"] {
+        let call = format!("exec \"$0\" \"$@\" {redirection}");
+        script(&environment, &call, &["cat", "nonsense"]).ends_with(1);
+        script(&environment, &call, &["run", "rootfs"]).ends_with(125);
+        let added = script(&environment, &call, &["add", "file"]).succeeds();
+        assert!(added.text().starts_with(&expected), "{added:?}");
+    }
+}
+
+/// A reader of standard error that had stopped held the command for ever.
+#[test]
+fn a_standard_error_that_nobody_reads_delays_a_command_by_seconds() {
+    let environment = Environment::new();
+    let full = "mkfifo pipe; exec 3<>pipe; dd if=/dev/zero of=pipe bs=65536 count=1 2>/dev/null; \
+                exec \"$0\" \"$@\" 2>&3";
+    let outcome = script(&environment, full, &["cat", "nonsense"]).ends_with(1);
+    assert!(outcome.elapsed >= Duration::from_secs(4), "{outcome:?}");
+    assert!(outcome.elapsed < Duration::from_secs(60), "{outcome:?}");
+}
+
+/// An error and its hint were two writes, between which other processes wrote theirs.
+#[test]
+fn errors_of_parallel_processes_stay_whole() {
+    const PROCESSES: usize = 30;
+    let environment = Environment::new();
+    let many = format!(
+        "n=0; while [ $n -lt {PROCESSES} ]; do \"$0\" \"$@\" 2>> log & n=$((n + 1)); done; wait"
+    );
+    script(&environment, &many, &["cat", "nonsense"]).succeeds();
+    let log = fs::read_to_string(environment.file("log")).unwrap();
+    let lines: Vec<_> = log.lines().collect();
+    assert_eq!(lines.len(), 2 * PROCESSES, "{log}");
+    for pair in lines.chunks(2) {
+        assert!(pair[0].starts_with("error: "), "{log}");
+        assert!(pair[1].starts_with("hint: "), "{log}");
     }
 }
 
