@@ -22,16 +22,27 @@ use crate::sandbox::{Bubblewrap, ProbeError};
 /// What a sandbox needs of the kernel: `close_range` and `mount_setattr`.
 const LEAST_KERNEL: (u32, u32) = (5, 12);
 
-/// What a finding means.
+/// What a finding means. Text, JSON and help have the same three words for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Status {
-    /// All is well.
-    Green,
+    /// A run has all that it needs.
+    Ok,
     /// Something is slower, weaker or missing, and runs go on without it.
-    Yellow,
+    Warning,
     /// A run would fail.
-    Red,
+    Error,
+}
+
+impl Status {
+    /// The word for people.
+    pub fn word(self) -> &'static str {
+        match self {
+            Status::Ok => "ok",
+            Status::Warning => "warning",
+            Status::Error => "error",
+        }
+    }
 }
 
 /// An answer to one question.
@@ -48,38 +59,38 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// That all is well.
-    pub fn green(check: &'static str, message: impl Into<String>) -> Finding {
+    /// That a run has what it needs.
+    pub fn ok(check: &'static str, message: impl Into<String>) -> Finding {
         Finding {
             check,
-            status: Status::Green,
+            status: Status::Ok,
             message: message.into(),
             remedy: None,
         }
     }
 
     /// That something is missing.
-    pub fn yellow(
+    pub fn warning(
         check: &'static str,
         message: impl Into<String>,
         remedy: impl Into<String>,
     ) -> Finding {
         Finding {
-            status: Status::Yellow,
+            status: Status::Warning,
             remedy: Some(remedy.into()),
-            ..Finding::green(check, message)
+            ..Finding::ok(check, message)
         }
     }
 
     /// That a run would fail.
-    pub fn red(
+    pub fn error(
         check: &'static str,
         message: impl Into<String>,
         remedy: impl Into<String>,
     ) -> Finding {
         Finding {
-            status: Status::Red,
-            ..Finding::yellow(check, message, remedy)
+            status: Status::Error,
+            ..Finding::warning(check, message, remedy)
         }
     }
 }
@@ -104,10 +115,10 @@ fn kernel() -> Finding {
         .map_while(|part| part.parse().ok());
     let version: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     if version >= LEAST_KERNEL {
-        return Finding::green("kernel", format!("Linux {release}"));
+        return Finding::ok("kernel", format!("Linux {release}"));
     }
     let (major, minor) = LEAST_KERNEL;
-    Finding::red(
+    Finding::error(
         "kernel",
         format!("Linux {release} is older than {major}.{minor}"),
         "install a newer kernel",
@@ -118,11 +129,17 @@ fn kernel() -> Finding {
 fn bubblewrap(found: &Result<Bubblewrap, ProbeError>) -> Vec<Finding> {
     let found = match found {
         Ok(found) => found,
-        Err(error) => return vec![Finding::red("bubblewrap", error.to_string(), error.hint())],
+        Err(error) => {
+            return vec![Finding::error(
+                "bubblewrap",
+                error.to_string(),
+                error.hint(),
+            )];
+        }
     };
     let mut findings = vec![version(found)];
     findings.push(match found.try_out() {
-        Ok(()) => Finding::green(
+        Ok(()) => Finding::ok(
             "namespaces",
             "a sandbox can be made, and a program confined in it",
         ),
@@ -130,7 +147,7 @@ fn bubblewrap(found: &Result<Bubblewrap, ProbeError>) -> Vec<Finding> {
             let cause = std::error::Error::source(&error);
             let cause = cause.map_or(String::new(), |cause| format!(": {cause}"));
             let hint = error.hint().unwrap_or_default();
-            Finding::red("confinement", format!("{error}{cause}"), hint)
+            Finding::error("confinement", format!("{error}{cause}"), hint)
         }
         Err(TrialError::Sandbox(said)) => {
             let obstacle = obstacle();
@@ -138,7 +155,7 @@ fn bubblewrap(found: &Result<Bubblewrap, ProbeError>) -> Vec<Finding> {
                 "look at what bubblewrap says, and at the log of the kernel (`dmesg`)",
                 |obstacle| obstacle.hint,
             );
-            Finding::red(
+            Finding::error(
                 "namespaces",
                 format!("no sandbox can be made: {said}"),
                 hint,
@@ -154,28 +171,28 @@ fn version(bubblewrap: &Bubblewrap) -> Finding {
     let is_set_uid =
         fs::metadata(&bubblewrap.path).is_ok_and(|file| file.permissions().mode() & 0o4000 != 0);
     if is_set_uid {
-        return Finding::yellow(
+        return Finding::warning(
             "bubblewrap",
             format!("{message}, set-uid root: a hole in it is one in this machine"),
             format!("allow user namespaces, and take the bit away (`chmod u-s {path}`)"),
         );
     }
     if version < DISABLES_USER_NAMESPACES {
-        return Finding::yellow(
+        return Finding::warning(
             "bubblewrap",
             format!("{message}, which leaves nested user namespaces to the filter of system calls"),
             "install bubblewrap 0.8 or newer",
         );
     }
-    Finding::green("bubblewrap", message)
+    Finding::ok("bubblewrap", message)
 }
 
 fn filter() -> Finding {
     let actions = fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail");
     if actions.is_ok_and(|actions| actions.split_whitespace().any(|action| action == "errno")) {
-        return Finding::green("seccomp", "system calls are filtered");
+        return Finding::ok("seccomp", "system calls are filtered");
     }
-    Finding::red(
+    Finding::error(
         "seccomp",
         "this kernel cannot filter system calls",
         "use a kernel with CONFIG_SECCOMP_FILTER",
@@ -185,19 +202,19 @@ fn filter() -> Finding {
 fn landlock() -> Finding {
     match process::landlock_version() {
         Some(version) if version >= process::SCOPES => {
-            Finding::green("landlock", format!("version {version}"))
+            Finding::ok("landlock", format!("version {version}"))
         }
-        Some(version) if version >= process::REFERS => Finding::yellow(
+        Some(version) if version >= process::REFERS => Finding::warning(
             "landlock",
             format!("version {version} cannot confine signals: namespaces alone do"),
             "nothing needs to be done; Linux 6.12 has it",
         ),
-        Some(version) => Finding::yellow(
+        Some(version) => Finding::warning(
             "landlock",
             format!("version {version} knows too little: mounts and namespaces alone confine"),
             "nothing needs to be done; Linux 5.19 has more",
         ),
-        None => Finding::yellow(
+        None => Finding::warning(
             "landlock",
             "this kernel has no Landlock: mounts and namespaces alone confine",
             "nothing needs to be done; `lsm=landlock,...` on the kernel's command line switches it on",
@@ -206,30 +223,36 @@ fn landlock() -> Finding {
 }
 
 fn device() -> Finding {
-    match mount::probe_device() {
-        Ok(()) => Finding::green("fuse", "inputs are mounted, and read as they are needed"),
-        Err(error) => {
-            let cause = std::error::Error::source(&error).map(ToString::to_string);
-            let cause = cause.unwrap_or_default();
-            Finding::yellow(
-                "fuse",
-                format!(
-                    "{error}: {cause}: inputs are copied whole, and a directory is no root file system"
-                ),
-                error.hint().unwrap_or_default(),
-            )
-        }
-    }
+    let Err(error) = mount::probe_device() else {
+        return Finding::ok("fuse", "inputs are mounted, and read as they are needed");
+    };
+    let cause = std::error::Error::source(&error).map(ToString::to_string);
+    let cause = cause.unwrap_or_default();
+    let effect = "inputs are copied whole, and a directory cannot be a root file system";
+    Finding::warning(
+        "fuse",
+        format!("{error}: {cause}: {effect}"),
+        error.hint().unwrap_or_default(),
+    )
 }
 
+/// What `ipfs-exec mount` needs beside the device.
 fn helper() -> Finding {
-    if geteuid().is_root()
-        || find_program(&env::var_os("PATH").unwrap_or_default(), "fusermount3").is_some()
-    {
-        return Finding::green("fusermount3", "`ipfs-exec mount` works");
+    const CHECK: &str = "fusermount3";
+    if let Err(error) = mount::probe_device() {
+        return Finding::warning(
+            CHECK,
+            "`ipfs-exec mount` does not work without the FUSE device",
+            error.hint().unwrap_or_default(),
+        );
     }
-    Finding::yellow(
-        "fusermount3",
+    if geteuid().is_root()
+        || find_program(&env::var_os("PATH").unwrap_or_default(), CHECK).is_some()
+    {
+        return Finding::ok(CHECK, "`ipfs-exec mount` works");
+    }
+    Finding::warning(
+        CHECK,
         "`fusermount3` is missing: `ipfs-exec mount` does not work",
         mount::HELPER_HINT,
     )
@@ -238,54 +261,36 @@ fn helper() -> Finding {
 fn groups(bubblewrap: &Path) -> Finding {
     let held = match limits::probe(bubblewrap) {
         Ok(held) => held,
-        Err(error) => return Finding::yellow("cgroups", error.to_string(), limits::GROUP_HINT),
+        Err(error) => return Finding::warning("cgroups", error.to_string(), limits::GROUP_HINT),
     };
-    let by = |mechanism| held.iter().all(|(_, held)| *held == mechanism);
-    if by(Mechanism::CgroupV2) {
-        return Finding::green("cgroups", "limits are held by control groups, version 2");
-    }
-    if by(Mechanism::CgroupV1) {
-        return Finding::green("cgroups", "limits are held by control groups, version 1");
-    }
-    let with = |wanted: fn(Mechanism) -> bool| {
-        let limits = held.iter().filter(|(_, held)| wanted(*held));
-        let limits: Vec<_> = limits
-            .map(|(limit, _)| format!("`{}`", limit.option()))
-            .collect();
-        limits.join(", ")
-    };
-    let lacking = with(|held| !matches!(held, Mechanism::CgroupV1 | Mechanism::CgroupV2));
-    if lacking.is_empty() {
-        let message = "limits are held by control groups of both versions";
-        return Finding::green("cgroups", message);
-    }
-    let means = [
-        (
-            with(|held| matches!(held, Mechanism::Supervision | Mechanism::Rlimit)),
-            "looking often",
-        ),
-        (
-            with(|held| held == Mechanism::Perf),
-            "a counter of the kernel",
-        ),
-        (
-            // It was asked for a part of one.
-            with(|held| held == Mechanism::None),
-            "whole processors alone",
-        ),
-    ];
-    let means = means.iter().filter(|(limits, _)| !limits.is_empty());
-    let means: Vec<_> = means
-        .map(|(limits, means)| format!("{limits} by {means}"))
+    let each: Vec<_> = held
+        .iter()
+        .map(|(limit, mechanism)| format!("`{}` by {}", limit.option(), means(*mechanism)))
         .collect();
-    Finding::yellow(
+    let each = each.join(", ");
+    let is_group = |mechanism| matches!(mechanism, Mechanism::CgroupV1 | Mechanism::CgroupV2);
+    if held.iter().all(|(_, mechanism)| is_group(*mechanism)) {
+        return Finding::ok("cgroups", format!("limits are held: {each}"));
+    }
+    Finding::warning(
         "cgroups",
-        format!(
-            "no control group can be made for {lacking}: held are {}",
-            means.join(", ")
-        ),
+        format!("not every limit has a control group: {each}"),
         limits::GROUP_HINT,
     )
+}
+
+/// How a limit is held, in words that follow "by".
+fn means(mechanism: Mechanism) -> &'static str {
+    match mechanism {
+        Mechanism::CgroupV2 => "a control group (version 2)",
+        Mechanism::CgroupV1 => "a control group (version 1)",
+        Mechanism::Affinity => "a choice of processors",
+        Mechanism::Perf => "a counter of the kernel",
+        Mechanism::Rlimit => "frequent checks and a limit of the kernel",
+        Mechanism::Supervision => "frequent checks",
+        // The probe asks for a part of a processor.
+        Mechanism::None => "a choice of processors, in whole numbers only",
+    }
 }
 
 #[cfg(test)]
@@ -295,15 +300,24 @@ mod tests {
     #[test]
     fn this_machine_runs_programs() {
         let findings = examine();
-        let red: Vec<_> = findings
+        let errors: Vec<_> = findings
             .iter()
-            .filter(|finding| finding.status == Status::Red)
+            .filter(|finding| finding.status == Status::Error)
             .collect();
-        assert!(red.is_empty(), "{red:?}");
+        assert!(errors.is_empty(), "{errors:?}");
         let is_told = |finding: &Finding| {
-            finding.remedy.is_some() == (finding.status != Status::Green)
+            finding.remedy.is_some() == (finding.status != Status::Ok)
                 && !finding.message.is_empty()
         };
         assert!(findings.iter().all(is_told), "{findings:?}");
+    }
+
+    /// JSON had `green`, the text `ok`, and the help both.
+    #[test]
+    fn text_and_json_have_the_same_words() {
+        for status in [Status::Ok, Status::Warning, Status::Error] {
+            let json = serde_json::to_value(status).unwrap();
+            assert_eq!(json.as_str(), Some(status.word()));
+        }
     }
 }

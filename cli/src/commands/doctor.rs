@@ -23,14 +23,14 @@ const LITTLE_FREE: u64 = 1 << 30;
 
 /// Check whether this machine can run programs, and say what to do where it cannot
 ///
-/// Prints a line for each thing that was looked at: `ok` where all is well, `warning` where runs go on
-/// without something, `error` where a run would fail, with the remedy on the next line.
+/// Prints a line for each check: `ok`, `warning` if runs work without something, or `error` if a run
+/// would fail. The next line says what to do. `status` in JSON has the same three words.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 Examples:
   ipfs-exec doctor
   ipfs-exec doctor --network --peer /ip4/192.0.2.7/tcp/4001
-  ipfs-exec doctor --json | jq 'select(.status == \"red\")'
+  ipfs-exec doctor --json | jq 'select(.status == \"error\")'
 
 Exit codes: 0 when a run would work, 1 when it would fail.")]
 pub(crate) struct DoctorArgs {
@@ -43,11 +43,17 @@ pub(crate) struct DoctorArgs {
     json: bool,
 }
 
-pub(crate) fn doctor(context: &Context, arguments: &DoctorArgs) -> Result<ExitCode, CommandError> {
+/// `configuration` is why the settings could not be read; `context` then has the default ones.
+pub(crate) fn doctor(
+    context: &Context,
+    configuration: Option<CommandError>,
+    arguments: &DoctorArgs,
+) -> Result<ExitCode, CommandError> {
     let mut findings = examine();
+    findings.extend(configuration.map(|error| broken("configuration", &error)));
     match context.repository_path() {
         Some(path) => findings.extend([disk(path), repository(context, path)]),
-        None => findings.push(Finding::red(
+        None => findings.push(Finding::error(
             "repository",
             "there is no place for it: HOME is not set",
             "give one with `--repo DIR` or IPFS_EXEC_PATH",
@@ -60,7 +66,9 @@ pub(crate) fn doctor(context: &Context, arguments: &DoctorArgs) -> Result<ExitCo
     for finding in &findings {
         print(finding, arguments.json)?;
     }
-    let fails = findings.iter().any(|finding| finding.status == Status::Red);
+    let fails = findings
+        .iter()
+        .any(|finding| finding.status == Status::Error);
     Ok(ExitCode::from(u8::from(fails)))
 }
 
@@ -69,10 +77,11 @@ fn print(finding: &Finding, is_json: bool) -> Result<(), CommandError> {
         output::line(json!(finding))?;
         return Ok(());
     }
-    let (word, colour) = match finding.status {
-        Status::Green => ("ok", 32),
-        Status::Yellow => ("warning", 33),
-        Status::Red => ("error", 31),
+    let word = finding.status.word();
+    let colour = match finding.status {
+        Status::Ok => 32,
+        Status::Warning => 33,
+        Status::Error => 31,
     };
     let mut stdout = output::stdout();
     let (on, off) = if std::io::stdout().is_terminal() {
@@ -104,14 +113,14 @@ fn limits(context: &Context) -> Finding {
     match check(&limits, &place, &bubblewrap) {
         Ok(held) => {
             let names: Vec<_> = held.iter().map(|(limit, _)| limit.option()).collect();
-            Finding::green("limits", format!("can be held: {}", names.join(", ")))
+            Finding::ok("limits", format!("can be held: {}", names.join(", ")))
         }
         Err(error) => {
             let failed = CommandError::from_chain(&error);
             let remedy = error
                 .hint()
                 .unwrap_or("change `[limits]` in the configuration");
-            Finding::red("limits", failed.message(), remedy)
+            Finding::error("limits", failed.message(), remedy)
         }
     }
 }
@@ -130,46 +139,59 @@ fn disk(path: &Path) -> Finding {
         "free space on that file system; `ipfs-exec gc` removes what is not pinned";
     let status = existing(path).and_then(|path| statvfs(&path).ok());
     let Some(status) = status else {
-        return Finding::red(
+        return Finding::error(
             "disk",
-            format!("nothing is known of {}", path.display()),
+            format!("cannot read the free space of {}", path.display()),
             REMEDY,
         );
     };
     let free = status.f_bavail * status.f_frsize;
-    let message = format!("{} MiB are free for {}", free >> 20, path.display());
+    let message = format!(
+        "{} are free for {}",
+        indicatif::BinaryBytes(free),
+        path.display()
+    );
     match free {
-        0..LEAST_FREE => Finding::red("disk", message, REMEDY),
-        LEAST_FREE..LITTLE_FREE => Finding::yellow("disk", message, REMEDY),
-        _ => Finding::green("disk", message),
+        0..LEAST_FREE => Finding::error("disk", message, REMEDY),
+        LEAST_FREE..LITTLE_FREE => Finding::warning("disk", message, REMEDY),
+        _ => Finding::ok("disk", message),
     }
 }
 
 /// Without making it.
 fn repository(context: &Context, path: &Path) -> Finding {
+    const CHECK: &str = "repository";
+    const OTHER: &str = "choose a place that you may write to with `--repo DIR` or IPFS_EXEC_PATH";
     let place = existing(path);
     if place.as_deref() != std::path::absolute(path).ok().as_deref() {
-        let is_writable = place.as_deref().is_some_and(|place| {
-            access(place, Access::WRITE_OK | Access::EXEC_OK).is_ok() && place.is_dir()
-        });
+        let is_writable = place
+            .as_deref()
+            .is_some_and(|place| is_writable(place) && place.is_dir());
         let message = format!("{} does not exist yet", path.display());
         return if is_writable {
-            Finding::green("repository", format!("{message}, and can be made"))
+            Finding::ok(CHECK, format!("{message}, and can be made"))
         } else {
-            let remedy = "choose a place that you may write to with `--repo DIR` or IPFS_EXEC_PATH";
-            Finding::red(
-                "repository",
-                format!("{message}, and cannot be made"),
-                remedy,
-            )
+            Finding::error(CHECK, format!("{message}, and cannot be made"), OTHER)
         };
+    }
+    // A repository of which only the index is writable cannot hold a result.
+    let closed = WRITTEN.map(|part| path.join(part)).into_iter();
+    let closed = closed
+        .filter(|part| part.exists())
+        .find(|part| !is_writable(part));
+    if let Some(part) = closed {
+        let message = format!(
+            "{} cannot be written: no run can keep its output",
+            part.display()
+        );
+        return Finding::error(CHECK, message, OTHER);
     }
     let opened = context
         .repository()
         .and_then(|repository| Ok((repository.statistics()?, repository.foreign_files()?)));
     match opened {
-        Ok((_, foreign)) if !foreign.is_empty() => Finding::red(
-            "repository",
+        Ok((_, foreign)) if !foreign.is_empty() => Finding::error(
+            CHECK,
             format!(
                 "{} of its files belong to another user, such as {} to {}",
                 foreign.len(),
@@ -179,24 +201,40 @@ fn repository(context: &Context, path: &Path) -> Finding {
             "give them to the owner of the repository with `sudo chown`; `ipfs-exec verify` lists \
              them",
         ),
-        Ok((statistics, _)) => Finding::green(
-            "repository",
+        Ok((statistics, _)) => Finding::ok(
+            CHECK,
             format!("{} blocks at {}", statistics.blocks, path.display()),
         ),
-        Err(failed) => {
-            let remedy = failed.hint().unwrap_or(
-                "look at the permissions of the directory, or use another with `--repo DIR`",
-            );
-            Finding::red("repository", failed.message(), remedy)
-        }
+        Err(failed) => broken(CHECK, &failed),
     }
+}
+
+/// Parts of a repository that every run writes to; the first is the repository itself.
+const WRITTEN: [&str; 5] = ["", "repo.db", "blocks", "rootfs", "run"];
+
+/// Whether this user may write to a file or directory, on a file system that can be written.
+fn is_writable(path: &Path) -> bool {
+    let needed = if path.is_dir() {
+        Access::WRITE_OK | Access::EXEC_OK
+    } else {
+        Access::WRITE_OK
+    };
+    access(path, needed).is_ok()
+}
+
+/// The finding for an error that every run would end with.
+fn broken(check: &'static str, error: &CommandError) -> Finding {
+    let remedy = error.hint().unwrap_or(
+        "look at the permissions of the directory, or use another repository with `--repo DIR`",
+    );
+    Finding::error(check, error.message(), remedy)
 }
 
 fn network(context: &Context) -> Result<Finding, CommandError> {
     let network = match peers::start(context) {
         Ok(network) => network,
         Err(failed) => {
-            return Ok(Finding::yellow(
+            return Ok(Finding::warning(
                 "network",
                 failed.message(),
                 "use `--offline`",
@@ -206,10 +244,10 @@ fn network(context: &Context) -> Result<Finding, CommandError> {
     let (reached, unreachable) = peers::count(context, &network)?;
     let message = format!("{reached} peers answer, {unreachable} cannot be reached");
     Ok(if reached > 0 {
-        Finding::green("network", message)
+        Finding::ok("network", message)
     } else {
         let remedy =
             "name a peer with `--peer MULTIADDR`, or enter the public network by `--public`";
-        Finding::yellow("network", message, remedy)
+        Finding::warning("network", message, remedy)
     })
 }

@@ -85,6 +85,10 @@ enum Command {
 
 impl Cli {
     pub(crate) fn execute(self) -> Result<ExitCode, CommandError> {
+        if let Command::Doctor(arguments) = &self.command {
+            let (context, configuration) = Context::examined(&self.global)?;
+            return doctor::doctor(&context, configuration, arguments);
+        }
         let context = Context::new(&self.global).map_err(|error| match &self.command {
             Command::Run(arguments) => run::fail(arguments, error),
             _ => error,
@@ -112,7 +116,7 @@ impl Cli {
             Command::Gc(arguments) => gc::gc(&context, arguments).map(done),
             Command::Verify(arguments) => verify::verify(&context, arguments).map(done),
             Command::Repo(arguments) => repo::repo(&context, arguments).map(done),
-            Command::Doctor(arguments) => doctor::doctor(&context, &arguments),
+            Command::Doctor(_) => unreachable!("the doctor has its own context"),
         }
     }
 }

@@ -155,7 +155,12 @@ impl MountError {
 
 /// Whether the device can be used.
 pub(crate) fn probe_device() -> Result<(), MountError> {
-    device::open().map(drop).map_err(MountError::Device)
+    let device = device::open().map_err(MountError::Device)?;
+    let status = rustix::fs::fstat(device).map_err(|errno| MountError::Device(errno.into()))?;
+    match rustix::fs::FileType::from_raw_mode(status.st_mode) {
+        rustix::fs::FileType::CharacterDevice => Ok(()),
+        _ => Err(MountError::Device(io::Error::other("it is not a device"))),
+    }
 }
 
 /// The caller owns what is mounted on the host.

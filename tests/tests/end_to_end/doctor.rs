@@ -52,10 +52,10 @@ fn a_machine_that_runs_programs() {
         "limits",
     ] {
         let finding = find(&found, check);
-        assert_ne!(finding["status"], "red", "{finding}");
+        assert_ne!(finding["status"], "error", "{finding}");
         assert_eq!(
             finding["remedy"].is_null(),
-            finding["status"] == "green",
+            finding["status"] == "ok",
             "{finding}"
         );
     }
@@ -88,7 +88,7 @@ fn a_run_says_what_the_doctor_says() {
         assert_eq!(outcome.code, Some(1), "{outcome:?}");
         let found = findings(&outcome);
         let finding = find(&found, "bubblewrap");
-        assert_eq!(finding["status"], "red");
+        assert_eq!(finding["status"], "error");
         let remedy = finding["remedy"].as_str().unwrap();
         run().variable("PATH", &path).fails(125, &[remedy]);
     }
@@ -107,7 +107,7 @@ fn a_sandbox_that_cannot_be_made() {
     assert_eq!(outcome.code, Some(1), "{outcome:?}");
     let found = findings(&outcome);
     let finding = find(&found, "namespaces");
-    assert_eq!(finding["status"], "red");
+    assert_eq!(finding["status"], "error");
     assert!(
         finding["message"]
             .as_str()
@@ -141,7 +141,7 @@ fn a_program_that_cannot_be_confined() {
     assert_eq!(doctor.code, Some(1), "{doctor:?}");
     let found = findings(&doctor);
     let finding = find(&found, "confinement");
-    assert_eq!(finding["status"], "red");
+    assert_eq!(finding["status"], "error");
     let remedy = finding["remedy"].as_str().unwrap();
     assert!(remedy.contains("vm.memfd_noexec"), "{finding}");
     let run = in_namespace(&["run", &machine.rootfs, EMPTY, "true"]);
@@ -167,9 +167,79 @@ fn repositories_that_are_not_there_or_not_usable() {
         assert_eq!(outcome.code, Some(1), "{path}: {outcome:?}");
         assert_eq!(
             find(&findings(&outcome), "repository")["status"],
-            "red",
+            "error",
             "{path}"
         );
+    }
+}
+
+/// A broken configuration ended the doctor with an error message and no finding, and a repository that
+/// could only be read was all right.
+#[test]
+fn repositories_that_no_run_can_use() {
+    let environment = Environment::new();
+    environment.ipfs_exec(["mkdir"]).succeeds();
+    let read_only = "mount --bind \"$0\" \"$0\" && mount -o remount,ro,bind \"$0\" && exec \"$@\"";
+    let outcome = environment
+        .program("unshare")
+        .arguments([
+            "--user",
+            "--map-root-user",
+            "--mount",
+            "sh",
+            "-c",
+            read_only,
+        ])
+        .argument(environment.repository())
+        .argument(ipfs_exec_tests::environment::binary())
+        .arguments(["doctor", "--json"])
+        .ends_with(1);
+    let found = findings(&outcome);
+    let finding = find(&found, "repository");
+    assert_eq!(finding["status"], "error", "{finding}");
+    assert!(
+        finding["message"]
+            .as_str()
+            .unwrap()
+            .contains("cannot be written"),
+        "{finding}"
+    );
+
+    environment.configure("nonsense = true\n");
+    let outcome = environment.ipfs_exec(["doctor", "--json"]).ends_with(1);
+    let found = findings(&outcome);
+    let finding = find(&found, "configuration");
+    assert_eq!(finding["status"], "error", "{finding}");
+    assert!(
+        finding["message"].as_str().unwrap().contains("nonsense"),
+        "{finding}"
+    );
+    // All other checks are made all the same.
+    assert_eq!(find(&found, "repository")["status"], "ok");
+    assert_eq!(find(&found, "seccomp")["status"], "ok");
+}
+
+/// `fusermount3` was there, so that `mount` was said to work, also where nobody may open the device.
+#[test]
+fn a_device_that_cannot_be_opened_is_not_ok() {
+    let environment = Environment::new();
+    let outcome = crate::machine::without_fuse(&environment, ["doctor", "--json"]).run();
+    let found = findings(&outcome);
+    for check in ["fuse", "fusermount3"] {
+        let finding = find(&found, check);
+        assert_eq!(finding["status"], "warning", "{finding}");
+        assert!(!finding["remedy"].as_str().unwrap().is_empty(), "{finding}");
+    }
+}
+
+#[test]
+fn each_limit_is_told_by_its_name() {
+    let environment = Environment::new();
+    let outcome = environment.ipfs_exec(["doctor", "--json"]).run();
+    let found = findings(&outcome);
+    let message = find(&found, "cgroups")["message"].as_str().unwrap();
+    for option in ["--memory", "--cpus", "--cpu-time", "--pids"] {
+        assert!(message.contains(&format!("`{option}` by ")), "{message}");
     }
 }
 
@@ -183,10 +253,10 @@ fn the_network_is_looked_at_when_asked() {
         findings(&doctor.arguments(arguments).succeeds())
     };
     let found = doctor(&["--peer", &served.tcp]);
-    assert_eq!(find(&found, "network")["status"], "green");
+    assert_eq!(find(&found, "network")["status"], "ok");
     served.end();
     let found = doctor(&[]);
-    assert_eq!(find(&found, "network")["status"], "yellow");
+    assert_eq!(find(&found, "network")["status"], "warning");
 }
 
 /// Limits of the configuration that cannot be held make every run fail.
@@ -196,15 +266,15 @@ fn limits_of_the_configuration_are_looked_at() {
     machine.environment.configure("[limits]\ncpus = 0.5\n");
     let doctor = machine.environment.ipfs_exec(["doctor", "--json"]).run();
     let found = findings(&doctor);
-    let is_red = find(&found, "limits")["status"] == "red";
+    let fails = find(&found, "limits")["status"] == "error";
     let run = machine
         .environment
         .ipfs_exec(["run", &machine.rootfs, EMPTY, "true"])
         .run();
     assert_eq!(
         run.code,
-        Some(if is_red { 125 } else { 0 }),
+        Some(if fails { 125 } else { 0 }),
         "{run:?}\n{found:?}"
     );
-    assert_eq!(doctor.code, Some(i32::from(is_red)), "{found:?}");
+    assert_eq!(doctor.code, Some(i32::from(fails)), "{found:?}");
 }
