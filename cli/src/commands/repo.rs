@@ -19,7 +19,7 @@ pub(crate) struct RepoArgs {
 
 #[derive(Debug, Subcommand)]
 enum RepoCommand {
-    /// Show counts and sizes
+    /// Show counts and sizes; `RootfsCache` is how much the unpacked root file systems may take
     Stat {
         /// Print JSON
         #[arg(long)]
@@ -91,6 +91,7 @@ fn reindex(context: &Context, json: bool) -> Result<(), CommandError> {
 
 fn stat(context: &Context, json: bool) -> Result<(), CommandError> {
     let statistics = context.repository()?.statistics()?;
+    let rootfs_cache = context.config.rootfs_cache();
     let path = statistics.path.as_os_str().as_bytes();
     if json {
         output::line(json!({
@@ -102,6 +103,7 @@ fn stat(context: &Context, json: bool) -> Result<(), CommandError> {
             "pins": statistics.pins,
             "rootfs_entries": statistics.rootfs_entries,
             "rootfs_bytes": statistics.rootfs_bytes,
+            "rootfs_cache_bytes": rootfs_cache,
         }))?;
         return Ok(());
     }
@@ -113,6 +115,7 @@ fn stat(context: &Context, json: bool) -> Result<(), CommandError> {
         ("Pins:", statistics.pins),
         ("RootfsEntries:", statistics.rootfs_entries),
         ("RootfsBytes:", statistics.rootfs_bytes),
+        ("RootfsCache:", rootfs_cache),
     ];
     output::line(format_args!("{:<16}{}", "Path:", escape(path)))?;
     for (label, number) in numbers {

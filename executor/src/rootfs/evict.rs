@@ -22,25 +22,37 @@ use crate::beneath;
 /// Name of an entry in scratch, while it is deleted.
 const EVICTED: &str = "evicted";
 
+/// Unpacked root file systems that were removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Evicted {
+    /// How many.
+    pub entries: u64,
+    /// Bytes of their content.
+    pub bytes: u64,
+}
+
 /// Removes entries, least recently used first, until at most `cap_bytes` are kept.
 pub(super) fn evict(
     repository: &Repository,
     session: &Session<'_>,
     cap_bytes: u64,
-) -> Result<(), RootfsError> {
+) -> Result<Evicted, RootfsError> {
     let directory = repository.rootfs_directory();
     record_strays(repository, &directory)?;
     let entries = entries(repository)?;
     let mut total: u64 = entries.iter().map(|entry| entry.bytes).sum();
+    let mut evicted = Evicted::default();
     for entry in entries {
         if total <= cap_bytes {
             break;
         }
         if remove(repository, session, &directory, &entry.key)? {
             total -= entry.bytes;
+            evicted.entries += 1;
+            evicted.bytes += entry.bytes;
         }
     }
-    Ok(())
+    Ok(evicted)
 }
 
 fn entries(repository: &Repository) -> Result<Vec<RootfsEntry>, RootfsError> {

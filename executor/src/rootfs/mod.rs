@@ -50,6 +50,7 @@ use crate::beneath;
 use crate::mount::{Failure, MountError};
 use ipfs_exec_node::tree::{self, TreeError};
 
+pub use evict::Evicted;
 pub use init::InitError;
 pub(crate) use mounted::{MountedRootfs, STAGED_ROOTFS};
 pub use mountpoints::{MOUNT_POINTS, MountPointError};
@@ -362,7 +363,7 @@ impl<'r> RootfsCache<'r> {
     ///
     /// # Errors
     /// [`RootfsError::Cache`], [`RootfsError::CleanUp`], [`RootfsError::Repository`].
-    pub fn evict(&self, session: &Session<'_>, cap_bytes: u64) -> Result<(), RootfsError> {
+    pub fn evict(&self, session: &Session<'_>, cap_bytes: u64) -> Result<Evicted, RootfsError> {
         evict::evict(self.repository, session, cap_bytes)
     }
 

@@ -392,3 +392,41 @@ fn what_starts_the_program_is_no_program() {
     }
     environment.assert_clean();
 }
+
+/// The README promised that `gc` gives all space back, and unpacked root file systems stayed for ever.
+#[test]
+fn unpacked_root_file_systems_are_removed_on_request_and_above_the_cap() {
+    let machine = Machine::new();
+    let environment = &machine.environment;
+    machine.run(["true"]).succeeds();
+    assert_eq!(environment.statistic("rootfs_entries"), 1);
+    let bytes = environment.statistic("rootfs_bytes");
+    assert_eq!(environment.statistic("rootfs_cache_bytes"), 32 << 30);
+
+    let kept = environment.ipfs_exec(["gc", "--json"]).succeeds().json();
+    assert_eq!(kept[0]["rootfs_entries"], 0);
+    assert_eq!(environment.statistic("rootfs_entries"), 1);
+    let removed = environment
+        .ipfs_exec(["gc", "--rootfs", "--json"])
+        .succeeds()
+        .json();
+    assert_eq!(removed[0]["rootfs_entries"], 1);
+    assert_eq!(removed[0]["rootfs_bytes"], bytes);
+    assert_eq!(environment.statistic("rootfs_entries"), 0);
+    assert!(entries(&environment.repository().join("rootfs")).is_empty());
+
+    // Each run may use its own, and the next one removes it.
+    environment.configure("mdns = false\nrootfs-cache = '1KiB'\n");
+    assert_eq!(environment.statistic("rootfs_cache_bytes"), 1024);
+    machine.run(["true"]).succeeds();
+    let other = environment.write(
+        "other.tar",
+        Archive::busybox().file("other", 0o644, "x").tar(),
+    );
+    let other = environment.add(other);
+    environment
+        .ipfs_exec(["run", &other, EMPTY, "true"])
+        .succeeds();
+    assert_eq!(environment.statistic("rootfs_entries"), 1);
+    environment.assert_clean();
+}
