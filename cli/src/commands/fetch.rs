@@ -24,6 +24,10 @@ pub(crate) struct FetchArgs {
     #[arg(long, default_value = "", hide_default_value = true)]
     name: String,
 
+    /// Print lines of JSON instead of the CIDs
+    #[arg(long)]
+    json: bool,
+
     #[command(flatten)]
     disk: DiskArgs,
 }
@@ -39,5 +43,6 @@ pub(crate) fn fetch(context: &Context, arguments: FetchArgs) -> Result<(), Comma
         &paths,
         true,
         &arguments.name,
+        arguments.json,
     )
 }

@@ -2,6 +2,7 @@
 
 use clap::Args;
 use ipfs_exec_node::network::identity;
+use serde_json::json;
 
 use crate::context::Context;
 use crate::error::CommandError;
@@ -11,10 +12,19 @@ use crate::output;
 ///
 /// `serve` speaks as this peer. Other commands make up an identity that passes with them.
 #[derive(Args, Debug)]
-pub(crate) struct IdArgs {}
+pub(crate) struct IdArgs {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
 
-pub(crate) fn id(context: &Context, _arguments: IdArgs) -> Result<(), CommandError> {
+pub(crate) fn id(context: &Context, arguments: IdArgs) -> Result<(), CommandError> {
     let repository = context.repository()?;
-    output::line(identity::peer_id(repository.path())?)?;
+    let peer = identity::peer_id(repository.path())?;
+    if arguments.json {
+        output::line(json!({ "peer": peer.to_string() }))?;
+    } else {
+        output::line(peer)?;
+    }
     Ok(())
 }

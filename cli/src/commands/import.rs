@@ -7,6 +7,7 @@ use clap::Args;
 use ipfs_exec_node::progress::Reporter;
 use ipfs_exec_node::repo::Session;
 use ipfs_exec_node::{Budget, Cid, Pin, car, dag};
+use serde_json::json;
 
 use crate::context::Context;
 use crate::disk::DiskArgs;
@@ -27,6 +28,10 @@ pub(crate) struct ImportArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_value = "true", default_missing_value = "true")]
     pin_roots: std::primitive::bool,
+
+    /// Print lines of JSON, which also tell whether the root is pinned
+    #[arg(long)]
+    json: bool,
 
     #[command(flatten)]
     disk: DiskArgs,
@@ -57,7 +62,12 @@ pub(crate) fn import(context: &Context, arguments: ImportArgs) -> Result<(), Com
     session.commit(&pins)?;
     progress.finish();
     for root in &roots {
-        output::line(root)?;
+        if arguments.json {
+            let is_pinned = pins.iter().any(|pin| pin.cid == *root);
+            output::line(json!({ "cid": root.to_string(), "pinned": is_pinned }))?;
+        } else {
+            output::line(root)?;
+        }
     }
     let Some(last) = incomplete.pop() else {
         return Ok(());

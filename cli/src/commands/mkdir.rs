@@ -21,6 +21,10 @@ pub(crate) struct MkdirArgs {
     #[arg(value_names = ["NAME", "PATH"], num_args = 0.., value_name = "NAME PATH")]
     pairs: Vec<String>,
 
+    /// Print JSON instead of the CID
+    #[arg(long)]
+    json: bool,
+
     #[command(flatten)]
     profile: ProfileArgs,
 }
@@ -55,6 +59,6 @@ pub(crate) fn mkdir(context: &Context, arguments: MkdirArgs) -> Result<(), Comma
     })?;
     ipfs_exec_node::Blocks::put(&session, &blocks)?;
     session.commit(&[Pin::recursive(built.cid)])?;
-    output::line(built.cid)?;
+    output::cid(&built.cid, arguments.json)?;
     Ok(())
 }

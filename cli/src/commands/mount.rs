@@ -1,5 +1,6 @@
 //! `mount`: content as a file system.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -7,12 +8,13 @@ use std::time::Duration;
 use clap::Args;
 use ipfs_exec_executor::mount::{Mount, MountError, Top, Unobserved};
 use ipfs_exec_node::path::ContentPath;
+use serde_json::json;
 
 use crate::background;
 use crate::context::{Context, resolve};
 use crate::error::CommandError;
-use crate::output;
 use crate::progress::Quiet;
+use crate::{duration, output};
 
 /// Show a directory as a file system, read-only
 ///
@@ -39,9 +41,13 @@ pub(crate) struct MountArgs {
     #[arg(long, hide = true, conflicts_with = "background")]
     detached: bool,
 
-    /// Seconds without any block after which a read fails [default: --idle-timeout]
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
-    timeout: Option<u64>,
+    /// Fail a read when no block arrives for this time [default: that of `--idle-timeout`]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse_nonzero)]
+    timeout: Option<Duration>,
+
+    /// Print JSON when the mount is ready
+    #[arg(long)]
+    json: bool,
 
     /// Content path of a directory, unless `--all`; then an empty directory
     #[arg(required = true, num_args = 1..=2, value_names = ["PATH", "DIR"])]
@@ -77,9 +83,7 @@ fn serve(context: &Context, arguments: &MountArgs) -> Result<(), CommandError> {
         _ => return Err(CommandError::usage("with `--all`, name a directory alone")),
     };
     let repository = context.repository()?;
-    let patience = arguments
-        .timeout
-        .map_or(context.idle_timeout, Duration::from_secs);
+    let patience = arguments.timeout.unwrap_or(context.idle_timeout);
     let quiet = Quiet(&context.interrupt);
     context.with_blocks_within(patience, &repository, &quiet, |source| {
         let blocks = source.blocks();
@@ -93,10 +97,13 @@ fn serve(context: &Context, arguments: &MountArgs) -> Result<(), CommandError> {
         let shown = path
             .as_ref()
             .map_or("/ipfs".to_owned(), ToString::to_string);
-        output::line(format!(
-            "{shown} is mounted at {}",
-            mount.directory().display()
-        ))?;
+        let place = mount.directory();
+        if arguments.json {
+            let place = output::json_text(place.as_os_str().as_bytes());
+            output::line(json!({ "path": shown, "directory": place }))?;
+        } else {
+            output::line(format_args!("{shown} is mounted at {}", place.display()))?;
+        }
         if arguments.detached {
             background::is_ready()?;
         }

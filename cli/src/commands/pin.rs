@@ -37,12 +37,18 @@ enum PinCommand {
         /// A name for the pin
         #[arg(long, default_value = "", hide_default_value = true)]
         name: String,
+        /// Print lines of JSON instead of the CIDs
+        #[arg(long)]
+        json: bool,
     },
     /// Remove pins; `gc` then removes the content
     Rm {
         /// Content paths
         #[arg(required = true, value_name = "PATH")]
         paths: Vec<String>,
+        /// Print lines of JSON instead of the CIDs
+        #[arg(long)]
+        json: bool,
     },
     /// List pins: CID and kind
     Ls {
@@ -83,6 +89,7 @@ pub(crate) fn pin(context: &Context, arguments: PinArgs) -> Result<(), CommandEr
             paths,
             recursive,
             name,
+            json,
         } => add(
             context,
             &repository,
@@ -90,8 +97,9 @@ pub(crate) fn pin(context: &Context, arguments: PinArgs) -> Result<(), CommandEr
             &content_paths(&paths)?,
             recursive,
             &name,
+            json,
         ),
-        PinCommand::Rm { paths } => remove(&repository, &content_paths(&paths)?),
+        PinCommand::Rm { paths, json } => remove(&repository, &content_paths(&paths)?, json),
         PinCommand::Ls {
             paths,
             kind,
@@ -113,6 +121,7 @@ pub(super) fn add(
     paths: &[ContentPath],
     recursive: bool,
     name: &str,
+    is_json: bool,
 ) -> Result<(), CommandError> {
     let session = repository.session()?;
     let mut pins = Vec::with_capacity(paths.len());
@@ -145,29 +154,32 @@ pub(super) fn add(
     }
     session.commit(&pins)?;
     for pin in &pins {
-        output::line(pin.cid)?;
+        output::cid(&pin.cid, is_json)?;
     }
     Ok(())
 }
 
 /// Says how much came and how much was here, where anything was fetched.
-#[expect(clippy::print_stderr, reason = "this is for people")]
 fn tell(fetched: &Fetched) {
     if fetched.blocks > 0 {
-        eprintln!(
+        output::tell_line(format_args!(
             "fetched {} blocks, {}; {} were here already",
             fetched.blocks,
             indicatif::BinaryBytes(fetched.bytes),
             fetched.local_blocks
-        );
+        ));
     }
 }
 
-fn remove(repository: &Repository, paths: &[ContentPath]) -> Result<(), CommandError> {
+fn remove(
+    repository: &Repository,
+    paths: &[ContentPath],
+    is_json: bool,
+) -> Result<(), CommandError> {
     for path in paths {
         let cid = resolve(repository, path)?;
         repository.unpin(&cid)?;
-        output::line(cid)?;
+        output::cid(&cid, is_json)?;
     }
     Ok(())
 }

@@ -37,6 +37,10 @@ pub(crate) struct ProvideArgs {
     /// No longer tell the DHT
     #[arg(long)]
     stop: bool,
+
+    /// Print lines of JSON instead of the CIDs
+    #[arg(long)]
+    json: bool,
 }
 
 pub(crate) fn provide(context: &Context, arguments: ProvideArgs) -> Result<(), CommandError> {
@@ -48,7 +52,7 @@ pub(crate) fn provide(context: &Context, arguments: ProvideArgs) -> Result<(), C
     if arguments.stop {
         for cid in &cids {
             repository.stop_providing(cid)?;
-            output::line(cid)?;
+            output::cid(cid, arguments.json)?;
         }
         return Ok(());
     }
@@ -67,7 +71,7 @@ pub(crate) fn provide(context: &Context, arguments: ProvideArgs) -> Result<(), C
         Err(error) => return Err(error.into()),
     }
     for cid in &cids {
-        output::line(cid)?;
+        output::cid(cid, arguments.json)?;
     }
     Ok(())
 }

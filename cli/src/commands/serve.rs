@@ -1,7 +1,8 @@
 //! `serve`: the repository for IPFS peers.
 
 use clap::Args;
-use ipfs_exec_node::network::{Identity, NetworkEvent};
+use ipfs_exec_node::network::{Identity, Multiaddr, NetworkEvent};
+use serde_json::json;
 
 use crate::context::Context;
 use crate::error::CommandError;
@@ -31,6 +32,10 @@ Examples:
   ipfs-exec serve --public --provide pinned
   ipfs-exec serve --listen /ip4/192.0.2.1/tcp/4001/p2p/12D3KooW.../p2p-circuit")]
 pub(crate) struct ServeArgs {
+    /// Print lines of JSON
+    #[arg(long)]
+    json: bool,
+
     #[command(flatten)]
     serving: ServingArgs,
 }
@@ -42,13 +47,21 @@ pub(crate) fn serve(context: &Context, arguments: ServeArgs) -> Result<(), Comma
     while !context.interrupt.asked() {
         match serving.next()? {
             Some(NetworkEvent::Listening { address }) => {
-                output::line(format_args!("listening on {address}"))?;
+                print(arguments.json, "listening", "on", &address)?;
             }
             Some(NetworkEvent::Reachable { address }) => {
-                output::line(format_args!("reachable at {address}"))?;
+                print(arguments.json, "reachable", "at", &address)?;
             }
             _ => {}
         }
     }
     Ok(())
+}
+
+fn print(is_json: bool, event: &str, word: &str, address: &Multiaddr) -> std::io::Result<()> {
+    if is_json {
+        output::line(json!({ "event": event, "address": address.to_string() }))
+    } else {
+        output::line(format_args!("{event} {word} {address}"))
+    }
 }
