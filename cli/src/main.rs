@@ -5,8 +5,8 @@
 
 #![deny(unsafe_code)]
 
-mod background;
 mod arguments;
+mod background;
 mod commands;
 mod config;
 mod context;
@@ -20,8 +20,8 @@ mod output;
 mod profile;
 mod program;
 mod progress;
-mod rootfs;
 mod report;
+mod rootfs;
 mod selection;
 mod serving;
 mod signals;
@@ -37,7 +37,7 @@ use error::CommandError;
 
 fn main() -> ExitCode {
     let arguments = commands::as_subcommand(std::env::args_os().collect());
-    if output::stdout_was_closed() {
+    if ipfs_exec_executor::stdout_was_closed() {
         return stdout_closed(&arguments).report();
     }
     if arguments.len() < 2 {

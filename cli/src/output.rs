@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::BorrowedFd;
-use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat, major, minor};
+use rustix::fs::{FileType, fstat};
 use rustix::io::{Errno, ReadWriteFlags, pwritev2, write};
 use serde_json::{Map, Value, json};
 
@@ -16,9 +16,6 @@ use crate::progress;
 
 /// How long a process waits, in all its messages together, for a reader of standard error.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Number of `/dev/null`, the same on every Linux.
-const NULL_DEVICE: (u32, u32) = (1, 3);
 
 /// Standard output, buffered.
 pub(crate) fn stdout() -> BufWriter<StdoutLock<'static>> {
@@ -30,25 +27,6 @@ pub(crate) fn line(text: impl std::fmt::Display) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{text}")?;
     stdout.flush()
-}
-
-/// Whether standard output was closed when the process started, so that every result would be lost.
-///
-/// The standard library opens `/dev/null` in place of a closed stream, for reading and writing. A shell
-/// opens it for writing only. A daemon has all three streams at a `/dev/null` of that kind on purpose.
-pub(crate) fn stdout_was_closed() -> bool {
-    let streams = [rustix::stdio::stdin(), rustix::stdio::stderr()];
-    is_replaced(rustix::stdio::stdout()) && !streams.into_iter().all(is_replaced)
-}
-
-fn is_replaced(stream: BorrowedFd<'_>) -> bool {
-    let opened_both_ways =
-        fcntl_getfl(stream).is_ok_and(|flags| flags & OFlags::RWMODE == OFlags::RDWR);
-    opened_both_ways
-        && fstat(stream).is_ok_and(|status| {
-            FileType::from_raw_mode(status.st_mode) == FileType::CharacterDevice
-                && (major(status.st_rdev), minor(status.st_rdev)) == NULL_DEVICE
-        })
 }
 
 /// Writes a message to standard error: in one call of the system, so that the lines of several processes
@@ -214,18 +192,5 @@ mod tests {
         drop(reader);
         let outcome = write_within(writer.as_fd(), b"lost", Instant::now() + SHORT);
         assert_eq!(outcome, Err(Errno::PIPE));
-    }
-
-    #[test]
-    fn a_null_device_opened_both_ways_stands_for_a_closed_stream() {
-        let open = |read, path: &str| {
-            let mut options = std::fs::OpenOptions::new();
-            options.read(read).write(true).open(path).unwrap()
-        };
-        assert!(is_replaced(open(true, "/dev/null").as_fd()));
-        assert!(!is_replaced(open(false, "/dev/null").as_fd()));
-        assert!(!is_replaced(open(true, "/dev/zero").as_fd()));
-        let (_reader, writer) = io::pipe().unwrap();
-        assert!(!is_replaced(writer.as_fd()));
     }
 }

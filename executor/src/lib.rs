@@ -57,4 +57,5 @@ pub mod doctor;
 pub mod run;
 
 pub use job::{Job, JobError};
+pub use process::stdout_was_closed;
 pub use run::{Outcome, RunError, RunOptions, run};

@@ -137,6 +137,7 @@ impl Format {
                 0x26,
                 0x53,
                 0x59,
+                ..,
             ] => Format::Bzip2,
             [
                 b'B',
@@ -149,6 +150,7 @@ impl Format {
                 0x38,
                 0x50,
                 0x90,
+                ..,
             ] => Format::Bzip2,
             _ => Format::Plain,
         }

@@ -28,6 +28,7 @@ mod clock;
 mod courier;
 mod cover;
 mod haste;
+mod inherited;
 mod landlock;
 mod namespace;
 mod rights;
@@ -54,6 +55,7 @@ pub(crate) use clock::Clock;
 pub(crate) use courier::{open as socket_pair, receive_bytes};
 pub(crate) use cover::Covered;
 pub(crate) use haste::Haste;
+pub use inherited::stdout_was_closed;
 pub(crate) use landlock::{REFERS, Restriction, SCOPES, landlock_version};
 pub(crate) use rights::with_all_rights;
 pub(crate) use stage::{

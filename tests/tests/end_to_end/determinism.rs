@@ -141,13 +141,10 @@ fn twenty_jobs_in_four_worlds() {
     for (index, job) in JOBS.iter().enumerate() {
         let said: Vec<_> = all
             .iter()
-            .map(|(_, place, cids)| {
+            .zip(WORLDS)
+            .map(|((_, place, cids), world)| {
                 let path = format!("{}/said", cids[index]);
-                let said = giver
-                    .ipfs_exec(["--repo"])
-                    .argument(place)
-                    .arguments(["cat", &path]);
-                String::from_utf8(said.succeeds().stdout).unwrap()
+                read(world, place, &path)
             })
             .collect();
         for (other, (_, _, cids)) in all.iter().enumerate() {
@@ -204,6 +201,36 @@ fn compute(world: World<'_>, place: &std::path::Path, arguments: [&str; 5]) -> S
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{world:?}: {arguments:?}: {error}");
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// Reads from a repository, as its owner.
+#[track_caller]
+fn read(world: World<'_>, place: &std::path::Path, path: &str) -> String {
+    let mut words: Vec<std::ffi::OsString> = Vec::new();
+    if world.is_ordinary && geteuid().is_root() {
+        let owner = [
+            "setpriv",
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+        ];
+        words.extend(owner.map(Into::into));
+        words.push(reachable(place).into());
+    } else {
+        words.push(binary().into());
+    }
+    let output = Command::new(&words[0])
+        .args(&words[1..])
+        .arg("--repo")
+        .arg(place)
+        .args(["cat", path])
+        .env_clear()
+        .env("PATH", ipfs_exec_tests::environment::SEARCH_PATH)
+        .output()
+        .unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{world:?}: {error}");
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// Gives a repository to another user.
