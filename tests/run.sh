@@ -64,7 +64,8 @@ else
 fi
 
 step 'build'
-cargo build --workspace --locked
+# All of it at once, so that dependencies are compiled for one set of features.
+cargo build --workspace --all-targets --locked
 cargo test --workspace --locked --no-run
 target=$(cargo metadata --no-deps --format-version 1 --locked |
     python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')

@@ -101,7 +101,8 @@ fn adjusted(command: Command, path: &str, network: &[Arg]) -> Command {
     let mut command = command.mut_args(|argument| {
         let names = argument.get_value_names().unwrap_or_default();
         let is_number = names.iter().any(|name| NUMBERS.contains(&name.as_str()));
-        if is_number && argument.get_long().is_some() {
+        let takes_value = argument.get_action().takes_values();
+        if is_number && takes_value && argument.get_long().is_some() {
             argument.allow_hyphen_values(true)
         } else {
             argument

@@ -52,7 +52,8 @@ pub(crate) struct Terminal {
 /// The last bytes of the file: where the [`Parameters`] stand.
 pub(crate) type Trailer = u64;
 
-/// What the stub tells the runner: where it stands, or at what it failed.
+/// What the stub tells the runner: at what it failed, or without an error that it is about to execute the
+/// program.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(crate) struct Report {

@@ -308,12 +308,15 @@ extern "C" fn start(stack: *const usize) -> ! {
     let file = File::map(name).and_then(|file| file.parameters().map(|found| (file, found)));
     if let Ok((file, parameters)) = file {
         let Failure(stage, errno) = execute(&file, &parameters, name);
-        let report = Report { stage, errno };
-        let size = size_of::<Report>();
-        // Without a receiver there is nobody to tell.
-        _ = call!(number::SENDTO, parameters.runner, &raw const report, size, MSG_NOSIGNAL, 0, 0);
+        tell(parameters.runner, Report { stage, errno });
     }
     exit();
+}
+
+/// Tells the runner. Without one there is nobody to tell.
+fn tell(runner: i32, report: Report) {
+    let size = size_of::<Report>();
+    _ = call!(number::SENDTO, runner, &raw const report, size, MSG_NOSIGNAL, 0, 0);
 }
 
 fn exit() -> ! {
@@ -352,6 +355,7 @@ fn execute(file: &File, parameters: &Parameters, own_name: *mut u8) -> Failure {
         }
         call!(number::CHDIR, directory).map_err(at(ENTER_DIRECTORY))?;
         call!(CLOSE_RANGE, 3, u32::MAX, CLOSE_RANGE_CLOEXEC).map_err(at(CLOSE_DESCRIPTORS))?;
+        tell(parameters.runner, Report { stage: EXECUTE, errno: 0 });
         // SAFETY: there is a first argument, or a null pointer, which the kernel refuses.
         let program = unsafe { arguments.read() };
         call!(number::EXECVE, program, arguments, environment).map_err(at(EXECUTE))?;

@@ -269,11 +269,19 @@ impl<'b> Mount<'b> {
         let server = server.map_err(MountError::Serve)?;
         let ended = Stop::new().map_err(MountError::Serve)?;
         std::thread::scope(|scope| {
-            let serving = scope.spawn(|| {
+            let serve = || {
                 let served = server.serve();
                 ended.stop();
                 served
-            });
+            };
+            let thread = std::thread::Builder::new().name("mount".to_owned());
+            let serving = match thread.spawn_scoped(scope, serve) {
+                Ok(serving) => serving,
+                Err(error) => {
+                    self.connection().unmount(&self.directory)?;
+                    return Err(error);
+                }
+            };
             let waited = wait(&ended, cancel);
             let unmounted = match &waited {
                 Ok(false) => {

@@ -58,6 +58,9 @@ const FEED_BYTES: usize = 64 << 10;
 /// terminal gets it.
 const TERMINAL_KIND: &str = "TERM";
 
+/// How long bubblewrap may take to make a sandbox: milliseconds are usual.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Exit code after a death by SIGKILL.
 const KILLED: i32 = 137;
 
@@ -162,16 +165,27 @@ pub fn execute(
     let mut stopping = Stopping::new(conduct.caller, conduct.stop_timeout, job.has_entrypoint());
     let fed = relays.take_feed().zip(content);
     let (stopped, ended, used) = thread::scope(|scope| {
-        let feeding = fed.map(|(to, from)| scope.spawn(move || feed(from, &to)));
-        let serving: Vec<_> = mounts
-            .iter()
-            .zip(devices)
-            .map(|(mount, device)| scope.spawn(|| mount.serve(device)))
-            .collect();
+        let helper = |name: &str| thread::Builder::new().name(name.to_owned());
+        let feeding = fed
+            .map(|(to, from)| helper("sandbox-feed").spawn_scoped(scope, move || feed(from, &to)));
+        let feeding = feeding.transpose().map_err(SandboxError::Thread)?;
+        let mut serving = Vec::new();
+        for (mount, device) in mounts.iter().zip(devices) {
+            match helper("sandbox-mount").spawn_scoped(scope, || mount.serve(device)) {
+                Ok(thread) => serving.push(thread),
+                Err(error) => {
+                    // Without its server the sandbox would wait for ever.
+                    drop(running);
+                    mounts.iter().for_each(|mount| mount.stop());
+                    return Err(SandboxError::Thread(error));
+                }
+            }
+        }
         let ears = Ears {
             voice: &mut voice,
             relays: &mut relays,
             failure: &mut failure,
+            start_deadline: Instant::now().checked_add(START_TIMEOUT),
         };
         let followed = follow_to_end(running, &mut status, &mut watch, ears, &mut stopping);
         // Nobody is left who could read.
@@ -203,6 +217,12 @@ pub fn execute(
     let hit = match stopped {
         None if is_interrupted => return Err(SandboxError::Interrupted),
         Some(Stopped::Cancelled) => return Err(SandboxError::Interrupted),
+        Some(Stopped::Hanging) => {
+            return Err(SandboxError::Hanging {
+                program: bubblewrap.path.clone(),
+                seconds: START_TIMEOUT.as_secs(),
+            });
+        }
         Some(Stopped::Limit(hit)) => Some(*hit),
         None => {
             let was_killed = status.exit_code() == Some(KILLED);
@@ -342,6 +362,8 @@ impl Isolation {
 #[derive(Clone, Debug)]
 enum Stopped {
     Cancelled,
+    /// Bubblewrap did not make a sandbox in time.
+    Hanging,
     Limit(Box<Hit>),
 }
 
@@ -365,6 +387,8 @@ struct Ears<'e> {
     relays: &'e mut Relays,
     /// Why it did not become the program.
     failure: &'e mut Option<Failure>,
+    /// When bubblewrap has had its time to make a sandbox, until that is complete.
+    start_deadline: Option<Instant>,
 }
 
 impl Ears<'_> {
@@ -372,6 +396,7 @@ impl Ears<'_> {
         while let Some(said) = self.voice.take()? {
             match said {
                 Said::Terminal(master) => self.relays.connect(master)?,
+                Said::Complete => self.start_deadline = None,
                 Said::Failed(why) => *self.failure = Some(why),
             }
         }
@@ -542,7 +567,9 @@ impl Running {
         let mut stopped = None;
         loop {
             let is_running = stopped.is_none();
-            let patience = [watch.patience(), stopping.left()];
+            let start = ears.start_deadline;
+            let start = start.map(|end| end.saturating_duration_since(Instant::now()));
+            let patience = [watch.patience(), stopping.left(), start];
             let patience = patience.into_iter().flatten().min();
             let [cancel, signals] = stopping.descriptors();
             let wishes = Wishes {
@@ -571,8 +598,10 @@ impl Running {
             }
             stopping.hand_on();
             let is_cancelled = ready.typed || ready.cancel && stopping.ask() || stopping.is_over();
+            let hangs = ears.start_deadline.is_some_and(|end| Instant::now() >= end);
             stopped = match is_cancelled {
                 true => Some(Stopped::Cancelled),
+                false if hangs => Some(Stopped::Hanging),
                 false => watch.look()?.map(|hit| Stopped::Limit(Box::new(hit))),
             };
             if stopped.is_some() {

@@ -32,6 +32,14 @@ pub enum SandboxError {
         /// What of this machine most likely is the reason.
         obstacle: Option<Obstacle>,
     },
+    /// Bubblewrap did not make a sandbox in time; it was killed.
+    #[error("`{program}` made no sandbox within {seconds} s", program = program.display())]
+    Hanging {
+        /// Where it stands.
+        program: PathBuf,
+        /// The time that it had.
+        seconds: u64,
+    },
     /// The files of the sandbox could not be prepared.
     #[error("cannot prepare the sandbox: cannot {action}")]
     Stage {
@@ -75,6 +83,9 @@ pub enum SandboxError {
     /// What is mounted in the sandbox could not be served.
     #[error("cannot serve what is mounted in the sandbox")]
     Mount(#[source] io::Error),
+    /// A thread that serves the sandbox could not be started.
+    #[error("cannot start a thread for the sandbox")]
+    Thread(#[source] io::Error),
     /// The content for the program's standard input could not be read.
     #[error("cannot read all of the program's standard input")]
     StandardInput(#[source] io::Error),
@@ -117,6 +128,12 @@ impl SandboxError {
             }
             SandboxError::Watch(error) => error.hint(),
             SandboxError::Limit { hit, .. } => Some(hit.hint()),
+            SandboxError::Thread(_) => Some(
+                "allow more processes and memory (`ulimit -u`, `ulimit -v`), or run fewer at a time",
+            ),
+            SandboxError::Hanging { .. } => Some(
+                "look whether this `bwrap` is a script that waits, or the machine is overloaded (`uptime`)",
+            ),
             SandboxError::WorkingDirectory { .. } => {
                 Some("name a directory of the root file system, or `/input`, `/output` or `/tmp`")
             }

@@ -4,11 +4,16 @@ use std::env;
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Access, access};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process_group};
 
 /// Name of the program.
 const PROGRAM: &str = "bwrap";
@@ -19,6 +24,10 @@ const MINIMUM: Version = Version {
     minor: 6,
     patch: 0,
 };
+
+/// How long `bwrap --version` may take, and how many bytes of what it prints are read.
+const VERSION_TIMEOUT: Duration = Duration::from_secs(30);
+const MAX_VERSION_BYTES: usize = 4096;
 
 /// What to do where bubblewrap is missing or old.
 const INSTALL_HINT: &str =
@@ -71,6 +80,14 @@ pub enum ProbeError {
         /// What the kernel says.
         #[source]
         source: io::Error,
+    },
+    /// It does not end.
+    #[error("`{path} --version` did not end within {seconds} s", path = path.display())]
+    Hanging {
+        /// Where it stands.
+        path: PathBuf,
+        /// The time that it had.
+        seconds: u64,
     },
     /// It prints no version.
     #[error("`{path} --version` prints no version", path = path.display())]
@@ -155,18 +172,62 @@ fn written_version(path: &Path) -> Option<Version> {
 }
 
 fn version_of(path: &Path) -> Result<Version, ProbeError> {
-    let output = Command::new(path)
+    version_within(path, VERSION_TIMEOUT)
+}
+
+/// Asks the program, which is killed where it takes longer than `timeout`.
+fn version_within(path: &Path, timeout: Duration) -> Result<Version, ProbeError> {
+    let failed = |source| ProbeError::Run {
+        path: path.to_owned(),
+        source,
+    };
+    let mut child = Command::new(path)
         .arg("--version")
         .stdin(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::null())
-        .output()
-        .map_err(|source| ProbeError::Run {
+        .process_group(0)
+        .spawn()
+        .map_err(failed)?;
+    let printed = read_until(&mut child, Instant::now() + timeout);
+    // Also what it started itself.
+    if let Err(errno) = kill_process_group(Pid::from_child(&child), Signal::KILL) {
+        tracing::debug!(%errno, "nothing is left of `bwrap --version`");
+    }
+    child.wait().map_err(failed)?;
+    match printed.map_err(failed)? {
+        Some(text) => Version::parse(&text).ok_or_else(|| ProbeError::NoVersion {
             path: path.to_owned(),
-            source,
-        })?;
-    Version::parse(&String::from_utf8_lossy(&output.stdout)).ok_or_else(|| ProbeError::NoVersion {
-        path: path.to_owned(),
-    })
+        }),
+        None => Err(ProbeError::Hanging {
+            path: path.to_owned(),
+            seconds: timeout.as_secs(),
+        }),
+    }
+}
+
+/// What a child prints, up to its end; `None` where that does not come in time.
+fn read_until(child: &mut Child, deadline: Instant) -> io::Result<Option<String>> {
+    let Some(mut output) = child.stdout.take() else {
+        return Ok(None);
+    };
+    let mut printed = Vec::new();
+    let mut buffer = [0; 256];
+    while printed.len() < MAX_VERSION_BYTES {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).map_err(io::Error::other)?;
+        match poll(&mut [PollFd::new(&output, PollFlags::IN)], Some(&left)) {
+            Ok(0) => return Ok(None),
+            Ok(_) => {}
+            Err(Errno::INTR) => continue,
+            Err(errno) => return Err(errno.into()),
+        }
+        match output.read(&mut buffer)? {
+            0 => break,
+            length => printed.extend_from_slice(&buffer[..length]),
+        }
+    }
+    Ok(Some(String::from_utf8_lossy(&printed).into_owned()))
 }
 
 /// What keeps users of this machine from making namespaces, and so a sandbox.
@@ -247,6 +308,16 @@ mod tests {
                 patch,
             });
         assert!(ordered.is_sorted());
+    }
+
+    #[test]
+    fn a_program_that_hangs_is_ended() {
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join(PROGRAM);
+        fs::write(&program, "#!/bin/sh\nsleep 1000 & sleep 1000\n").unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let error = version_within(&program, Duration::from_millis(100)).unwrap_err();
+        assert!(matches!(error, ProbeError::Hanging { .. }), "{error:?}");
     }
 
     #[test]

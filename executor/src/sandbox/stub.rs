@@ -226,6 +226,8 @@ pub(super) struct Stub {
 pub(super) enum Said {
     /// The master of the program's terminal.
     Terminal(OwnedFd),
+    /// The sandbox is complete, and the program begins.
+    Complete,
     /// It could not become the program.
     Failed(Failure),
 }
@@ -314,7 +316,7 @@ impl Voice {
         };
         let (stage, errno) = (number(0) as u32, number(4));
         if errno == 0 {
-            return Ok(descriptor.map(Said::Terminal));
+            return Ok(Some(descriptor.map_or(Said::Complete, Said::Terminal)));
         }
         let error = io::Error::from(Errno::from_raw_os_error(errno));
         Ok(Some(Said::Failed(match stage {

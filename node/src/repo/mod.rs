@@ -154,6 +154,9 @@ pub enum RepoError {
         /// The newest version that this program knows.
         supported: i64,
     },
+    /// The work needs a thread that could not be started.
+    #[error("cannot start a thread")]
+    Thread(#[source] std::io::Error),
     /// The caller asked to stop while another process was waited for.
     #[error("waiting for the lock on {} was interrupted", path.display())]
     Interrupted {

@@ -10,6 +10,7 @@ use super::store::{self, Store};
 use super::{ForeignFile, RepoError, Repository};
 use crate::block::{BlockError, Blocks, Cid, Multihash};
 use crate::dag::{DagError, Seen, walk_unseen};
+use crate::threads::start_some;
 
 /// Index rows between the thread that reads them and those that hash.
 const QUEUE: usize = 256;
@@ -84,13 +85,16 @@ fn verify_blocks(
     let (rows_in, rows) = crossbeam_channel::bounded(QUEUE);
     let (outcomes_in, outcomes) = crossbeam_channel::bounded(QUEUE);
     std::thread::scope(|scope| {
-        for _ in 0..threads {
+        let started = start_some(scope, threads, || {
             let (rows, outcomes) = (rows.clone(), outcomes_in.clone());
-            scope.spawn(move || hash_rows(store, blocks, &rows, &outcomes));
-        }
+            move || hash_rows(store, blocks, &rows, &outcomes)
+        });
         // Only the threads hold these ends now, so that the channels end with them.
         drop((rows, outcomes_in));
-        let reader = scope.spawn(move || send_rows(store, &rows_in));
+        started.map_err(RepoError::Thread)?;
+        let send = move || send_rows(store, &rows_in);
+        let reader = std::thread::Builder::new().spawn_scoped(scope, send);
+        let reader = reader.map_err(RepoError::Thread)?;
         for outcome in outcomes {
             match outcome {
                 Ok(bytes) => {

@@ -229,6 +229,9 @@ pub enum UnixfsError {
     /// The reporter asked to stop.
     #[error("interrupted")]
     Interrupted,
+    /// The work needs a thread that could not be started.
+    #[error("cannot start a thread")]
+    Thread(#[source] std::io::Error),
 }
 
 impl UnixfsError {

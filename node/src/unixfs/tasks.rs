@@ -6,6 +6,8 @@
 use std::ops::ControlFlow;
 use std::sync::{Condvar, Mutex, PoisonError};
 
+use crate::threads::start_some;
+
 /// What the threads share.
 struct Shared<T, E> {
     state: Mutex<Pool<T, E>>,
@@ -39,8 +41,9 @@ pub(super) fn run<T: Send, E: Send>(
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
-        for _ in 1..threads {
-            scope.spawn(|| shared.work(perform));
+        // This thread works as well.
+        if let Err(error) = start_some(scope, threads - 1, || || shared.work(perform)) {
+            tracing::debug!(%error, "one thread does all");
         }
         shared.work(perform);
     });

@@ -24,6 +24,7 @@ use crate::budget::{BudgetError, Spending};
 use crate::path::EntryName;
 use crate::profile::Profile;
 use crate::progress::{Event, Reporter};
+use crate::threads::start_some;
 
 /// Content in flight, in bytes: keeps every thread busy, and stays small against what an operation
 /// may use.
@@ -80,12 +81,14 @@ pub(super) fn import_path(
         let (steps_in, steps) = bounded(in_flight(&profile));
         std::thread::scope(|scope| {
             let walker_jobs = jobs.clone();
-            scope.spawn(move || {
+            let walk = move || {
                 let mut sink = |step| queue(step, &walker_jobs, &steps_in);
                 if let Err(error) = source::walk(parent, name, root, path, options, &mut sink) {
                     let _ = steps_in.send(Ordered::Failed(error));
                 }
-            });
+            };
+            let walker = std::thread::Builder::new().spawn_scoped(scope, walk);
+            walker.map_err(UnixfsError::Thread)?;
             let mut assembler = Assembler::new(blocks, &profile, &spending, path, reporter, jobs);
             let outcome = assembler.run(&steps, on_entry);
             // The walker must see that nobody takes its steps any more.
@@ -165,12 +168,15 @@ fn with_workers<T>(
     let (jobs_in, jobs) = bounded::<Job>(in_flight(profile));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
-        for _ in 0..threads {
+        let started = start_some(scope, threads, || {
             let jobs = jobs.clone();
-            scope.spawn(move || work::work(&jobs, options, profile));
-        }
+            move || work::work(&jobs, options, profile)
+        });
         drop(jobs);
-        let outcome = body(&jobs_in);
+        let outcome = match started {
+            Ok(()) => body(&jobs_in),
+            Err(error) => Err(UnixfsError::Thread(error)),
+        };
         drop(jobs_in);
         outcome
     })
