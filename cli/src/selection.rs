@@ -141,7 +141,9 @@ impl Selection {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             place => place.map_err(failed)?,
         };
-        for directory in place.ancestors() {
+        // A link stands for itself, wherever it leads: what is in it is not looked at.
+        let is_link = fs::symlink_metadata(&place).is_ok_and(|status| status.is_symlink());
+        for directory in place.ancestors().skip(is_link.into()) {
             if !self.is_repository_at(directory).map_err(failed)? {
                 continue;
             }
