@@ -82,8 +82,14 @@ impl Bubblewrap {
         let mut said = Vec::new();
         File::from(reader).take(MAX_SAID).read_to_end(&mut said)?;
         let (ended, _) = process::wait(&child.supervisor, &child.report)?;
-        match voice.take()? {
-            Some(Said::Failed(Failure::Confine(action, source))) => {
+        let mut failure = None;
+        while let Some(said) = voice.take()? {
+            if let Said::Failed(why) = said {
+                failure = Some(why);
+            }
+        }
+        match failure {
+            Some(Failure::Confine(action, source)) => {
                 Err(TrialError::Confinement(SandboxError::NotConfined {
                     action,
                     source,
