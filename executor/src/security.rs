@@ -94,26 +94,29 @@
 //! a constant ([`BOOT_IDENTITY`](crate::sandbox::stage::BOOT_IDENTITY)).
 //!
 //! # What remains visible of the machine
-//! A program whose output depends on one of these is not pure.
+//! A program whose output depends on one of these properties is not pure. The README has the same table, and
+//! a test compares them.
 //!
-//! | what | where |
-//! | --- | --- |
-//! | processors, their flags and speed; their number is bounded by `--cpus` | `/proc/cpuinfo`, `/proc/stat`, `sched_getaffinity`, `cpuid` |
-//! | memory of the machine, load, uptime, time of the last boot | `/proc/meminfo`, `/proc/loadavg`, `/proc/stat`, `/proc/uptime`, `sysinfo` |
-//! | release and settings of the kernel | `uname`, `/proc/version`, `/proc/filesystems`, `/proc/sys` |
-//! | the clock, and how long things take | `clock_gettime`, times of new files |
-//! | size of the disk and what is free of it | `statfs` of `/output` and `/tmp` |
-//! | inode numbers, and the order of entries, of an unpacked root file system and of `/output` | `stat`, `readdir` |
-//! | numbers of mounts, devices and processes; user ids in the options of a `tmpfs`; that devices are the host's, where the caller is not root | `/proc/self/mountinfo`, `stat` |
-//! | which pages of a shared root file system are in memory | `mincore`, timing |
-//! | the nice value and scheduling class of the caller; its hard limits, where it is not root and they are lower | `getpriority`, `sched_getscheduler`, `getrlimit` |
-//! | random numbers | `getrandom`, `/dev/urandom`, `AT_RANDOM` |
-//! | where there is no overlay: the path of the repository, and locks and leases of other runs on the same root file system; `--json` says so (`isolation`) | `/proc/self/mountinfo`, `fcntl` |
+//! | property | a program sees it in | remedy |
+//! | --- | --- | --- |
+//! | processors, their flags and speed; `--cpus` bounds their number | `/proc/cpuinfo`, `/proc/stat`, `sched_getaffinity`, `cpuid` | do not write the number of threads into results; build for a named processor, not for `native` |
+//! | memory of the machine, load, uptime, time of the last boot | `/proc/meminfo`, `/proc/loadavg`, `/proc/stat`, `/proc/uptime`, `sysinfo` | do not write them into results |
+//! | release and settings of the kernel | `uname`, `/proc/version`, `/proc/filesystems`, `/proc/sys` | do not write them into results |
+//! | clock, duration of operations, and scheduling of threads | `clock_gettime`, times of new files, order of concurrent writes | use `SOURCE_DATE_EPOCH`; write results from one thread, or sort them |
+//! | size and free space of the disk | `statfs` of `/output` and `/tmp` | do not write them into results |
+//! | order of entries of an unpacked archive, such as those of `/bin` | `readdir` | `image unpack` gives a root file system that is mounted, and whose entries have a fixed order |
+//! | order of entries of `/output` and `/tmp` | `readdir` | sort names before use; shells sort `*`, and `sort` sorts `find` |
+//! | inode numbers and disk space of files, of an unpacked archive, of `/output` and of `/tmp` | `stat` | do not write them into results |
+//! | numbers of mounts, devices and processes; user ids in the options of a `tmpfs`; devices of the host, if the caller is not root | `/proc/self/mountinfo`, `stat` | do not write them into results |
+//! | pages of a shared root file system that are in memory | `mincore`, timing | do not write them into results |
+//! | nice value and scheduling class of the caller; its hard limits, if the caller is not root and they are lower | `getpriority`, `sched_getscheduler`, `getrlimit` | call `ipfs-exec` with the same values on every machine |
+//! | random numbers | `getrandom`, `/dev/urandom`, `AT_RANDOM` | give the program a fixed seed |
+//! | path of the repository, locks and leases of other runs on the same root file system, only on a machine without overlays | `/proc/self/mountinfo`, `fcntl` | load the overlay module of the kernel; `run --json` shows `bind` in `isolation` without it |
 //!
 //! # What an ordinary user cannot bound
 //! The kernel counts these for each user, and nothing below it:
 //!
-//! | pool | what a program can do |
+//! | pool | effect of a program that uses all of it |
 //! | --- | --- |
 //! | pages in pipes | other pipes of the same user get one page each; a program cannot enlarge its pipes |
 //! | watches of `epoll` | other processes of the same user get `ENOSPC` from `epoll_ctl` |
@@ -226,3 +229,34 @@ pub const VISIBLE_DEVICES: [(&str, &str); 13] = [
     ("urandom", "random numbers"),
     ("zero", "a device that gives zeros"),
 ];
+
+#[cfg(test)]
+mod tests {
+    /// The rows of the first table below `heading`, without the marks of a comment.
+    fn rows<'t>(text: &'t str, heading: &str) -> Vec<&'t str> {
+        text.lines()
+            .map(|line| line.strip_prefix("//! ").unwrap_or(line))
+            .skip_while(|line| *line != heading)
+            .skip_while(|line| !line.starts_with('|'))
+            .take_while(|line| line.starts_with('|'))
+            .collect()
+    }
+
+    /// The README promised less than this module, because each table was changed without the other.
+    #[test]
+    fn the_readme_has_the_same_tables() {
+        let module = include_str!("security.rs");
+        let readme = include_str!("../../README.md");
+        for (here, there) in [
+            (
+                "# What remains visible of the machine",
+                "## Limits of determinism",
+            ),
+            ("# What an ordinary user cannot bound", "## Security"),
+        ] {
+            let expected = rows(module, here);
+            assert!(expected.len() > 3, "no table below `{here}`");
+            assert_eq!(rows(readme, there), expected, "`{there}` of the README");
+        }
+    }
+}
