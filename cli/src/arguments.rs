@@ -100,9 +100,10 @@ fn command() -> Command {
 fn adjusted(command: Command, path: &str, network: &[Arg]) -> Command {
     let mut command = command.mut_args(|argument| {
         let names = argument.get_value_names().unwrap_or_default();
-        let is_number = names.iter().any(|name| NUMBERS.contains(&name.as_str()));
-        let takes_value = argument.get_action().takes_values();
-        if is_number && takes_value && argument.get_long().is_some() {
+        // A flag has a value name, too: that of its field.
+        let is_number = argument.get_action().takes_values()
+            && names.iter().any(|name| NUMBERS.contains(&name.as_str()));
+        if is_number && argument.get_long().is_some() {
             argument.allow_hyphen_values(true)
         } else {
             argument
