@@ -190,7 +190,7 @@ pub(crate) enum Provide {
     Pinned,
     /// Every block
     All,
-    /// Nothing but what `provide` asks for
+    /// Only the content that `ipfs-exec provide` named
     None,
 }
 

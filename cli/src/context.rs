@@ -33,31 +33,31 @@ pub(crate) struct GlobalArgs {
     #[arg(long, value_name = "DIR", env = "IPFS_EXEC_PATH", global = true)]
     repo: Option<PathBuf>,
 
-    /// Use only what the repository holds
+    /// Use only content of the repository, and no network
     #[arg(long, global = true)]
     offline: bool,
 
-    /// Fetch what is missing from the peer at this address; may be repeated
+    /// Fetch missing blocks from the peer at this address; may be repeated
     #[arg(long = "peer", value_name = "MULTIADDR", global = true, help_heading = NETWORK)]
     peers: Vec<Multiaddr>,
 
-    /// Ask the DHT of the public network who has what is missing
+    /// Look up providers of missing blocks in the DHT of the public network
     #[arg(long, global = true, help_heading = NETWORK)]
     public: bool,
 
-    /// Fetch what no peer has from this trustless gateway; may be repeated
+    /// Fetch blocks that no peer has from this trustless gateway; may be repeated
     #[arg(long = "gateway", value_name = "URL", global = true, help_heading = NETWORK)]
     gateways: Vec<Server>,
 
-    /// Ask this delegated routing server who has what is missing; may be repeated
+    /// Look up providers of missing blocks at this delegated routing server; may be repeated
     #[arg(long = "router", value_name = "URL", global = true, help_heading = NETWORK)]
     routers: Vec<Server>,
 
-    /// Do not look for peers on the local network
+    /// Do not search for peers on the local network
     #[arg(long, global = true, help_heading = NETWORK)]
     no_mdns: bool,
 
-    /// Give up a fetch when no block arrives for this time [default: 30s]
+    /// End a fetch if no block arrives for this time [default: 30s]
     #[arg(long, value_name = "DURATION", global = true, help_heading = NETWORK,
           value_parser = duration::parse_nonzero)]
     idle_timeout: Option<Duration>,

@@ -14,7 +14,7 @@ use crate::size;
 /// The option of commands that write much.
 #[derive(Args, Debug)]
 pub(crate) struct DiskArgs {
-    /// Disk that stays free [default: 1GiB, less where the disk is small or nearly full]
+    /// Disk space that stays free [default: 1GiB, less if the disk is small or nearly full]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     keep_free: Option<u64>,
 }

@@ -14,16 +14,16 @@ use crate::{duration, size};
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 #[command(next_help_heading = "Limits")]
 pub(crate) struct LimitArgs {
-    /// Memory of all processes, with shared memory
+    /// Memory of all processes together, with shared memory
     #[arg(long, value_name = "SIZE")]
     memory: Option<NonzeroSize>,
 
-    /// Processors, such as 2 or 0.5; the program sees no more of them
+    /// Number of processors, such as 2 or 0.5. The program sees this number, rounded up
     #[arg(long, value_name = "NUMBER", value_parser = parse_cpus)]
     #[serde(deserialize_with = "cpus")]
     cpus: Option<f64>,
 
-    /// Time on processors, of all processes together
+    /// Processor time of all processes together
     #[arg(long, value_name = "DURATION")]
     cpu_time: Option<Time>,
 
@@ -31,35 +31,35 @@ pub(crate) struct LimitArgs {
     #[arg(long, value_name = "DURATION")]
     timeout: Option<Time>,
 
-    /// Time for everything, with what is fetched and unpacked
+    /// Time of the whole command, with fetching and unpacking
     #[arg(long, value_name = "DURATION")]
     total_timeout: Option<Time>,
 
-    /// Processes and threads at a time [default: 4096]
+    /// Number of processes and threads at one time [default: 4096]
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
     pids: Option<u64>,
 
-    /// Content of the files in /output
+    /// Bytes of the files in /output
     #[arg(long, value_name = "SIZE")]
     output_size: Option<Size>,
 
-    /// Files, links and directories in /output
+    /// Number of files, links and directories in /output
     #[arg(long, value_name = "NUMBER")]
     output_files: Option<u64>,
 
-    /// Disk that /tmp takes
+    /// Disk space of /tmp
     #[arg(long, value_name = "SIZE")]
     tmp_size: Option<Size>,
 
-    /// What the program prints
+    /// Bytes that the program prints
     #[arg(long, value_name = "SIZE")]
     log_size: Option<Size>,
 
-    /// Disk that it leaves free [default: 1GiB, less where the disk is small]
+    /// Disk space that stays free [default: 1GiB, less if the disk is small or nearly full]
     #[arg(long, value_name = "SIZE")]
     keep_free: Option<Size>,
 
-    /// Run the program also where a limit cannot be held here
+    /// Run the program even if this machine cannot enforce a limit
     #[arg(long)]
     best_effort_limits: bool,
 }

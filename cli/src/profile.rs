@@ -14,7 +14,7 @@ pub(crate) struct ProfileArgs {
     #[arg(long, value_name = "NAME", default_value = "unixfs-v0-2015")]
     profile: String,
 
-    /// CID version, 0 or 1; 1 turns on raw leaves unless `--raw-leaves=false` is given
+    /// CID version, 0 or 1. Version 1 turns on raw leaves unless `--raw-leaves=false` is given
     #[arg(long, value_name = "N")]
     cid_version: Option<u8>,
 
@@ -22,15 +22,15 @@ pub(crate) struct ProfileArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) raw_leaves: Option<bool>,
 
-    /// Chunking: `size-N`, with N in bytes
+    /// Size of a chunk: `size-N`, with N in bytes
     #[arg(long, short = 's', value_name = "CHUNKER")]
     chunker: Option<String>,
 
-    /// Most links of a file node
+    /// Maximum number of links of a file node
     #[arg(long, value_name = "N")]
     max_file_links: Option<usize>,
 
-    /// Directories above this size become HAMTs; 0 means never
+    /// Directories above this size become HAMT directories; 0 turns this off
     #[arg(long, value_name = "BYTES")]
     hamt_threshold: Option<u64>,
 }

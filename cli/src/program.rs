@@ -14,8 +14,8 @@ use crate::duration;
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Program options")]
 pub(crate) struct ProgramArgs {
-    /// Run the program at this absolute path of the root file system in place of /sbin/init. It is then not
-    /// process 1
+    /// Start the program at this absolute path of the root file system instead of /sbin/init. Process 1
+    /// is then a small init of ipfs-exec
     #[arg(long, value_name = "PATH")]
     entrypoint: Option<OsString>,
 
@@ -23,21 +23,21 @@ pub(crate) struct ProgramArgs {
     #[arg(long, value_name = "DIR", default_value = "/")]
     workdir: OsString,
 
-    /// Give the program the content of PATH as standard input: a content path, a local file, or `-` for all
-    /// of this command's standard input, which is added first. It is part of the job
+    /// Give the program the content of PATH as standard input. PATH is a content path, a local file, or
+    /// `-` for the standard input of this command, which is added to the repository first
     #[arg(long, value_name = "PATH", conflicts_with = "interactive")]
     stdin: Option<OsString>,
 
-    /// Pass this command's standard input on to the program. The run is then not repeatable
+    /// Pass the standard input of this command on to the program. The run is then not repeatable
     #[arg(short, long)]
     interactive: bool,
 
-    /// Give the program no terminal, also where this command has one
+    /// Give the program no terminal
     #[arg(short = 'T', long)]
     no_tty: bool,
 
-    /// How long a program may take that SIGTERM, SIGINT or SIGHUP asked to end; then it is killed. Programs
-    /// that do not handle the signal are killed at once
+    /// Time that the program has to end after SIGTERM, SIGINT or SIGHUP. Then it is killed. A program
+    /// that does not handle the signal is killed at once
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse)]
     stop_timeout: Duration,
 }

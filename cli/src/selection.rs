@@ -31,12 +31,12 @@ const HINT: &str = "name the files that you mean, or move them out of the reposi
 /// Rules that leave entries out.
 #[derive(Args, Debug, Default)]
 pub(crate) struct IgnoreArgs {
-    /// Leave out entries below PATH that match this rule, written as in a `.gitignore` file; may be
-    /// repeated
+    /// Leave out entries below PATH that match this rule; may be repeated. A rule has the form of a
+    /// line of a `.gitignore` file
     #[arg(long, value_name = "PATTERN")]
     ignore: Vec<String>,
 
-    /// Leave out entries that match a rule in this file, written as a `.gitignore` file
+    /// Leave out entries that match a rule in FILE, which has the form of a `.gitignore` file
     #[arg(long, value_name = "FILE")]
     ignore_rules_path: Option<PathBuf>,
 }

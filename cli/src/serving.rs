@@ -28,15 +28,15 @@ const LINGER: Duration = Duration::from_secs(2);
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Serving")]
 pub(crate) struct ServingArgs {
-    /// Listen at this address; may be repeated. `RELAY/p2p-circuit` listens at a relay
+    /// Listen at this address; may be repeated. `RELAY/p2p-circuit` is the address at a relay
     #[arg(long, value_name = "MULTIADDR")]
     listen: Vec<Multiaddr>,
 
-    /// Tell peers this address, where they cannot see it themselves; may be repeated
+    /// Announce this address to peers as well; may be repeated
     #[arg(long, value_name = "MULTIADDR")]
     announce: Vec<Multiaddr>,
 
-    /// Tell the DHT of this content [default: roots]
+    /// Announce this content to the DHT [default: roots]
     #[arg(long, value_name = "WHAT")]
     provide: Option<Provide>,
 }

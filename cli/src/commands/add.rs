@@ -19,22 +19,22 @@ use crate::selection::{IgnoreArgs, Selection};
 
 /// Add files and directories, and print their CIDs
 ///
-/// Prints the CID of each argument, and pins it. Kubo gives the same CID. Directories are added with
-/// everything in them; symbolic links are kept as links. Hidden files are added, too, which Kubo does
-/// only with `-H`: `--ignore '.*'` gives the CID that Kubo gives without it. A repository of ipfs-exec
-/// in a directory is left out.
+/// Pins each argument, and prints its CID. Kubo gives the same CID. A directory is added with all
+/// entries below it; symbolic links stay links. Hidden files are added as well, as by `ipfs add -r -H`;
+/// `--ignore '.*'` gives the CID of `ipfs add -r`. `add` leaves out repositories of ipfs-exec, because
+/// they hold private keys.
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct AddArgs {
-    /// Files or directories; `-` reads one file from stdin
+    /// Files or directories; `-` reads the content of one file from stdin
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
 
-    /// Add directories with all they hold (always done; accepted as Kubo needs it)
+    /// No effect: directories are always added with all entries. Kubo needs this option
     #[arg(long, short)]
     recursive: bool,
 
-    /// Print the CID of every file and directory
+    /// Print the CID of every entry
     #[arg(long, short, conflicts_with = "quieter")]
     quiet: bool,
 
@@ -42,15 +42,15 @@ pub(crate) struct AddArgs {
     #[arg(long, short = 'Q')]
     quieter: bool,
 
-    /// Print a line of JSON for every file and directory
+    /// Print one JSON object for every entry
     #[arg(long, conflicts_with_all = ["quiet", "quieter"])]
     json: bool,
 
-    /// Only compute the CIDs; keep nothing
+    /// Only compute the CIDs, and store nothing
     #[arg(long, short = 'n')]
     only_hash: bool,
 
-    /// Pin what is added
+    /// Pin the added content
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_value = "true", default_missing_value = "true")]
     pin: std::primitive::bool,
@@ -87,19 +87,19 @@ Examples:
 #[derive(Args, Debug, Default)]
 #[command(next_help_heading = "Metadata options")]
 pub(crate) struct MetadataArgs {
-    /// Record the permissions of files and directories
+    /// Record the permissions of each file and directory
     #[arg(long)]
     preserve_mode: bool,
 
-    /// Record the modification times
+    /// Record the modification time of each file and directory
     #[arg(long)]
     preserve_mtime: bool,
 
-    /// Record this mode for all: octal with a leading 0, such as 0644
+    /// Record this mode for all files and directories: an octal number such as 0644
     #[arg(long, value_name = "MODE", value_parser = parse_mode)]
     mode: Option<u32>,
 
-    /// Record this time for all, in seconds since 1970
+    /// Record this time for all files and directories, in seconds since 1970
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     mtime: Option<i64>,
 

@@ -31,7 +31,7 @@ pub(crate) struct CatArgs {
     )]
     offset: u64,
 
-    /// Write at most this many bytes
+    /// Write at most this number of bytes
     #[arg(long, short, value_name = "BYTES", value_parser = size::parse)]
     length: Option<u64>,
 }

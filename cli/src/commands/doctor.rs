@@ -21,10 +21,11 @@ use crate::output;
 const LEAST_FREE: u64 = 32 << 20;
 const LITTLE_FREE: u64 = 1 << 30;
 
-/// Check whether this machine can run programs, and say what to do where it cannot
+/// Check whether this machine can run programs
 ///
-/// Prints a line for each check: `ok`, `warning` if runs work without something, or `error` if a run
-/// would fail. The next line says what to do. `status` in JSON has the same three words.
+/// Prints one line for each check. The line begins with `ok`, with `warning` if runs work with a
+/// restriction, or with `error` if a run would fail. After a warning or an error, the next line says
+/// what to do. The key `status` in JSON has the same three words.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 Examples:
@@ -32,13 +33,13 @@ Examples:
   ipfs-exec doctor --network --peer /ip4/192.0.2.7/tcp/4001
   ipfs-exec doctor --json | jq 'select(.status == \"error\")'
 
-Exit codes: 0 when a run would work, 1 when it would fail.")]
+Exit codes: 0 if a run would work, 1 if a run would fail.")]
 pub(crate) struct DoctorArgs {
-    /// Also start a network node and connect to the peers that are known
+    /// Also start a network node, and connect to the known peers
     #[arg(long)]
     network: bool,
 
-    /// Print JSON, one object a line
+    /// Print one JSON object for each check
     #[arg(long)]
     json: bool,
 }

@@ -8,9 +8,9 @@ use crate::error::CommandError;
 
 use super::pin;
 
-/// Fetch content into the repository and pin it
+/// Fetch content from peers, pin it, and print its CID
 ///
-/// Goes on where an earlier fetch stopped: what came stays.
+/// Blocks that arrived stay in the repository, so that a fetch that was interrupted can be resumed.
 #[derive(Args, Debug)]
 #[command(
     after_long_help = "Example:\n  ipfs-exec fetch --peer /ip4/192.0.2.7/tcp/4001/p2p/12D3KooW... $output"
@@ -20,11 +20,11 @@ pub(crate) struct FetchArgs {
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<String>,
 
-    /// A name for the pins
+    /// Name of the pins
     #[arg(long, default_value = "", hide_default_value = true)]
     name: String,
 
-    /// Print lines of JSON instead of the CIDs
+    /// Print one JSON object for each CID
     #[arg(long)]
     json: bool,
 

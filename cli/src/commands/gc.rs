@@ -9,13 +9,13 @@ use crate::context::Context;
 use crate::error::CommandError;
 use crate::output;
 
-/// Remove content that is not pinned, and give its space back
+/// Remove content that is not pinned, and free its disk space
 ///
-/// Other commands may run meanwhile; content that they use stays. Unpacked root file systems stay, too,
-/// up to `rootfs-cache` of the configuration; `--rootfs` removes all that no run uses.
+/// Other commands may run at the same time; `gc` keeps content that they use. `gc` also keeps unpacked
+/// root file systems. Their total size is limited by `rootfs-cache` in the configuration.
 #[derive(Args, Debug)]
 pub(crate) struct GcArgs {
-    /// Remove also the unpacked root file systems that no run uses; the next run unpacks them again
+    /// Also remove the unpacked root file systems that no run uses. A later run unpacks them again
     #[arg(long)]
     rootfs: bool,
 

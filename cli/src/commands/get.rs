@@ -20,7 +20,7 @@ use crate::size;
 
 /// Write a file or directory to disk
 ///
-/// The destination appears complete or not at all, and never replaces anything.
+/// The destination appears when it is complete. `get` never replaces an existing file.
 #[derive(Args, Debug)]
 #[command(
     after_long_help = "Example:\n  ipfs-exec get QmeugpFaBp7aafV2uN7GC3E2GbAycnEU3c2Q3FS7mSLbo4 -o result"
@@ -29,7 +29,7 @@ pub(crate) struct GetArgs {
     /// Content path
     path: String,
 
-    /// Where to write [default: the last part of the path]
+    /// Destination [default: the last part of the path]
     #[arg(long, short, value_name = "DEST")]
     output: Option<PathBuf>,
 

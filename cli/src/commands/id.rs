@@ -10,7 +10,7 @@ use crate::output;
 
 /// Print the peer id of this repository
 ///
-/// `serve` speaks as this peer. Other commands make up an identity that passes with them.
+/// `serve` uses this peer id. Other commands make a temporary one.
 #[derive(Args, Debug)]
 pub(crate) struct IdArgs {
     /// Print JSON

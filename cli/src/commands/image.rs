@@ -32,8 +32,9 @@ enum ImageCommand {
 
 /// Add the tree in an archive as a directory, and print its CID
 ///
-/// Nothing is unpacked to disk. `run` mounts the directory and reads what the program touches; every
-/// file of it can be named, shared and fetched by itself.
+/// The archive is not unpacked to disk. `run` mounts such a directory as the root file system, and
+/// reads or fetches only the files that the program opens. The entries of each directory are sorted by
+/// name.
 #[derive(Args, Debug)]
 #[command(
     after_long_help = "Example:\n  rootfs=$(ipfs-exec image unpack debian.tar.zst)\n  \
@@ -43,11 +44,11 @@ struct UnpackArgs {
     /// The archive: a content path or a local file
     archive: String,
 
-    /// Refuse archives that unpack to more than this
+    /// Refuse an archive that unpacks to more bytes than this
     #[arg(long, value_name = "SIZE", default_value = "16GiB", value_parser = size::parse_nonzero)]
     max_size: u64,
 
-    /// Refuse archives with more entries than this
+    /// Refuse an archive with more entries than this
     #[arg(long, value_name = "NUMBER", default_value_t = archive::DEFAULT_BUDGET.max_entries,
           value_parser = clap::value_parser!(u64).range(1..))]
     max_entries: u64,

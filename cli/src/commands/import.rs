@@ -14,22 +14,23 @@ use crate::disk::DiskArgs;
 use crate::error::{CommandError, LocalError};
 use crate::output;
 
-/// Take in the blocks of CAR files, and print their roots
+/// Import the blocks of CAR files, and print their roots
 ///
-/// Reads versions 1 and 2, and checks every block. Roots that are complete are pinned. If a root is
-/// not complete, its blocks are kept, an error names the first missing block, and the exit code is 1.
+/// Reads CAR versions 1 and 2, and checks the hash of every block. `import` pins each complete root. If
+/// a root lacks blocks, `import` keeps the blocks that it has, names the first missing block, and ends
+/// with 1.
 #[derive(Args, Debug)]
 pub(crate) struct ImportArgs {
     /// CAR files; `-` reads stdin
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
 
-    /// Pin the roots; with `false` they need not be complete
+    /// Pin the roots. With `false`, roots may lack blocks
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_value = "true", default_missing_value = "true")]
     pin_roots: std::primitive::bool,
 
-    /// Print lines of JSON, which also tell whether the root is pinned
+    /// Print one JSON object for each root, which also shows whether the root is pinned
     #[arg(long)]
     json: bool,
 

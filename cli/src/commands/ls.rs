@@ -20,28 +20,28 @@ const BATCH_ENTRIES: usize = 512;
 
 /// List directories
 ///
-/// Prints a line for every entry: its CID, its size in bytes (`-` for a directory) and its name,
-/// which ends in `/` for a directory. Only the blocks of the directory itself are fetched: an entry
-/// that is not in the repository has the size `?`, and no `/`.
+/// Prints one line for each entry: its CID, its size in bytes and its name. A directory has the size
+/// `-` and a name that ends with `/`. `ls` fetches only the blocks of the directory itself. An entry
+/// whose block is not in the repository has the size `?` and no `/`.
 #[derive(Args, Debug)]
 pub(crate) struct LsArgs {
-    /// Content paths of directories; a file lists itself
+    /// Content paths of directories; a file is listed by itself
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<String>,
 
-    /// List what is below, too, with paths relative to the argument
+    /// List the entries of subdirectories as well, with paths relative to PATH
     #[arg(long, short)]
     recursive: bool,
 
-    /// Fetch the entries that are missing, to show what they are and how large
+    /// Fetch missing entries to show their types and sizes
     #[arg(long)]
     size: bool,
 
-    /// Stop after this many entries
+    /// Stop after this number of entries
     #[arg(long, value_name = "NUMBER", default_value_t = limits::MAX_EXPORT_ENTRIES)]
     max_entries: u64,
 
-    /// Print lines of JSON
+    /// Print one JSON object for each entry
     #[arg(long)]
     json: bool,
 }

@@ -12,12 +12,12 @@ use crate::profile::ProfileArgs;
 
 /// Make a directory from existing content, and print its CID
 ///
-/// Takes pairs of an entry name and a content path; without any, makes the empty directory. The
-/// directory is pinned.
+/// Takes pairs of an entry name and a content path. Without pairs, `mkdir` makes the empty directory.
+/// The directory is pinned.
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLE)]
 pub(crate) struct MkdirArgs {
-    /// Name of an entry and what it is to hold, any number of times
+    /// Name of an entry, and the content path of the entry; may be repeated
     #[arg(value_names = ["NAME", "PATH"], num_args = 0.., value_name = "NAME PATH")]
     pairs: Vec<String>,
 

@@ -32,11 +32,11 @@ use clap::{Parser, Subcommand};
 use crate::context::{Context, GlobalArgs};
 use crate::error::CommandError;
 
-/// Pure computation on IPFS: run a program by content address
+/// Run programs on IPFS content in a sandbox
 ///
-/// A root file system archive and an input, both by content address, go in; the program runs in a
-/// sandbox without a network; the content address of what it wrote comes out. No daemon and no
-/// other IPFS program is needed.
+/// `ipfs-exec run` takes a root file system and an input, each by its content address. It runs a
+/// program of the root file system in a sandbox without a network. Then it prints the content address
+/// of the files that the program wrote. ipfs-exec needs no daemon and no other IPFS program.
 #[derive(Debug, Parser)]
 #[command(name = "ipfs-exec", version, max_term_width = 100, after_long_help = EXAMPLES)]
 pub(crate) struct Cli {
@@ -49,13 +49,14 @@ pub(crate) struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  Add an image and an input, and run a program on them:
+  Add a root file system and an input, and run a program on them:
     rootfs=$(ipfs-exec add rootfs.tar.gz)
     input=$(ipfs-exec add data/)
     output=$(ipfs-exec run $rootfs $input sh -c 'sort /input/words > /output/sorted')
     ipfs-exec cat $output/sorted
 
-Exit codes: 0 done, 1 failed, 2 wrong usage; `run` exits as the program did, see its help.";
+Exit codes: 0 if the command succeeds, 1 if it fails, 2 if the command line is wrong. `run` ends
+with the exit code of the program; see `ipfs-exec run --help`.";
 
 #[derive(Debug, Subcommand)]
 enum Command {

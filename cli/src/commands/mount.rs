@@ -18,22 +18,22 @@ use crate::{duration, output};
 
 /// Show a directory as a file system, read-only
 ///
-/// What is not here is fetched as it is read. Prints one line when it is ready, and runs until it is
-/// unmounted (`ipfs-exec umount DIR`) or gets a signal. Every file and directory tells its CID as the
-/// extended attribute `ipfs.cid`.
+/// Blocks that the repository lacks are fetched when a program reads them. `mount` prints one line when
+/// the mount is ready, and runs until `ipfs-exec umount DIR` or a signal ends it. Every file and
+/// directory has its CID as the extended attribute `ipfs.cid`.
 #[derive(Args, Debug)]
 #[command(after_long_help = HELP, override_usage = "ipfs-exec mount [OPTIONS] PATH DIR
        ipfs-exec mount [OPTIONS] --all DIR")]
 pub(crate) struct MountArgs {
-    /// Show every CID: any DIR/CID/path can be read, DIR itself cannot be listed
+    /// Show all content: every DIR/CID/path can be read. DIR itself cannot be listed
     #[arg(long)]
     all: bool,
 
-    /// Let other users in as well; an ordinary user needs `user_allow_other` in /etc/fuse.conf
+    /// Let other users read the mount. An ordinary user needs `user_allow_other` in /etc/fuse.conf
     #[arg(long)]
     allow_other: bool,
 
-    /// Come back when the mount is ready, and go on serving it in the background
+    /// Return when the mount is ready. A process in the background serves it
     #[arg(long)]
     background: bool,
 
@@ -41,7 +41,7 @@ pub(crate) struct MountArgs {
     #[arg(long, hide = true, conflicts_with = "background")]
     detached: bool,
 
-    /// Fail a read when no block arrives for this time [default: that of `--idle-timeout`]
+    /// End a read with an error if no block arrives for this time [default: value of `--idle-timeout`]
     #[arg(long, value_name = "DURATION", value_parser = duration::parse_nonzero)]
     timeout: Option<Duration>,
 
@@ -49,7 +49,7 @@ pub(crate) struct MountArgs {
     #[arg(long)]
     json: bool,
 
-    /// Content path of a directory, unless `--all`; then an empty directory
+    /// Content path of a directory (not with `--all`), and an empty directory of this machine
     #[arg(required = true, num_args = 1..=2, value_names = ["PATH", "DIR"])]
     places: Vec<PathBuf>,
 }
@@ -57,7 +57,7 @@ pub(crate) struct MountArgs {
 const HELP: &str = "\
 Examples:
   ipfs-exec mount QmeugpFaBp7aafV2uN7GC3E2GbAycnEU3c2Q3FS7mSLbo4 /mnt
-  ipfs-exec mount --background $CID /mnt && ls /mnt; ipfs-exec umount /mnt
+  ipfs-exec mount --background $CID /mnt && ls /mnt && ipfs-exec umount /mnt
   ipfs-exec mount --all ~/ipfs";
 
 pub(crate) fn mount(context: &Context, arguments: &MountArgs) -> Result<ExitCode, CommandError> {

@@ -23,15 +23,14 @@ const INTRODUCTION: Duration = Duration::from_secs(5);
 /// How long one wait lasts at most, so that signals are seen.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Connect to the peers that are known, and show what they are
+/// Connect to the known peers, and list them
 ///
-/// The peers are those named by `--peer` and the configuration, and those that are found on the
-/// local network. Prints a line for each: its id, how long an answer takes, the name of its
-/// program, and its address.
+/// Known peers are the peers of `--peer`, of the configuration, and of the local network. `peers` prints
+/// one line for each: peer id, latency, name of its program, and address.
 #[derive(Args, Debug)]
 #[command(after_long_help = "Example:\n  ipfs-exec peers --peer /ip4/192.0.2.7/tcp/4001")]
 pub(crate) struct PeersArgs {
-    /// Print JSON, with all protocols that each peer speaks
+    /// Print one JSON object for each peer, with all its protocols
     #[arg(long)]
     json: bool,
 }

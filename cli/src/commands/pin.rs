@@ -25,23 +25,23 @@ pub(crate) struct PinArgs {
 
 #[derive(Debug, Subcommand)]
 enum PinCommand {
-    /// Pin content, fetching what is missing of it, and print its CID
+    /// Fetch the missing blocks of content, pin it, and print its CID
     Add {
         /// Content paths
         #[arg(required = true, value_name = "PATH")]
         paths: Vec<String>,
-        /// Keep everything below, too
+        /// Pin all content below the CID as well
         #[arg(long, short, value_name = "BOOL", num_args = 0..=1, require_equals = true,
               default_value = "true", default_missing_value = "true")]
         recursive: std::primitive::bool,
-        /// A name for the pin
+        /// Name of the pin
         #[arg(long, default_value = "", hide_default_value = true)]
         name: String,
         /// Print lines of JSON instead of the CIDs
         #[arg(long)]
         json: bool,
     },
-    /// Remove pins; `gc` then removes the content
+    /// Remove pins, so that `gc` can remove the content
     Rm {
         /// Content paths
         #[arg(required = true, value_name = "PATH")]
@@ -50,18 +50,18 @@ enum PinCommand {
         #[arg(long)]
         json: bool,
     },
-    /// List pins: CID and kind
+    /// List pins with CID and kind
     Ls {
-        /// Only these
+        /// List only the pins of these content paths
         #[arg(value_name = "PATH")]
         paths: Vec<String>,
-        /// Only this kind
+        /// List only pins of this kind
         #[arg(long = "type", short, value_enum, default_value = "all")]
         kind: KindFilter,
         /// Print only CIDs
         #[arg(long, short)]
         quiet: bool,
-        /// Print names, too
+        /// Print the names as well
         #[arg(long, short)]
         names: bool,
         /// Print lines of JSON
@@ -72,13 +72,13 @@ enum PinCommand {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum KindFilter {
-    /// Pinned with everything below
+    /// Pinned with all content below
     Recursive,
     /// Pinned alone
     Direct,
     /// Below a recursive pin
     Indirect,
-    /// All of these
+    /// Every kind
     All,
 }
 

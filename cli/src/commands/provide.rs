@@ -19,11 +19,11 @@ const TICK: Duration = Duration::from_millis(100);
 /// Where this process listens meanwhile, if nothing else is said.
 const LISTEN: [&str; 2] = ["/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1"];
 
-/// Tell the DHT that content is here
+/// Announce content to the DHT
 ///
-/// The process that serves the repository does so, at once and again every twelve hours; this
-/// command waits until it has. Where none runs, this command does it once, and peers get the
-/// content as soon as `ipfs-exec serve` runs.
+/// If `ipfs-exec serve` runs on the repository, it announces the content now and every twelve hours;
+/// `provide` waits for the first announcement. Otherwise `provide` announces the content once. Peers
+/// can fetch it only while `ipfs-exec serve` runs.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 Examples:
@@ -34,11 +34,11 @@ pub(crate) struct ProvideArgs {
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<String>,
 
-    /// No longer tell the DHT
+    /// Stop announcing this content
     #[arg(long)]
     stop: bool,
 
-    /// Print lines of JSON instead of the CIDs
+    /// Print one JSON object for each CID
     #[arg(long)]
     json: bool,
 }

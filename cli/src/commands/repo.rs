@@ -10,7 +10,7 @@ use crate::context::Context;
 use crate::error::CommandError;
 use crate::output;
 
-/// Show facts about the repository, and repair it
+/// Show and repair the repository
 #[derive(Args, Debug)]
 pub(crate) struct RepoArgs {
     #[command(subcommand)]
@@ -19,7 +19,7 @@ pub(crate) struct RepoArgs {
 
 #[derive(Debug, Subcommand)]
 enum RepoCommand {
-    /// Show counts and sizes; `RootfsCache` is how much the unpacked root file systems may take
+    /// Show counts and sizes. `RootfsCache` is the maximum size of the unpacked root file systems
     Stat {
         /// Print JSON
         #[arg(long)]
@@ -28,10 +28,11 @@ enum RepoCommand {
 
     /// Rebuild the database from the blocks
     ///
-    /// Reads and hashes every block. Pins with their names are kept where the old database can be
-    /// read. Every block that no other block links to and that is not pinned gets a pin named
-    /// `recovered`, so that `gc` keeps it: remove those that you do not need with `pin rm`. The old
-    /// database is kept as `repo.db.old-N`. No other command may use the repository meanwhile.
+    /// Reads and hashes every block. `reindex` keeps pins and their names if it can read the old
+    /// database. A block without a pin and without a link from another block gets a pin named
+    /// `recovered`, so that `gc` keeps it; `ipfs-exec pin rm CID` removes a pin that you do not need.
+    /// `reindex` keeps the old database as `repo.db.old-N`. No other command can use the repository at
+    /// the same time.
     Reindex {
         /// Print JSON
         #[arg(long)]

@@ -38,53 +38,57 @@ use crate::{duration, output, signals, size};
 
 /// Run a program in a sandbox, and print the CID of its output
 ///
-/// Unpacks the archive ROOTFS, starts its `/sbin/init` with the arguments given, and shows it INPUT
-/// at `/input`. The program sees nothing else, has no network, and may write to `/output` and
-/// `/tmp` alone. When it and all it started have ended, `/output` is added and pinned, and its CID
-/// is printed, also when the program failed.
+/// Starts `/sbin/init` of the root file system ROOTFS with the arguments ARG. The program reads INPUT
+/// at `/input`. It sees no other files of this machine and has no network. It can write only to
+/// `/output` and `/tmp`.
 ///
-/// What the program prints goes to stderr. Its standard input is empty, unless `--stdin` names its
-/// content, `--interactive` passes this command's on, or both are at a terminal.
+/// When the program and all processes that it started have ended, `run` adds `/output` to the
+/// repository, pins it, and prints its CID. It does so for every exit code of the program.
+///
+/// The standard output of the program goes to stderr. Its standard input is empty. `--stdin` gives it
+/// content, and `--interactive` gives it the standard input of this command. If this command is at a
+/// terminal, the program gets a terminal of its own, unless `--no-tty` is given.
 #[derive(Args, Debug)]
 #[command(after_long_help = HELP, override_usage = "ipfs-exec run [OPTIONS] ROOTFS INPUT [ARG]...")]
 pub(crate) struct RunArgs {
-    /// Root file system (an archive or a directory) and input, each a content path or a local file or
-    /// directory; then the arguments of /sbin/init, given to it exactly as they are
+    /// Root file system, input and arguments of the program. ROOTFS is an archive or a directory;
+    /// ROOTFS and INPUT are content paths or local paths. The program gets each ARG unchanged
     #[arg(required = true, num_args = 2.., trailing_var_arg = true, allow_hyphen_values = true,
           value_names = ["ROOTFS", "INPUT", "ARG"])]
     command: Vec<OsString>,
 
-    /// Set a variable in the program's environment
+    /// Set an environment variable of the program; may be repeated
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_variable)]
     env: Vec<(OsString, OsString)>,
 
-    /// Refuse archives that unpack to more than this
+    /// Refuse a root file system with more bytes than this
     #[arg(long, value_name = "SIZE", default_value = "16GiB", value_parser = size::parse_nonzero)]
     max_rootfs_size: u64,
 
-    /// Refuse archives with more entries than this
+    /// Refuse a root file system with more entries than this
     #[arg(long, value_name = "NUMBER", default_value_t = DEFAULT_BUDGET.max_entries,
           value_parser = clap::value_parser!(u64).range(1..))]
     max_rootfs_entries: u64,
 
-    /// How the program gets to its input: `mount` reads and fetches what it touches alone, `copy` fetches
-    /// all of it first, `auto` writes it out where this machine cannot mount
+    /// How the program reads its input. `mount` fetches only the blocks that the program reads. `copy`
+    /// fetches the whole input first. `auto` is `mount`, but copies the input to disk if this machine
+    /// has no FUSE
     #[arg(long, value_name = "MODE", value_enum, default_value_t = Mode::Auto)]
     input_mode: Mode,
 
-    /// Write to FILE what the program touched of its input, one JSON object an access
+    /// Record each access to the input in FILE, as one JSON object a line
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
 
-    /// Tell on stderr what the program used, and how much of the input it depended on
+    /// Print to stderr the resources that the program used, and the number of input blocks that it read
     #[arg(long)]
     stats: bool,
 
-    /// Refuse inputs with more content than this where they are copied
+    /// Refuse to copy an input with more bytes than this
     #[arg(long, value_name = "SIZE", default_value = "1TiB", value_parser = size::parse_nonzero)]
     max_input_size: u64,
 
-    /// Refuse inputs with more files, directories and links than this where they are copied
+    /// Refuse to copy an input with more files, directories and links than this
     #[arg(long, value_name = "NUMBER", default_value_t = MAX_EXPORT_ENTRIES,
           value_parser = clap::value_parser!(u64).range(1..))]
     max_input_entries: u64,
@@ -94,7 +98,7 @@ pub(crate) struct RunArgs {
           default_value = "true", default_missing_value = "true")]
     pin: std::primitive::bool,
 
-    /// Record the permissions of the output's files
+    /// Record the permissions of files in the output and in a local INPUT
     #[arg(long)]
     preserve_mode: bool,
 
@@ -102,8 +106,8 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     json: bool,
 
-    /// Afterwards serve the output, until a signal, for a time (`--serve=10m`), or until this many
-    /// peers have taken all of it (`--serve=until=3`)
+    /// Serve the output to peers after the run: until a signal, for a time (`--serve=10m`), or until
+    /// this number of peers has fetched all of it (`--serve=until=3`)
     #[arg(long, value_name = "DURATION|until=N", num_args = 0..=1, require_equals = true,
           default_missing_value = "", value_parser = parse_until, help_heading = "Serving")]
     serve: Option<Until>,
@@ -140,9 +144,14 @@ impl From<Mode> for InputMode {
 }
 
 const HELP: &str = "\
-An archive is tar, plain or compressed with gzip, zstd, xz or bzip2. It is unpacked once and kept
-for further runs. A local directory given as ROOTFS is added with modes and times, as `image unpack`
-adds the tree in an archive; devices and other file systems mounted in it are left out.
+ROOTFS:
+  An archive is a tar file, plain or compressed with gzip, zstd, xz or bzip2. `run` unpacks it
+  once and keeps the result for later runs. A directory is mounted; `image unpack` makes one of
+  an archive. `run` adds a local directory with its modes and times. It leaves out devices,
+  FIFOs, sockets and other file systems that are mounted in the directory.
+
+  The program can execute files without a recorded mode: their mode is 0555. This holds for
+  ROOTFS and INPUT, so that the output of one run can be either of them in the next run.
 
 Examples:
   ipfs-exec run $busybox $input sh -c 'tr a-z A-Z < /input/hello > /output/shout'
@@ -151,13 +160,25 @@ Examples:
   ipfs-exec run --peer $address --serve=until=1 $rootfs $input sort /input/words
   tar c ./photos | ipfs-exec run -i $rootfs $input sh -c 'tar x -C /output'
   ipfs-exec run --memory 2GiB --timeout 10m --pids 100 $rootfs $input compute
+  ipfs-exec run --entrypoint /usr/bin/sort --workdir /input $rootfs $input words
 
-A program that hits a limit is killed with all that it started, and has no output. Limits are held by
-control groups where this process may make one, else by looking often; `--json` tells which.
+Limits:
+  A program that reaches a limit is killed with all processes that it started, and has no
+  output. Control groups enforce the limits if this process may make one. Otherwise `run` checks
+  the processes at short intervals. `--json` shows the mechanism of each limit.
 
-Exit codes: that of the program, 128+N when signal N killed it; 124 when it hit a limit of time, 137
-when it hit another one; 123 when it left in /output what UnixFS cannot hold, such as a socket; 125 when
-ipfs-exec itself failed, 126 when /sbin/init cannot be executed, 127 when there is none.";
+Signals:
+  SIGTERM, SIGINT, SIGHUP, SIGUSR1 and SIGUSR2 go to the program. After SIGTERM, SIGINT or
+  SIGHUP the program has the time of `--stop-timeout` to end.
+
+Exit codes:
+  0-255    exit code of the program; 128+N if signal N killed it
+  123      /output holds a file that UnixFS cannot store, such as a socket
+  124      the program reached a limit of time
+  125      ipfs-exec failed, or the command line is wrong
+  126      the program cannot be executed
+  127      the program does not exist
+  137      the program reached another limit";
 
 fn parse_variable(text: &str) -> Result<(OsString, OsString), String> {
     let (name, value) = text.split_once('=').ok_or("it has no `=`")?;

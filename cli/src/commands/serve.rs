@@ -17,13 +17,15 @@ const LISTEN: [&str; 4] = [
     "/ip6/::/udp/4001/quic-v1",
 ];
 
-/// Serve the repository to IPFS peers, until a signal
+/// Serve the repository to IPFS peers
 ///
-/// Prints a line `listening on MULTIADDR` for each address at which peers can reach it; port 4001,
-/// TCP and QUIC, of all interfaces unless told otherwise. What other processes add to the
-/// repository is served as well. Peers of the local network find it by multicast DNS, others by the
-/// DHT, once it is connected to a peer that keeps one: `--peer` names those of a local network,
-/// `--public` or `bootstrap` in the configuration those of another.
+/// `serve` runs until a signal ends it. It prints a line `listening on MULTIADDR` for each address at
+/// which it listens. The default is port 4001, TCP and QUIC, on all interfaces. `serve` also serves
+/// content that other processes add while it runs.
+///
+/// Peers on the local network find `serve` by multicast DNS. Other peers find it in a DHT. `--public`
+/// joins the DHT of the public network; `--peer` or `bootstrap` in the configuration names a peer of
+/// another DHT.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 Examples:
@@ -32,7 +34,7 @@ Examples:
   ipfs-exec serve --public --provide pinned
   ipfs-exec serve --listen /ip4/192.0.2.1/tcp/4001/p2p/12D3KooW.../p2p-circuit")]
 pub(crate) struct ServeArgs {
-    /// Print lines of JSON
+    /// Print one JSON object for each address
     #[arg(long)]
     json: bool,
 

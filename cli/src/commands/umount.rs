@@ -8,17 +8,17 @@ use ipfs_exec_executor::mount;
 use super::mount::explain;
 use crate::error::CommandError;
 
-/// Unmount what `mount` shows at a directory
+/// End a mount
 ///
-/// The process that serves the mount ends.
+/// Unmounts the directory. The process that serves the mount ends.
 #[derive(Args, Debug)]
 #[command(after_long_help = HELP)]
 pub(crate) struct UmountArgs {
-    /// Unmount also while files there are open; those can be read on
+    /// Unmount even if files of the mount are open. Programs can still read the open files
     #[arg(short = 'z', long)]
     lazy: bool,
 
-    /// The directory
+    /// Directory of the mount
     #[arg(value_name = "DIR")]
     directory: PathBuf,
 }

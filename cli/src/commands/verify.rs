@@ -11,10 +11,10 @@ use crate::context::Context;
 use crate::error::CommandError;
 use crate::output;
 
-/// Read and hash every block, and walk every pin
+/// Check the hash of every block, and that every pin is complete
 ///
-/// Prints what is damaged or missing, and the files of the repository that belong to another user.
-/// Exits with 1 if there is any.
+/// Prints damaged and missing blocks, and files of the repository that belong to another user. Ends
+/// with 1 if it finds one.
 #[derive(Args, Debug)]
 pub(crate) struct VerifyArgs {
     /// Print JSON
