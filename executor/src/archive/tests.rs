@@ -712,7 +712,8 @@ fn replaced_entries_give_their_memory_back() {
     let mut placement = Placement::new(root.as_fd(), &spending);
     let (blocks, profile) = (MemoryBlocks::default(), Profile::default());
     let mut planting = Planting::new(&blocks, &profile, &DEFAULT_BUDGET, &Silent);
-    let mut all: [&mut dyn FnMut(&str, Option<&str>) -> usize; 2] = [
+    type Make<'m> = &'m mut dyn FnMut(&str, Option<&str>) -> usize;
+    let mut all: [Make<'_>; 2] = [
         &mut |name, target| {
             match target {
                 Some(target) => placement.symlink(&path(name), target.as_bytes(), member::NO_TIME),
