@@ -54,7 +54,7 @@ fn place(directory: &Path) -> io::Result<PathBuf> {
 
 /// Whether the last mount at `place` in a `mountinfo` of proc(5) is one of ours.
 fn is_mounted(mounts: &[u8], place: &Path) -> bool {
-    let kinds = mounts.split(|byte| *byte == b'\n').filter_map(|line| {
+    let mut kinds = mounts.split(|byte| *byte == b'\n').filter_map(|line| {
         let mut fields = line.split(|byte| *byte == b' ');
         let point = unescaped(fields.nth(4)?);
         let mut kind = fields.skip_while(|field| *field != b"-").skip(1);
@@ -63,7 +63,7 @@ fn is_mounted(mounts: &[u8], place: &Path) -> bool {
         let is_ours = kind.starts_with(b"fuse") && source == SOURCE.as_bytes();
         (point == place).then_some(is_ours)
     });
-    kinds.last() == Some(true)
+    kinds.next_back() == Some(true)
 }
 
 /// A path in which blanks and such are octal numbers.

@@ -60,20 +60,36 @@ enum Place<N> {
 
 /// Looks `path` up. The tree may be read for it.
 pub(super) fn find<T: Tree>(tree: &T, path: &[u8]) -> Result<Found<T::Node>, T::Error> {
-    Ok(follow(tree, path)?.0)
+    Ok(follow(tree, path)?.found)
 }
 
 /// The name that the file at `path` has in the end, where that is another because `path` is a link.
 pub(super) fn linked_name<T: Tree>(tree: &T, path: &[u8]) -> Result<Option<Vec<u8>>, T::Error> {
     let own = segments(path).into_iter().next();
-    let (found, name) = follow(tree, path)?;
+    let Followed { found, name } = follow(tree, path)?;
     let is_other = matches!(found, Found::Node(_)) && name != own;
     Ok(name.filter(|_| is_other))
 }
 
-/// Looks `path` up; gives also the last name that was looked up.
-fn follow<T: Tree>(tree: &T, path: &[u8]) -> Result<(Found<T::Node>, Option<Vec<u8>>), T::Error> {
-    let mut last = None;
+/// The end of a path, and the last name that was looked up.
+struct Followed<N> {
+    found: Found<N>,
+    name: Option<Vec<u8>>,
+}
+
+/// Looks `path` up.
+fn follow<T: Tree>(tree: &T, path: &[u8]) -> Result<Followed<T::Node>, T::Error> {
+    let mut name = None;
+    let found = walk(tree, path, &mut name)?;
+    Ok(Followed { found, name })
+}
+
+/// Looks `path` up, and notes each name that it passes.
+fn walk<T: Tree>(
+    tree: &T,
+    path: &[u8],
+    last: &mut Option<Vec<u8>>,
+) -> Result<Found<T::Node>, T::Error> {
     let mut ahead = segments(path);
     let mut behind = vec![Place::Node(tree.root()?)];
     let (mut links, mut is_linked) = (0, false);
@@ -92,21 +108,21 @@ fn follow<T: Tree>(tree: &T, path: &[u8]) -> Result<(Found<T::Node>, Option<Vec<
         }
         let step = match behind.last() {
             Some(Place::Node(node)) => tree.entry(node, &name)?,
-            Some(Place::Mounted { is_kernel: true }) => return Ok((Found::Kernel, last)),
-            Some(Place::Mounted { is_kernel: false }) | None => return Ok((Found::Dangling, last)),
+            Some(Place::Mounted { is_kernel: true }) => return Ok(Found::Kernel),
+            Some(Place::Mounted { is_kernel: false }) | None => return Ok(Found::Dangling),
         };
         match step {
             Step::Node(node) => {
                 behind.push(Place::Node(node));
-                last = Some(name);
+                *last = Some(name);
             }
-            Step::Nothing if is_linked => return Ok((Found::Dangling, last)),
-            Step::Nothing => return Ok((Found::Nothing, last)),
+            Step::Nothing if is_linked => return Ok(Found::Dangling),
+            Step::Nothing => return Ok(Found::Nothing),
             Step::Link(target) => {
                 links += 1;
                 is_linked = true;
                 if links > MAX_LINKS {
-                    return Ok((Found::Loop, last));
+                    return Ok(Found::Loop);
                 }
                 if target.starts_with(b"/") {
                     behind.truncate(1);
@@ -115,13 +131,12 @@ fn follow<T: Tree>(tree: &T, path: &[u8]) -> Result<(Found<T::Node>, Option<Vec<
             }
         }
     }
-    let found = match behind.pop() {
+    Ok(match behind.pop() {
         Some(Place::Node(node)) => Found::Node(node),
         Some(Place::Mounted { is_kernel: true }) => Found::Kernel,
         Some(Place::Mounted { is_kernel: false }) => Found::Dangling,
         None => Found::Nothing,
-    };
-    Ok((found, last))
+    })
 }
 
 /// Whether the kernel would execute a file of its own for `path`: the path leads there, or the interpreter

@@ -109,6 +109,10 @@ struct Scan<'f> {
     buffer: Vec<u8>,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one at a time, and nearly all are sections"
+)]
 enum Step<'a> {
     Section(Section<'a>),
     End(Rest),

@@ -36,6 +36,12 @@ const ROOTS_A_ROUND: i64 = 1024;
 /// How often the segments are read to find what is above a block whose links cannot be followed.
 const MAX_ROUNDS: usize = 64;
 
+/// Copies a table of the old database, and counts its rows.
+type Copy = fn(&Connection, &Connection) -> Result<u64, CopyError>;
+
+/// Is called with a block, its content and the blocks that it links to.
+type Visit<'v> = dyn FnMut(&Cid, &[u8], &[Cid]) -> rusqlite::Result<()> + 'v;
+
 const LINKS_SCHEMA: &str = "
     PRAGMA links.journal_mode = OFF;
     PRAGMA links.synchronous = OFF;
@@ -177,8 +183,7 @@ impl<'r> Rebuild<'r> {
                 return Ok(());
             }
         };
-        let copies: [fn(&Connection, &Connection) -> Result<u64, CopyError>; 3] =
-            [old::copy_provides, old::copy_rootfs, old::copy_pins];
+        let copies: [Copy; 3] = [old::copy_provides, old::copy_rootfs, old::copy_pins];
         for copy in copies {
             match copy(&connection, &self.connection) {
                 Ok(rows) => self.reindexed.kept_pins = rows,
@@ -324,10 +329,7 @@ impl<'r> Rebuild<'r> {
     }
 
     /// Visits every whole block whose own links can be followed.
-    fn each_node(
-        &self,
-        visit: &mut dyn FnMut(&Cid, &[u8], &[Cid]) -> rusqlite::Result<()>,
-    ) -> Result<(), RepoError> {
+    fn each_node(&self, visit: &mut Visit<'_>) -> Result<(), RepoError> {
         for id in segment::numbers(self.layout)? {
             let path = self.layout.segment(id);
             let file = File::open(&path).map_err(RepoError::io("open", &path))?;

@@ -324,7 +324,8 @@ fn a_lost_or_cut_segment_does_not_stop_collections() {
 /// A damaged index had no hint and no way out.
 #[test]
 fn a_damaged_database_is_named_kept_and_rebuilt() {
-    let cases: [(&str, fn(&Path)); 4] = [
+    type Case = (&'static str, fn(&Path));
+    let cases: [Case; 4] = [
         ("empty", |path| fs::write(path, "").unwrap()),
         ("cut", |path| {
             let length = fs::metadata(path).unwrap().len();
@@ -356,7 +357,7 @@ fn a_damaged_database_is_named_kept_and_rebuilt() {
         let harmed = fs::read(&path).unwrap();
         let before = segments(&root);
         let read = Repository::open(&root)
-            .and_then(|repository| Ok(read_all(&repository, &cid).map_err(unwrap_repo)?));
+            .and_then(|repository| read_all(&repository, &cid).map_err(unwrap_repo));
         assert!(
             matches!(read, Err(RepoError::DamagedDatabase { .. })),
             "{case}: {read:?}"
@@ -423,7 +424,7 @@ fn a_rebuild_keeps_pins_provides_and_root_file_systems() {
 /// A process that is killed leaves one of these, and nothing is lost.
 #[test]
 fn a_rebuild_that_was_killed_is_done_again() {
-    let (directory, repository) = repository();
+    let (_directory, repository) = repository();
     let root = repository.path().to_owned();
     let (cid, bytes) = pinned_file(&repository, 1);
     drop(repository);
@@ -445,7 +446,6 @@ fn a_rebuild_that_was_killed_is_done_again() {
         }
     }
     // Between two renames, where the old database could not be read.
-    back_up(&root, directory.path());
     fs::rename(root.join("repo.db"), root.join("repo.db.old-7")).unwrap();
     let opened = Repository::open(&root);
     assert!(matches!(opened, Err(RepoError::NoDatabase { .. })));

@@ -19,9 +19,22 @@ fn marker(number: u32) -> String {
 
 /// Starts a program that would sleep for years.
 fn sleeper(machine: &Machine, marker: &str) -> Running {
-    let script = format!("echo x > /output/x; echo ready >&2; sleep {marker} & sleep {marker}");
+    // A shell handles SIGINT, and ends by itself; `sleep` handles nothing.
+    let script =
+        format!("echo x > /output/x; echo ready >&2; sleep {marker} & exec sleep {marker}");
     let mut running = machine.run(["sh", "-c", &script]).process_group().start();
     running.wait_for("ready");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let sleeps = |line: &String| line.starts_with("sleep ");
+    while processes_with(marker)
+        .iter()
+        .filter(|line| sleeps(line))
+        .count()
+        < 2
+    {
+        assert!(Instant::now() < deadline, "the shell does not sleep");
+        thread::sleep(Duration::from_millis(5));
+    }
     running
 }
 
