@@ -62,6 +62,13 @@ pub(crate) fn open_file_inside(root: BorrowedFd<'_>, path: &Path) -> Result<Owne
     retry(|| openat2(root, path, flags, Mode::empty(), inside))
 }
 
+/// Opens the file `path` below `root` for reading. Fails with `ELOOP` as soon as it meets a link, and waits
+/// for nothing that is no file.
+pub(crate) fn open_file(root: BorrowedFd<'_>, path: &RelativePath) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    retry(|| openat2(root, path, flags, Mode::empty(), BENEATH))
+}
+
 /// Looks `path` up below `root` and fails with `ELOOP` as soon as it meets a link.
 pub(crate) fn look_up_without_links(root: BorrowedFd<'_>, path: &RelativePath) -> Result<OwnedFd> {
     retry(|| {

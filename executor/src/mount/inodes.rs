@@ -40,13 +40,15 @@ pub(super) enum Body {
     Everything,
     /// A place to mount something at, which the content does not have: a directory or a file.
     MountPoint,
+    /// What a tree on disk has at that place.
+    OnDisk,
 }
 
 impl Body {
     pub(super) fn cid(&self) -> Option<Cid> {
         match self {
             Body::Content(cid) => Some(cid.get()),
-            Body::Everything | Body::MountPoint => None,
+            Body::Everything | Body::MountPoint | Body::OnDisk => None,
         }
     }
 
@@ -73,7 +75,8 @@ impl Kept {
 #[derive(Debug)]
 pub(super) struct Inode {
     pub(super) number: u64,
-    parent: Option<Arc<Inode>>,
+    /// The directory that it is in; none at the top.
+    pub(super) parent: Option<Arc<Inode>>,
     pub(super) name: Box<[u8]>,
     /// How many directories are above.
     pub(super) depth: usize,
@@ -341,6 +344,8 @@ mod tests {
         Attributes {
             inode: 0,
             size: 0,
+            sectors: 0,
+            links: 1,
             mtime: (0, 0),
             mode: 0o040_555,
             uid: 0,

@@ -1,15 +1,17 @@
 //! DAGs as file systems: read-only, lazy, by FUSE.
 //!
-//! A mount shows a UnixFS DAG from any [`Blocks`]; only what is touched is read. It serves on threads
-//! of its own and never opens a path below itself. What could not be read is an I/O error for the
-//! program, and remembered for whoever made the mount.
+//! A mount shows a UnixFS DAG from any [`Blocks`], or an unpacked tree; only what is touched is read. It
+//! serves on threads of its own and never opens a path below itself. What could not be read is an I/O error
+//! for the program, and remembered for whoever made the mount.
 //!
 //! ```text
 //! device ── server ── protocol        requests and answers, on as many threads as wait
 //!              │
-//!             view ── inodes          what stands where
-//!              │
-//!            cache ── Blocks          verified blocks, each read once
+//!            files ── inodes          what stands where
+//!            │   │
+//!         view   local ── names       a DAG, or a tree on disk
+//!            │
+//!         cache ── Blocks             verified blocks, each read once
 //! ```
 //!
 //! [`Mount`] is on the host, for everybody who may see it. [`SandboxMount`] is made inside a sandbox,
@@ -19,8 +21,11 @@
 mod ahead;
 mod cache;
 mod device;
+mod files;
 mod inodes;
+mod local;
 mod lru;
+mod names;
 mod observer;
 mod protocol;
 mod server;
@@ -41,11 +46,15 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
 
+pub use files::Failure;
+pub(crate) use local::Tree;
 pub use observer::{Access, Learnt, Observer, Unobserved};
 pub use unmount::unmount;
-pub use view::{Failure, Top};
+pub use view::Top;
 
 use device::Connection;
+use files::Files;
+use local::Local;
 use server::{Server, Stop};
 pub(crate) use view::{DIRECTORY_MODE, FILE_MODE};
 use view::{HOST_FILE_MODE, Unrecorded, View};
@@ -70,6 +79,15 @@ pub enum MountError {
         /// What UnixFS says.
         #[source]
         source: Box<UnixfsError>,
+    },
+    /// The top of an unpacked tree could not be looked at.
+    #[error("cannot look at the unpacked tree of {name}")]
+    Tree {
+        /// What it was unpacked of.
+        name: String,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
     },
     /// Only directories can be mounted on the host.
     #[error("cannot mount {cid}: it is a {kind}, not a directory")]
@@ -328,7 +346,8 @@ fn wait(ended: &Stop, cancel: Option<BorrowedFd<'_>>) -> io::Result<bool> {
 
 /// A mount inside a sandbox, made in its stage.
 pub struct SandboxMount<'b> {
-    view: View<'b>,
+    files: Box<dyn Files + 'b>,
+    kind: Option<NodeKind>,
     /// Holds the number of the one that is mounted, which the sandbox opens for itself.
     device: OwnedFd,
     name: &'static str,
@@ -348,8 +367,10 @@ impl<'b> SandboxMount<'b> {
         observer: Option<&'b dyn Observer>,
     ) -> Result<SandboxMount<'b>, MountError> {
         let device = device::open().map_err(MountError::Device)?;
+        let view = view(blocks, top, INSIDE, observer.unwrap_or(&Unobserved))?;
         Ok(SandboxMount {
-            view: view(blocks, top, INSIDE, observer.unwrap_or(&Unobserved))?,
+            kind: view.top_kind(),
+            files: Box::new(view),
             device,
             name,
             // An observer learns what was asked for, not what came along.
@@ -358,14 +379,39 @@ impl<'b> SandboxMount<'b> {
         })
     }
 
+    /// Prepares to show an unpacked tree, which must not change meanwhile, as the directory `name` of the
+    /// stage.
+    ///
+    /// # Errors
+    /// [`MountError`].
+    pub(crate) fn of_tree(
+        tree: Tree,
+        name: &'static str,
+    ) -> Result<SandboxMount<'static>, MountError> {
+        let device = device::open().map_err(MountError::Device)?;
+        let shown = tree.name.clone();
+        let files = Local::new(tree).map_err(|errno| MountError::Tree {
+            name: shown,
+            source: errno.into(),
+        })?;
+        Ok(SandboxMount {
+            kind: Some(NodeKind::Directory),
+            files: Box::new(files),
+            device,
+            name,
+            lists_nodes: true,
+            stop: Stop::new().map_err(MountError::Serve)?,
+        })
+    }
+
     /// What is at the top.
     pub fn kind(&self) -> Option<NodeKind> {
-        self.view.top_kind()
+        self.kind
     }
 
     /// The first thing that could not be read.
     pub fn take_failure(&self) -> Option<Failure> {
-        self.view.take_failure()
+        self.files.take_failure()
     }
 
     /// What a process mounts that inherits the device.
@@ -373,7 +419,7 @@ impl<'b> SandboxMount<'b> {
         let options = format!(
             "fd={},rootmode={:o},user_id={},group_id={},default_permissions",
             self.device.as_raw_fd(),
-            self.view.top_type(),
+            self.files.top_type(),
             INSIDE.uid,
             INSIDE.gid,
         );
@@ -393,7 +439,7 @@ impl<'b> SandboxMount<'b> {
             Err(error) if error.kind() == io::ErrorKind::NotConnected => return Ok(()),
             connection => connection?,
         };
-        Server::new(&self.view, connection.device(), &self.stop)?.serve()
+        Server::new(&*self.files, connection.device(), &self.stop)?.serve()
     }
 
     pub(crate) fn stop(&self) {

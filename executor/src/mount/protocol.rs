@@ -185,6 +185,10 @@ pub(super) struct Attributes {
     pub(super) inode: u64,
     /// In bytes.
     pub(super) size: u64,
+    /// What it takes of a disk, in units of 512 bytes.
+    pub(super) sectors: u64,
+    /// How many names it has.
+    pub(super) links: u32,
     /// Seconds and nanoseconds since 1970.
     pub(super) mtime: (i64, u32),
     /// Type and permissions.
@@ -196,6 +200,11 @@ pub(super) struct Attributes {
 /// Size of what `stat` counts blocks in.
 const SECTOR_BYTES: u64 = 512;
 
+/// What so many bytes take at least of a disk, in units of 512 bytes.
+pub(super) fn sectors(bytes: u64) -> u64 {
+    bytes.div_ceil(SECTOR_BYTES)
+}
+
 /// What programs are told to read at a time.
 const PREFERRED_BYTES: u32 = 4096;
 
@@ -204,17 +213,16 @@ impl Attributes {
         let (seconds, nanoseconds) = self.mtime;
         put64(out, self.inode);
         put64(out, self.size);
-        put64(out, self.size.div_ceil(SECTOR_BYTES));
+        put64(out, self.sectors);
         for _ in 0..3 {
             put64(out, seconds.cast_unsigned());
         }
-        let links = 1;
         for value in [
             nanoseconds,
             nanoseconds,
             nanoseconds,
             self.mode,
-            links,
+            self.links,
             self.uid,
             self.gid,
             0,
@@ -451,6 +459,8 @@ mod tests {
         let attributes = Attributes {
             inode: 1,
             size: 513,
+            sectors: sectors(513),
+            links: 1,
             mtime: (-1, 5),
             mode: 0o100_444,
             uid: 0,

@@ -30,9 +30,9 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::process::Signal;
 
+use super::files::Files;
 use super::inodes::Inode;
 use super::protocol::{self, Operation, Request};
-use super::view::View;
 
 /// Largest request: one that writes, of as many bytes as the kernel was told, which sends none.
 pub(super) const REQUEST_BYTES: usize = MAX_READ_BYTES as usize + 4096;
@@ -93,8 +93,8 @@ impl AsFd for Stop {
 }
 
 /// See the [module](self).
-pub(super) struct Server<'s, 'b> {
-    view: &'s View<'b>,
+pub(super) struct Server<'s> {
+    files: &'s dyn Files,
     device: BorrowedFd<'s>,
     stop: &'s Stop,
     listening: Mutex<()>,
@@ -134,16 +134,16 @@ enum Answer {
     Pieces(Vec<Bytes>),
 }
 
-impl<'s, 'b> Server<'s, 'b> {
+impl<'s> Server<'s> {
     /// `device` has been through the first exchange with the kernel.
     pub(super) fn new(
-        view: &'s View<'b>,
+        files: &'s dyn Files,
         device: BorrowedFd<'s>,
         stop: &'s Stop,
-    ) -> io::Result<Server<'s, 'b>> {
+    ) -> io::Result<Server<'s>> {
         fcntl_setfl(device, fcntl_getfl(device)? | OFlags::NONBLOCK)?;
         Ok(Server {
-            view,
+            files,
             device,
             stop,
             listening: Mutex::default(),
@@ -179,7 +179,7 @@ impl<'s, 'b> Server<'s, 'b> {
         builder().spawn_scoped(scope, || self.watch())?;
         builder().spawn_scoped(scope, || self.trim())?;
         for _ in 0..READERS_AHEAD {
-            builder().spawn_scoped(scope, || self.view.read_ahead())?;
+            builder().spawn_scoped(scope, || self.files.read_ahead())?;
         }
         Ok(())
     }
@@ -196,7 +196,7 @@ impl<'s, 'b> Server<'s, 'b> {
         state.has_ended = true;
         state.waiting.clear();
         drop(state);
-        self.view.end();
+        self.files.end();
         self.changed.notify_all();
         // Who listens next finds out, too.
         self.stop.stop();
@@ -328,7 +328,7 @@ impl<'s, 'b> Server<'s, 'b> {
         match &request.operation {
             Operation::Forget(nodes) => {
                 for (node, count) in nodes {
-                    self.view.forget(*node, *count);
+                    self.files.forget(*node, *count);
                 }
             }
             Operation::Interrupt { unique } => self.interrupted(request.unique, *unique),
@@ -343,7 +343,7 @@ impl<'s, 'b> Server<'s, 'b> {
             }
             Operation::Read { offset, size } => {
                 let range = read_range(*offset, *size);
-                let Some(pieces) = self.view.read_kept(request.node, range) else {
+                let Some(pieces) = self.files.read_kept(request.node, range) else {
                     return false;
                 };
                 self.reply(request.unique, Ok(Answer::Pieces(pieces)));
@@ -384,7 +384,7 @@ impl<'s, 'b> Server<'s, 'b> {
         if is_late || !self.reply(request.unique, result) {
             // The kernel never learnt of these.
             for number in entered {
-                self.view.forget(number, 1);
+                self.files.forget(number, 1);
             }
         }
     }
@@ -392,32 +392,32 @@ impl<'s, 'b> Server<'s, 'b> {
     fn perform(&self, request: &Request<'_>) -> Result<Answer, Errno> {
         let node = request.node;
         Ok(Answer::Bytes(match &request.operation {
-            Operation::Lookup { name } => match self.view.lookup(node, name)? {
+            Operation::Lookup { name } => match self.files.lookup(node, name)? {
                 Some(inode) => {
                     let bytes = protocol::node(inode.number, Some(&inode.attributes));
                     return Ok(Answer::Nodes(bytes, vec![inode.number]));
                 }
                 None => protocol::node(0, None),
             },
-            Operation::Attributes => self.view.attributes(node)?.encode(),
-            Operation::ReadLink => self.view.read_link(node)?,
+            Operation::Attributes => self.files.attributes(node)?.encode(),
+            Operation::ReadLink => self.files.read_link(node)?,
             Operation::Read { offset, size } => {
-                let pieces = self.view.read(node, read_range(*offset, *size))?;
+                let pieces = self.files.read(node, read_range(*offset, *size))?;
                 return Ok(Answer::Pieces(pieces));
             }
-            Operation::Statistics => protocol::statistics(self.view.bytes()),
+            Operation::Statistics => protocol::statistics(self.files.bytes()),
             Operation::ExtendedAttribute { name, size } => {
-                value(self.view.extended(node, name)?, *size)?
+                value(self.files.extended(node, name)?, *size)?
             }
             Operation::ExtendedAttributes { size } => {
-                value(self.view.extended_names(node)?, *size)?
+                value(self.files.extended_names(node)?, *size)?
             }
             Operation::List {
                 offset,
                 size,
                 with_nodes,
             } => {
-                let (bytes, entered) = self.view.list(node, *offset, *size, *with_nodes)?;
+                let (bytes, entered) = self.files.list(node, *offset, *size, *with_nodes)?;
                 return Ok(Answer::Nodes(bytes, entered));
             }
             _ => return Err(Errno::NOSYS),
@@ -469,13 +469,13 @@ impl<'s, 'b> Server<'s, 'b> {
     fn trim(&self) {
         let mut can_prune = true;
         let mut before = usize::MAX;
-        while let Some(surplus) = self.view.await_surplus() {
+        while let Some(surplus) = self.files.await_surplus() {
             can_prune = can_prune && self.prune(&surplus);
             if !can_prune {
                 surplus.iter().for_each(|inode| self.invalidate(inode));
             }
             // The kernel reports dropped nodes at once. All may be in use.
-            let now = self.view.nodes();
+            let now = self.files.nodes();
             if now >= before || surplus.is_empty() {
                 std::thread::sleep(TRIM_PAUSE);
             }

@@ -16,10 +16,14 @@ use rustix::io::Errno;
 
 use super::ahead::Ahead;
 use super::cache::BlockCache;
-use super::inodes::{self, Body, Inode, Inodes, MOST_NODES};
+use super::files::{
+    DIRECTORY_MODE_MASK, FILE_MODE_MASK, Failure, Files, LINK_MODE, MAX_NODES_LISTED,
+    TYPE_DIRECTORY, TYPE_FILE, TYPE_LINK, TYPES,
+};
+use super::inodes::{self, Body, Inode, Inodes};
 use super::lru::Lru;
 use super::observer::{Access, Learnt, Observer};
-use super::protocol::{Attributes, Listed, ListedEntry};
+use super::protocol::{Attributes, Listed, ListedEntry, sectors};
 
 /// Mode of files that record none, on the host. It does not depend on the caller's umask.
 pub(super) const HOST_FILE_MODE: u32 = 0o444;
@@ -27,23 +31,11 @@ pub(super) const HOST_FILE_MODE: u32 = 0o444;
 pub(crate) const FILE_MODE: u32 = 0o555;
 /// Mode of directories that record none.
 pub(crate) const DIRECTORY_MODE: u32 = 0o555;
-/// Mode of symbolic links, which is that of every link.
-const LINK_MODE: u32 = 0o777;
 /// Mode of the directory of everything: it can be passed, not listed.
 const EVERYTHING_MODE: u32 = 0o111;
 
-/// The bits of recorded modes that are shown, the same as when an archive is unpacked: no set-id bits, and the
-/// sticky bit of directories only.
-const FILE_MODE_MASK: u32 = 0o777;
-const DIRECTORY_MODE_MASK: u32 = 0o1777;
-
 /// What every program may do with the root of its file system, whatever is recorded.
 const LEAST_ROOT_MODE: u32 = 0o755;
-
-/// Types in a mode.
-const TYPE_FILE: u32 = 0o100_000;
-const TYPE_DIRECTORY: u32 = 0o040_000;
-const TYPE_LINK: u32 = 0o120_000;
 
 /// Memory of decoded inner nodes of files, and of decoded nodes of directories, each in bytes.
 const DECODED_BYTES: usize = 16 << 20;
@@ -60,30 +52,11 @@ const MAX_READERS: usize = 256;
 /// Blocks that are asked for ahead of one reader at a time.
 const MAX_BLOCKS_AHEAD: usize = 128;
 
-/// Nodes above which a listing gives no more of them along: the kernel asks when it wants to know.
-const MAX_NODES_LISTED: usize = MOST_NODES / 2;
-
 /// The most that is asked for ahead of a reader, in bytes.
 const MAX_AHEAD_BYTES: u64 = 16 << 20;
 
 /// Name of the extended attribute that every node has.
 const CID_ATTRIBUTE: &[u8] = b"ipfs.cid";
-
-/// The bits of a mode that are the type.
-const TYPES: u32 = 0o170_000;
-
-/// What kept a program from part of a tree.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot read `{path}` of {root}")]
-pub struct Failure {
-    /// The top of the tree.
-    pub root: String,
-    /// Where, below the top.
-    pub path: String,
-    /// Why.
-    #[source]
-    pub source: UnixfsError,
-}
 
 /// What is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -265,47 +238,6 @@ impl<'b> View<'b> {
         Ok(view)
     }
 
-    /// Reads ahead, until [`View::end`].
-    pub(super) fn read_ahead(&self) {
-        while let Some((next, new)) = self.ahead.next() {
-            if !new.is_empty() {
-                self.blocks.expect(&new);
-            }
-            self.blocks.warm(&next);
-        }
-    }
-
-    /// Nothing will be asked for any more; who waits for the network waits in vain.
-    pub(super) fn end(&self) {
-        self.ahead.end();
-        self.blocks.end();
-        self.inodes.end();
-    }
-
-    /// How many nodes the kernel holds.
-    pub(super) fn nodes(&self) -> usize {
-        self.inodes.len()
-    }
-
-    /// Waits until the kernel holds too many nodes, and gives some that it may drop. `None` at the end.
-    pub(super) fn await_surplus(&self) -> Option<Vec<Arc<Inode>>> {
-        let mut surplus = self.inodes.await_surplus()?;
-        // The kernel would unmount what is mounted there.
-        surplus.retain(|inode| !(inode.depth == 1 && self.has_mount_point(&inode.name)));
-        Some(surplus)
-    }
-
-    /// The first failure, if there was one.
-    pub(super) fn take_failure(&self) -> Option<Failure> {
-        lock(&self.failure).take()
-    }
-
-    /// The type bits of the mode of the top.
-    pub(super) fn top_type(&self) -> u32 {
-        let root = self.inodes.get(super::protocol::ROOT);
-        root.map_or(0, |root| root.attributes.mode & TYPES)
-    }
-
     /// What is at the top; none where that is no content.
     pub(super) fn top_kind(&self) -> Option<NodeKind> {
         self.top
@@ -327,10 +259,6 @@ impl<'b> View<'b> {
         });
     }
 
-    fn inode(&self, number: u64) -> Result<Arc<Inode>, Errno> {
-        self.inodes.get(number).ok_or(Errno::STALE)
-    }
-
     /// What a program is told; what is wrong with the content, or could not be had, is remembered.
     fn failed(&self, path: &[u8], error: UnixfsError) -> Errno {
         match error {
@@ -344,7 +272,7 @@ impl<'b> View<'b> {
         let failure = Failure {
             root: root.map_or_else(|| "the tree".to_owned(), |cid| cid.to_string()),
             path,
-            source: error,
+            source: error.into(),
         };
         tracing::debug!(error = %failure, cause = %failure.source, "a read has failed");
         // Once nobody is left who could notice, it does not matter.
@@ -352,52 +280,6 @@ impl<'b> View<'b> {
             lock(&self.failure).get_or_insert(failure);
         }
         Errno::IO
-    }
-
-    pub(super) fn attributes(&self, number: u64) -> Result<Attributes, Errno> {
-        Ok(self.inode(number)?.attributes)
-    }
-
-    pub(super) fn forget(&self, number: u64, count: u64) {
-        self.inodes.forget(number, count);
-    }
-
-    /// The entry `name`; `None` where there is none and never will be.
-    pub(super) fn lookup(&self, parent: u64, name: &[u8]) -> Result<Option<Arc<Inode>>, Errno> {
-        if !self.inodes.await_room() {
-            return Err(Errno::NFILE);
-        }
-        let parent = self.inode(parent)?;
-        let blocks = self.recorded();
-        let path = || parent.path_of(name);
-        if parent.depth >= limits::MAX_DIRECTORY_DEPTH {
-            let cid = parent.body.cid().unwrap_or_default();
-            let limit = limits::MAX_DIRECTORY_DEPTH;
-            return Err(self.failed(&path(), UnixfsError::TooDeep { cid, limit }));
-        }
-        let found = match &parent.body {
-            Body::MountPoint => None,
-            Body::Everything => parse_cid(name).map(|cid| (Body::content(&cid), 0)),
-            Body::Content(cid) => match self.find(&blocks, &cid.get(), name) {
-                Ok(entry) => Some((Body::content(&entry.cid), entry.cumulative_size)),
-                Err(UnixfsError::NotFound { .. }) if self.is_mount_point(&parent, name) => {
-                    Some((Body::MountPoint, 0))
-                }
-                Err(UnixfsError::NotFound { .. } | UnixfsError::EntryName { .. }) => None,
-                Err(error) => return Err(self.failed(&path(), error)),
-            },
-        };
-        let Some((body, size)) = found else {
-            self.tell(&path(), None, Learnt::Absence, &blocks.taken());
-            return Ok(None);
-        };
-        let attributes = match body.cid() {
-            Some(cid) => self.load_attributes(&blocks, &cid, size),
-            None => Ok(plain_directory(DIRECTORY_MODE, self.unrecorded)),
-        };
-        let attributes = attributes.map_err(|error| self.failed(&path(), error))?;
-        self.tell(&path(), body.cid(), Learnt::Attributes, &blocks.taken());
-        Ok(Some(self.inodes.enter(&parent, name, body, attributes)))
     }
 
     fn is_mount_point(&self, directory: &Inode, name: &[u8]) -> bool {
@@ -453,6 +335,8 @@ impl<'b> View<'b> {
             return Ok(Attributes {
                 inode: 0,
                 size,
+                sectors: sectors(size),
+                links: 1,
                 mtime: (0, 0),
                 mode: TYPE_FILE | self.unrecorded.file_mode,
                 uid: self.unrecorded.uid,
@@ -462,82 +346,10 @@ impl<'b> View<'b> {
         Ok(attributes_of(&Node::load(blocks, cid)?, self.unrecorded))
     }
 
-    pub(super) fn read_link(&self, number: u64) -> Result<Vec<u8>, Errno> {
-        let inode = self.inode(number)?;
-        let cid = inode.body.cid().ok_or(Errno::INVAL)?;
-        let blocks = self.recorded();
-        let node = Node::load(&blocks, &cid).map_err(|error| self.failed(&inode.path(), error))?;
-        let target = node.symlink_target().ok_or(Errno::INVAL)?.to_vec();
-        self.tell(&inode.path(), Some(cid), Learnt::Target, &blocks.taken());
-        Ok(target)
-    }
-
-    /// The value of an extended attribute.
-    pub(super) fn extended(&self, number: u64, name: &[u8]) -> Result<Vec<u8>, Errno> {
-        let inode = self.inode(number)?;
-        match inode.body.cid() {
-            Some(cid) if name == CID_ATTRIBUTE => {
-                self.tell(&inode.path(), Some(cid), Learnt::Cid, &[]);
-                Ok(cid.to_string().into_bytes())
-            }
-            _ => Err(Errno::NODATA),
-        }
-    }
-
-    /// The names of all extended attributes, each with a NUL behind it.
-    pub(super) fn extended_names(&self, number: u64) -> Result<Vec<u8>, Errno> {
-        let names = match self.inode(number)?.body.cid() {
-            Some(_) => [CID_ATTRIBUTE, b"\0"].concat(),
-            None => Vec::new(),
-        };
-        Ok(names)
-    }
-
-    /// Bytes of all that is shown, as far as that is known.
-    pub(super) fn bytes(&self) -> u64 {
-        let root = self.inodes.get(super::protocol::ROOT);
-        let cid = root.and_then(|root| root.body.cid());
-        cid.and_then(|cid| Node::load(&self.blocks, &cid).ok())
-            .map_or(0, |node| node.cumulative_size())
-    }
-
-    /// The bytes of a file in `range`, in pieces; short at its end.
-    pub(super) fn read(&self, number: u64, range: Range<u64>) -> Result<Vec<Bytes>, Errno> {
-        let inode = self.inode(number)?;
-        let cid = inode.body.cid().ok_or(Errno::ISDIR)?;
-        let blocks = self.recorded();
-        let read = self.read_from(&blocks, &inode, &cid, range.clone());
-        let pieces = read.map_err(|error| self.failed(&inode.path(), error))?;
-        self.tell_content(&inode, range.start, &pieces, &blocks);
-        Ok(pieces)
-    }
-
     fn tell_content(&self, inode: &Inode, start: u64, pieces: &[Bytes], blocks: &Recorded<'_, '_>) {
         let length: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
         let content = Learnt::Content(start..start + length);
         self.tell(&inode.path(), inode.body.cid(), content, &blocks.taken());
-    }
-
-    /// The same, if nothing has to be read for it.
-    pub(super) fn read_kept(&self, number: u64, range: Range<u64>) -> Option<Vec<Bytes>> {
-        let inode = self.inode(number).ok()?;
-        let cid = inode.body.cid()?;
-        let blocks = self.recorded();
-        let mut kept = |cid: &Cid| {
-            let missing = || UnixfsError::Block(BlockError::Missing { cid: *cid });
-            blocks.note(cid);
-            self.kept_node(cid).ok_or_else(missing)
-        };
-        let root = kept(&cid).ok()?;
-        if root.size() != inode.attributes.size {
-            return None;
-        }
-        let pieces = unixfs::read_range(&root, range.clone(), &mut kept).ok()?;
-        if root.links() > 0 {
-            self.look_ahead(number, &root, &range);
-        }
-        self.tell_content(&inode, range.start, &pieces, &blocks);
-        Some(pieces)
     }
 
     /// A node of a file, if its block is kept.
@@ -630,28 +442,6 @@ impl<'b> View<'b> {
             self.ahead
                 .add(next.into_iter().filter(|cid| !current.contains(cid)));
         }
-    }
-
-    /// A part of the listing of a directory from `offset` on, of up to `size` bytes; with the nodes
-    /// themselves, as far as they are at hand, where that is asked for. And the numbers of those, to
-    /// each of which the kernel gets a reference more.
-    pub(super) fn list(
-        &self,
-        number: u64,
-        offset: u64,
-        size: u32,
-        with_nodes: bool,
-    ) -> Result<(Vec<u8>, Vec<u64>), Errno> {
-        let directory = self.inode(number)?;
-        if directory.body == Body::Everything {
-            return Err(Errno::ACCESS);
-        }
-        let blocks = self.recorded();
-        let listing = self.list_some(&blocks, &directory, offset, size, with_nodes);
-        let listing = listing.map_err(|error| self.failed(&directory.path(), error))?;
-        let cid = directory.body.cid();
-        self.tell(&directory.path(), cid, Learnt::Names, &blocks.taken());
-        Ok(listing)
     }
 
     fn list_some(
@@ -849,6 +639,158 @@ impl<'b> View<'b> {
     }
 }
 
+impl Files for View<'_> {
+    fn inodes(&self) -> &Inodes {
+        &self.inodes
+    }
+
+    fn lookup(&self, parent: u64, name: &[u8]) -> Result<Option<Arc<Inode>>, Errno> {
+        if !self.inodes.await_room() {
+            return Err(Errno::NFILE);
+        }
+        let parent = self.inode(parent)?;
+        let blocks = self.recorded();
+        let path = || parent.path_of(name);
+        if parent.depth >= limits::MAX_DIRECTORY_DEPTH {
+            let cid = parent.body.cid().unwrap_or_default();
+            let limit = limits::MAX_DIRECTORY_DEPTH;
+            return Err(self.failed(&path(), UnixfsError::TooDeep { cid, limit }));
+        }
+        let found = match &parent.body {
+            Body::MountPoint | Body::OnDisk => None,
+            Body::Everything => parse_cid(name).map(|cid| (Body::content(&cid), 0)),
+            Body::Content(cid) => match self.find(&blocks, &cid.get(), name) {
+                Ok(entry) => Some((Body::content(&entry.cid), entry.cumulative_size)),
+                Err(UnixfsError::NotFound { .. }) if self.is_mount_point(&parent, name) => {
+                    Some((Body::MountPoint, 0))
+                }
+                Err(UnixfsError::NotFound { .. } | UnixfsError::EntryName { .. }) => None,
+                Err(error) => return Err(self.failed(&path(), error)),
+            },
+        };
+        let Some((body, size)) = found else {
+            self.tell(&path(), None, Learnt::Absence, &blocks.taken());
+            return Ok(None);
+        };
+        let attributes = match body.cid() {
+            Some(cid) => self.load_attributes(&blocks, &cid, size),
+            None => Ok(plain_directory(DIRECTORY_MODE, self.unrecorded)),
+        };
+        let attributes = attributes.map_err(|error| self.failed(&path(), error))?;
+        self.tell(&path(), body.cid(), Learnt::Attributes, &blocks.taken());
+        Ok(Some(self.inodes.enter(&parent, name, body, attributes)))
+    }
+
+    fn read_link(&self, number: u64) -> Result<Vec<u8>, Errno> {
+        let inode = self.inode(number)?;
+        let cid = inode.body.cid().ok_or(Errno::INVAL)?;
+        let blocks = self.recorded();
+        let node = Node::load(&blocks, &cid).map_err(|error| self.failed(&inode.path(), error))?;
+        let target = node.symlink_target().ok_or(Errno::INVAL)?.to_vec();
+        self.tell(&inode.path(), Some(cid), Learnt::Target, &blocks.taken());
+        Ok(target)
+    }
+
+    fn read(&self, number: u64, range: Range<u64>) -> Result<Vec<Bytes>, Errno> {
+        let inode = self.inode(number)?;
+        let cid = inode.body.cid().ok_or(Errno::ISDIR)?;
+        let blocks = self.recorded();
+        let read = self.read_from(&blocks, &inode, &cid, range.clone());
+        let pieces = read.map_err(|error| self.failed(&inode.path(), error))?;
+        self.tell_content(&inode, range.start, &pieces, &blocks);
+        Ok(pieces)
+    }
+
+    fn read_kept(&self, number: u64, range: Range<u64>) -> Option<Vec<Bytes>> {
+        let inode = self.inode(number).ok()?;
+        let cid = inode.body.cid()?;
+        let blocks = self.recorded();
+        let mut kept = |cid: &Cid| {
+            let missing = || UnixfsError::Block(BlockError::Missing { cid: *cid });
+            blocks.note(cid);
+            self.kept_node(cid).ok_or_else(missing)
+        };
+        let root = kept(&cid).ok()?;
+        if root.size() != inode.attributes.size {
+            return None;
+        }
+        let pieces = unixfs::read_range(&root, range.clone(), &mut kept).ok()?;
+        if root.links() > 0 {
+            self.look_ahead(number, &root, &range);
+        }
+        self.tell_content(&inode, range.start, &pieces, &blocks);
+        Some(pieces)
+    }
+
+    fn list(
+        &self,
+        number: u64,
+        offset: u64,
+        size: u32,
+        with_nodes: bool,
+    ) -> Result<(Vec<u8>, Vec<u64>), Errno> {
+        let directory = self.inode(number)?;
+        if directory.body == Body::Everything {
+            return Err(Errno::ACCESS);
+        }
+        let blocks = self.recorded();
+        let listing = self.list_some(&blocks, &directory, offset, size, with_nodes);
+        let listing = listing.map_err(|error| self.failed(&directory.path(), error))?;
+        let cid = directory.body.cid();
+        self.tell(&directory.path(), cid, Learnt::Names, &blocks.taken());
+        Ok(listing)
+    }
+
+    fn extended(&self, number: u64, name: &[u8]) -> Result<Vec<u8>, Errno> {
+        let inode = self.inode(number)?;
+        match inode.body.cid() {
+            Some(cid) if name == CID_ATTRIBUTE => {
+                self.tell(&inode.path(), Some(cid), Learnt::Cid, &[]);
+                Ok(cid.to_string().into_bytes())
+            }
+            _ => Err(Errno::NODATA),
+        }
+    }
+
+    fn extended_names(&self, number: u64) -> Result<Vec<u8>, Errno> {
+        let names = match self.inode(number)?.body.cid() {
+            Some(_) => [CID_ATTRIBUTE, b"\0"].concat(),
+            None => Vec::new(),
+        };
+        Ok(names)
+    }
+
+    fn bytes(&self) -> u64 {
+        let root = self.inodes.get(super::protocol::ROOT);
+        let cid = root.and_then(|root| root.body.cid());
+        cid.and_then(|cid| Node::load(&self.blocks, &cid).ok())
+            .map_or(0, |node| node.cumulative_size())
+    }
+
+    fn carries_mount(&self, inode: &Inode) -> bool {
+        inode.depth == 1 && self.has_mount_point(&inode.name)
+    }
+
+    fn read_ahead(&self) {
+        while let Some((next, new)) = self.ahead.next() {
+            if !new.is_empty() {
+                self.blocks.expect(&new);
+            }
+            self.blocks.warm(&next);
+        }
+    }
+
+    fn end(&self) {
+        self.ahead.end();
+        self.blocks.end();
+        self.inodes.end();
+    }
+
+    fn take_failure(&self) -> Option<Failure> {
+        lock(&self.failure).take()
+    }
+}
+
 fn parse_cid(name: &[u8]) -> Option<Cid> {
     std::str::from_utf8(name).ok()?.parse().ok()
 }
@@ -857,6 +799,8 @@ fn plain_directory(mode: u32, unrecorded: Unrecorded) -> Attributes {
     Attributes {
         inode: 0,
         size: 0,
+        sectors: 0,
+        links: 1,
         mtime: (0, 0),
         mode: TYPE_DIRECTORY | mode,
         uid: unrecorded.uid,
@@ -877,6 +821,8 @@ fn attributes_of(node: &Node, unrecorded: Unrecorded) -> Attributes {
     Attributes {
         inode: 0,
         size: node.size(),
+        sectors: sectors(node.size()),
+        links: 1,
         mtime: (mtime.seconds, mtime.nanoseconds),
         mode,
         uid: unrecorded.uid,

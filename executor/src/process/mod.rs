@@ -57,7 +57,7 @@ pub(crate) use cover::Covered;
 pub(crate) use haste::Haste;
 pub use inherited::stdout_was_closed;
 pub(crate) use landlock::{REFERS, Restriction, SCOPES, landlock_version};
-pub(crate) use rights::with_all_rights;
+pub(crate) use rights::{open_with_all_rights, with_all_rights};
 pub(crate) use stage::{
     BOOT_ID, Device, EMPTY_DIRECTORY, EMPTY_FILE, Overlay, Part, Place, Stage, Staged, Step,
 };
@@ -476,7 +476,6 @@ impl MountRequest {
         if replaced < 0 {
             return Err(io::Error::last_os_error());
         }
-        courier::send(sender, Note::Descriptor, Some(borrow(self.device)))?;
         let flags = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV;
         stage::mount(
             c"ipfs-exec",
@@ -484,7 +483,9 @@ impl MountRequest {
             c"fuse.ipfs",
             flags,
             &self.options,
-        )
+        )?;
+        // Only now: the device of a mount that failed is not served.
+        courier::send(sender, Note::Descriptor, Some(borrow(self.device)))
     }
 }
 

@@ -3,11 +3,13 @@
 use std::ffi::c_void;
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, getpid, waitpid};
 
+use super::courier::{self, Note};
 use super::{Identity, die_with, exit_now};
 
 /// What `work` has to itself.
@@ -57,6 +59,20 @@ pub(crate) fn with_all_rights<T, W: FnOnce() -> io::Result<T>>(work: W) -> io::R
     while matches!(waitpid(Some(child), WaitOptions::empty()), Err(Errno::INTR)) {}
     let nothing = || Err(io::Error::other("the process with all rights was killed"));
     task.result.unwrap_or_else(nothing)
+}
+
+/// What `open` gives with the right to read all that is ours.
+///
+/// # Errors
+/// As [`with_all_rights`].
+pub(crate) fn open_with_all_rights(
+    open: impl FnOnce() -> io::Result<OwnedFd>,
+) -> io::Result<OwnedFd> {
+    let (sender, receiver) = courier::open()?;
+    // What that process opens is its own, until it sends it.
+    with_all_rights(|| courier::send(&sender, Note::Descriptor, Some(open()?.as_fd())))?;
+    let (_, opened) = courier::receive(&receiver)?;
+    opened.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
 /// What the child runs: it never returns into anything of ours.
@@ -116,6 +132,25 @@ mod tests {
         close(0o700).unwrap();
         assert_eq!(seen.unwrap(), ["file"]);
         assert_eq!(plain.is_ok(), rustix::process::geteuid().is_root());
+    }
+
+    /// A program may execute a file of mode 0111, and FUSE has to read it for that.
+    #[test]
+    fn a_file_that_its_owner_cannot_read_is_opened() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("file");
+        fs::write(&path, "content").unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o111)).unwrap();
+        let opened = open_with_all_rights(|| Ok(fs::File::open(&path)?.into())).unwrap();
+        let content = io::read_to_string(fs::File::from(opened)).unwrap();
+        assert_eq!(content, "content");
+        assert_eq!(
+            fs::File::open(&path).is_ok(),
+            rustix::process::geteuid().is_root()
+        );
+        let missing = || Ok(fs::File::open(place.path().join("missing"))?.into());
+        let error = open_with_all_rights(missing).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 
     /// While other threads take and give back memory, and start such work as well.
