@@ -560,10 +560,11 @@ impl Run<'_> {
             InputKind::Directory => None,
             InputKind::File => Some(root.top_entries()?),
         };
+        let stand_in = root.stand_in(input.kind())?;
         let stage = self.session.scratch().join(STAGE);
         let paths = HostPaths {
             stage: &stage,
-            root: root.source(entries.as_deref()),
+            root: root.source(entries.as_deref(), stand_in.as_ref()),
             input: input.source(),
             writable: directories.writable(),
             work: directories.work(),
@@ -589,7 +590,12 @@ impl Run<'_> {
             {
                 Err(root.not_executed(self.job.program(), source).into())
             }
-            result => Ok(result?),
+            Err(error) => Err(error.into()),
+            // What could not be read fails the run, whatever the program made of it.
+            Ok(ended) => match stand_in.and_then(|mount| mount.take_failure()) {
+                Some(failure) => Err(RootfsError::Read(failure).into()),
+                None => Ok(ended),
+            },
         }
     }
 
@@ -707,12 +713,18 @@ enum Root<'r> {
 }
 
 impl Root<'_> {
-    /// Where the sandbox takes it from; with its `entries`, where those are needed one by one.
-    fn source<'p>(&'p self, entries: Option<&'p [TopEntry]>) -> RootSource<'p> {
+    /// Where the sandbox takes it from; with its `entries`, where those are needed one by one, and with what
+    /// stands in for an overlay.
+    fn source<'p>(
+        &'p self,
+        entries: Option<&'p [TopEntry]>,
+        stand_in: Option<&'p SandboxMount<'p>>,
+    ) -> RootSource<'p> {
         match self {
             Root::Unpacked(rootfs) => RootSource::Unpacked {
                 tree: rootfs.tree(),
                 entries,
+                stand_in,
             },
             Root::Mounted(_) => RootSource::Mounted { entries },
         }
@@ -743,6 +755,16 @@ impl Root<'_> {
         match self {
             Root::Unpacked(rootfs) => rootfs.top_entries(),
             Root::Mounted(rootfs) => rootfs.top_entries(),
+        }
+    }
+
+    /// What shows an unpacked tree where there can be no overlay.
+    fn stand_in(&self, input: InputKind) -> Result<Option<SandboxMount<'_>>, RootfsError> {
+        match self {
+            Root::Unpacked(rootfs) => {
+                rootfs.stand_in((input == InputKind::File).then_some(sandbox::INPUT))
+            }
+            Root::Mounted(_) => Ok(None),
         }
     }
 

@@ -34,7 +34,10 @@
 //! 4. The supervisor makes a user and a mount namespace, and in it a [stage](crate::sandbox::stage): a
 //!    `tmpfs` with device nodes, and empty files and directories for covering. The root file system,
 //!    `/output` and `/tmp` are overlays there, so that a run has inodes of its own, and runs that share a
-//!    tree share no locks, leases, watches or hints. FUSE file systems are mounted in the same namespace,
+//!    tree share no locks, leases, watches or hints. If the kernel cannot mount the overlay of the root
+//!    file system, FUSE shows the unpacked tree. Its server opens files by descriptor, only below the tree,
+//!    and follows no link. It bounds the memory of listings and the number of open files. If FUSE does not
+//!    work either, a bind mount shows the tree. FUSE file systems are mounted in the same namespace,
 //!    and are nowhere on the host. Limits of that user namespace bound instances and watches of inotify.
 //! 5. The child switches off the randomisation of addresses, and offers itself to the kernel as the first
 //!    to be killed where memory runs out.
@@ -111,7 +114,8 @@
 //! | pages of a shared root file system that are in memory | `mincore`, timing | do not write them into results |
 //! | nice value and scheduling class of the caller; its hard limits, if the caller is not root and they are lower | `getpriority`, `sched_getscheduler`, `getrlimit` | call `ipfs-exec` with the same values on every machine |
 //! | random numbers | `getrandom`, `/dev/urandom`, `AT_RANDOM` | give the program a fixed seed |
-//! | path of the repository, locks and leases of other runs on the same root file system, only on a machine without overlays | `/proc/self/mountinfo`, `fcntl` | load the overlay module of the kernel; `run --json` shows `bind` in `isolation` without it |
+//! | whether an overlay or FUSE shows an unpacked archive | `statfs`, `/proc/self/mountinfo` | do not write it into results; `run --json` shows it in `isolation` |
+//! | path of the repository, locks and leases of other runs on the same root file system, only on a machine with neither overlays nor FUSE | `/proc/self/mountinfo`, `fcntl` | load the overlay or the FUSE module of the kernel; `run --json` shows `bind` in `isolation` without them |
 //!
 //! # What an ordinary user cannot bound
 //! The kernel counts these for each user, and nothing below it:

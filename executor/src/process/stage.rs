@@ -4,7 +4,8 @@
 //! file and an empty directory to cover parts of `/proc` with, and mount points on which the root file
 //! system, `/output` and `/tmp` appear as overlays of the run's own. An overlay gives each run inodes of
 //! its own, so that runs which share a tree share no locks, leases or watches; and it is mounted under
-//! relative names, because a program reads those in `/proc/self/mountinfo`.
+//! relative names, because a program reads those in `/proc/self/mountinfo`. Where an overlay cannot be
+//! mounted, another step stands in for it.
 //!
 //! A [`Stage`] is a value: steps in their order, all memory taken before `fork`. Paths are relative to
 //! the stage.
@@ -90,13 +91,15 @@ pub(crate) struct Overlay {
     pub(crate) at: CString,
     pub(crate) options: CString,
     pub(crate) is_writable: bool,
-    /// Steps that show the same without inodes of the run's own.
+    /// A FUSE file system that shows the same, with inodes of the run's own.
+    pub(crate) by_fuse: Option<MountRequest>,
+    /// Steps that show the same without, where that fails as well.
     pub(crate) otherwise: Vec<Step>,
 }
 
-/// A part of the sandbox that is an overlay where that is possible.
+/// A part of the sandbox that is an overlay where that is possible. Each is a bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
+#[repr(u8)]
 pub(crate) enum Part {
     Root = 1,
     Writable = 2,
@@ -105,7 +108,9 @@ pub(crate) enum Part {
 /// What became of a stage.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Staged {
-    overlays: u32,
+    overlays: u8,
+    /// What FUSE shows because there can be no overlay.
+    stand_ins: u8,
     /// Whether the devices are ours, and not the host's.
     pub(crate) has_own_devices: bool,
     /// Number of the file system that `/output` and `/tmp` are on.
@@ -113,20 +118,29 @@ pub(crate) struct Staged {
 }
 
 impl Staged {
-    /// Whether the run has inodes of its own there.
+    /// Whether an overlay is there: the run has inodes of its own.
     pub(crate) fn is_overlay(self, part: Part) -> bool {
-        self.overlays & part as u32 != 0
+        self.overlays & part as u8 != 0
+    }
+
+    /// Whether FUSE stands in for the overlay: the run has inodes of its own as well.
+    pub(crate) fn is_stand_in(self, part: Part) -> bool {
+        self.stand_ins & part as u8 != 0
     }
 
     pub(super) fn note(self) -> Note {
-        let flags = u64::from(self.has_own_devices) << 32 | u64::from(self.overlays);
+        let flags = [self.overlays, self.stand_ins, self.has_own_devices.into()];
+        let flags = flags.into_iter().rev();
+        let flags = flags.fold(0, |all, flags| all << u8::BITS | u64::from(flags));
         Note::Staged([flags, self.device])
     }
 
     pub(super) fn of([flags, device]: [u64; 2]) -> Staged {
+        let [overlays, stand_ins, has_own_devices, ..] = flags.to_le_bytes();
         Staged {
-            overlays: flags as u32,
-            has_own_devices: flags >> 32 != 0,
+            overlays,
+            stand_ins,
+            has_own_devices: has_own_devices != 0,
             device,
         }
     }
@@ -287,23 +301,20 @@ impl Step {
 impl Overlay {
     fn mount(&self, staged: &mut Staged, sender: &OwnedFd) -> io::Result<()> {
         let read_only = if self.is_writable { 0 } else { libc::MS_RDONLY };
-        match mount(
-            SOURCE,
-            &self.at,
-            c"overlay",
-            PLAIN | read_only,
-            &self.options,
-        ) {
-            Ok(()) => {
-                staged.overlays |= self.part as u32;
-                Ok(())
-            }
-            // No module, layers on a file system that cannot be one, or too many of them.
-            Err(_) => self
-                .otherwise
-                .iter()
-                .try_for_each(|step| step.take(staged, sender)),
+        let flags = PLAIN | read_only;
+        // It fails without a module, on a file system that cannot be a layer, and on too many layers.
+        if mount(SOURCE, &self.at, c"overlay", flags, &self.options).is_ok() {
+            staged.overlays |= self.part as u8;
+            return Ok(());
         }
+        if let Some(request) = &self.by_fuse
+            && request.fulfil(sender).is_ok()
+        {
+            staged.stand_ins |= self.part as u8;
+            return Ok(());
+        }
+        let mut otherwise = self.otherwise.iter();
+        otherwise.try_for_each(|step| step.take(staged, sender))
     }
 }
 
@@ -394,4 +405,33 @@ pub(super) fn detached(path: &CStr) -> io::Result<OwnedFd> {
         | libc::MOUNT_ATTR_NOEXEC;
     set_attributes(tree.as_raw_fd(), c"", libc::AT_EMPTY_PATH, plain)?;
     Ok(tree)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A device is matched to its mount by what is told here.
+    #[test]
+    fn what_became_of_a_stage_is_told() {
+        for number in 0..8 {
+            let bit = |bit: u8| number & bit != 0;
+            let staged = Staged {
+                overlays: u8::from(bit(1)) * (Part::Root as u8 | Part::Writable as u8),
+                stand_ins: u8::from(bit(2)) * Part::Root as u8,
+                has_own_devices: bit(4),
+                device: u64::MAX - 1,
+            };
+            let Note::Staged(numbers) = staged.note() else {
+                panic!("another note");
+            };
+            let told = Staged::of(numbers);
+            assert_eq!(told.is_overlay(Part::Root), bit(1));
+            assert_eq!(told.is_overlay(Part::Writable), bit(1));
+            assert_eq!(told.is_stand_in(Part::Root), bit(2));
+            assert!(!told.is_stand_in(Part::Writable));
+            assert_eq!(told.has_own_devices, bit(4));
+            assert_eq!(told.device, u64::MAX - 1);
+        }
+    }
 }

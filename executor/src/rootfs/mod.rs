@@ -47,7 +47,8 @@ use rustix::io::Errno;
 
 use crate::archive::{self, ArchiveError, Warning};
 use crate::beneath;
-use crate::mount::{Failure, MountError};
+use crate::mount::{Failure, MountError, SandboxMount, Tree};
+use crate::sandbox;
 use ipfs_exec_node::tree::{self, TreeError};
 
 pub use evict::Evicted;
@@ -100,7 +101,7 @@ pub enum RootfsError {
         #[source]
         source: MountPointError,
     },
-    /// It is a directory, and could not be mounted.
+    /// It could not be mounted.
     #[error(transparent)]
     Mount(Box<MountError>),
     /// The program needed what could not be had.
@@ -243,6 +244,32 @@ impl Rootfs {
     fn program<'p>(&'p self, path: &'p OsStr) -> Program<'p> {
         let cid = &self.cid;
         Program { cid, path }
+    }
+
+    /// What shows the tree in a sandbox where there can be no overlay; `covered` is a mount point in whose
+    /// place an empty file is shown. `None` where FUSE cannot be used.
+    ///
+    /// # Errors
+    /// [`RootfsError::Mount`], [`RootfsError::Cache`].
+    pub(crate) fn stand_in(
+        &self,
+        covered: Option<&'static str>,
+    ) -> Result<Option<SandboxMount<'static>>, RootfsError> {
+        let directory = self.descriptor.try_clone().map_err(io_error(&self.tree))?;
+        let tree = Tree {
+            directory,
+            name: self.cid.to_string(),
+            bytes: self.seal.unpacked.bytes,
+            covered,
+        };
+        match SandboxMount::of_tree(tree, sandbox::ROOT) {
+            Ok(mount) => Ok(Some(mount)),
+            Err(error @ MountError::Device(_)) => {
+                tracing::info!(%error, "nothing stands in for an overlay");
+                Ok(None)
+            }
+            Err(error) => Err(RootfsError::Mount(Box::new(error))),
+        }
     }
 
     /// What stands in `/` beside the mount points, sorted.

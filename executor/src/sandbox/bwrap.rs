@@ -164,6 +164,8 @@ pub fn execute(
     let mut failure = None;
     let mut stopping = Stopping::new(conduct.caller, conduct.stop_timeout, job.has_entrypoint());
     let fed = relays.take_feed().zip(content);
+    let stand_in = paths.stand_in().filter(|_| staged.is_stand_in(Part::Root));
+    let mounts: Vec<_> = stand_in.into_iter().chain(mounts.iter().copied()).collect();
     let (stopped, ended, used) = thread::scope(|scope| {
         let helper = |name: &str| thread::Builder::new().name(name.to_owned());
         let feeding = fed
@@ -309,8 +311,9 @@ pub enum Shown {
     Overlay,
     /// FUSE: its inodes are the run's own.
     Fuse,
-    /// A bind mount, where the kernel or the file system has no overlays: runs that share a root file
-    /// system see locks and leases of each other, and the program sees the path of the repository.
+    /// A bind mount, where the kernel or the file system has no overlays, and for the root file system no
+    /// FUSE either: runs that share it see locks and leases of each other, and the program sees the path of
+    /// the repository.
     Bind,
     /// A copy on disk, where nothing can be mounted: its inode numbers, times and order are the disk's, and
     /// so is what a program makes of them.
@@ -341,6 +344,7 @@ impl Isolation {
         };
         Isolation {
             root: match paths.root {
+                RootSource::Unpacked { .. } if staged.is_stand_in(Part::Root) => Shown::Fuse,
                 RootSource::Unpacked { .. } => overlay(Part::Root),
                 RootSource::Mounted { .. } => Shown::Fuse,
             },

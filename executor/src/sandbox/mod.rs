@@ -27,6 +27,6 @@ pub use bwrap::{Conduct, Ended, Exit, Isolation, Shown, execute};
 pub use error::SandboxError;
 pub use plan::PlanError;
 pub use probe::{Bubblewrap, ProbeError, Version};
-pub(crate) use stage::INPUT;
 pub use stage::{HostPaths, InputSource, RootSource};
+pub(crate) use stage::{INPUT, ROOT};
 pub use streams::StandardInput;

@@ -3,7 +3,7 @@
 //! ```text
 //! STAGE/empty, none, boot_id     cover parts of /proc
 //! STAGE/dev                      /dev: devices, terminals, shared memory
-//! STAGE/root                     overlay: shadow over tree, the unpacked root file system
+//! STAGE/root                     overlay: shadow over tree, the unpacked root file system; else FUSE; else a bind
 //! STAGE/rootfs                   or FUSE, where that is a directory
 //! STAGE/input                    FUSE
 //! STAGE/writable/output, tmp     an overlay: the run's directories over nothing
@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::stat;
 
+use crate::mount::SandboxMount;
 use crate::process::{
     BOOT_ID, Device, EMPTY_DIRECTORY, EMPTY_FILE, MountRequest, Overlay, Part, Stage, Step,
 };
@@ -33,7 +34,7 @@ const SHARED_MEMORY_OPTIONS: &str = "mode=1777,size=1g,nr_inodes=262144";
 
 /// Names in a stage.
 pub(crate) const INPUT: &str = "input";
-const ROOT: &str = "root";
+pub(crate) const ROOT: &str = "root";
 const WRITABLE: &str = "writable";
 const OUTPUT: &str = "output";
 const TMP: &str = "tmp";
@@ -67,6 +68,8 @@ pub enum RootSource<'p> {
         tree: &'p Path,
         /// What stands in it, without the mount points.
         entries: Option<&'p [TopEntry]>,
+        /// Shows it as `root` of the stage where there can be no overlay.
+        stand_in: Option<&'p SandboxMount<'p>>,
     },
     /// It is mounted in the stage, at `rootfs`. Its entries are given where `/input` is a file.
     Mounted {
@@ -105,6 +108,14 @@ pub struct HostPaths<'p> {
 impl HostPaths<'_> {
     fn staged(&self, name: &str) -> PathBuf {
         self.stage.join(name)
+    }
+
+    /// What shows the root file system where there can be no overlay.
+    pub(super) fn stand_in(&self) -> Option<&SandboxMount<'_>> {
+        match self.root {
+            RootSource::Unpacked { stand_in, .. } => stand_in,
+            RootSource::Mounted { .. } => None,
+        }
     }
 
     /// Where the host finds what the program writes to `/output` and `/tmp`.
@@ -158,8 +169,9 @@ pub(super) enum Root<'p> {
 /// Where the unpacked tree cannot be looked at.
 pub(super) fn stage(paths: &HostPaths<'_>, mounts: Vec<MountRequest>) -> io::Result<Stage> {
     let mut steps = base();
-    if let RootSource::Unpacked { tree, entries } = paths.root {
-        root(&mut steps, tree, entries)?;
+    if let RootSource::Unpacked { tree, entries, .. } = paths.root {
+        let by_fuse = paths.stand_in().map(SandboxMount::request);
+        root(&mut steps, tree, entries, by_fuse)?;
     }
     for mount in mounts {
         let kind = if mount.is_file {
@@ -224,7 +236,12 @@ fn base() -> Vec<Step> {
 }
 
 /// Shows an unpacked tree, with inodes of the run's own.
-fn root(steps: &mut Vec<Step>, tree: &Path, entries: Option<&[TopEntry]>) -> io::Result<()> {
+fn root(
+    steps: &mut Vec<Step>,
+    tree: &Path,
+    entries: Option<&[TopEntry]>,
+    by_fuse: Option<MountRequest>,
+) -> io::Result<()> {
     let status = stat(tree)?;
     steps.extend([
         Step::Directory(text("shadow")),
@@ -250,12 +267,14 @@ fn root(steps: &mut Vec<Step>, tree: &Path, entries: Option<&[TopEntry]>) -> io:
         at: text(ROOT),
         options: text("lowerdir=shadow:tree"),
         is_writable: false,
+        by_fuse,
         otherwise,
     }));
     Ok(())
 }
 
-/// Binds the entries of the tree one by one, where `/input` is a file and there can be no overlay.
+/// Binds the entries of the tree one by one, where `/input` is a file and nothing else can hide the directory
+/// of that name.
 fn bound_entries(entries: &[TopEntry]) -> Vec<Step> {
     let inside = |name: &OsStr| {
         let path = [ROOT.as_bytes(), b"/", name.as_bytes()].concat();
@@ -298,6 +317,8 @@ fn writable(paths: &HostPaths<'_>) -> [Step; 5] {
             at: text(WRITABLE),
             options: text(options),
             is_writable: true,
+            // What is written has no other inodes than those of the disk.
+            by_fuse: None,
             otherwise: vec![Step::Bind(text("upper"), text(WRITABLE), false)],
         }),
     ]

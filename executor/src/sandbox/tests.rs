@@ -110,6 +110,7 @@ impl Host {
             root: RootSource::Unpacked {
                 tree: &tree,
                 entries: self.file_input.then_some(&entries),
+                stand_in: None,
             },
             input: InputSource::Exported(&self.path(if self.file_input {
                 "input/file"

@@ -184,14 +184,25 @@ const SHARES: &str = r#"
     }
 "#;
 
+/// A root file system with a program that takes such locks.
+pub(crate) fn sharing() -> Machine {
+    Machine::with(&Archive::busybox().file("bin/shares", 0o755, compile(SHARES)))
+}
+
 /// Jobs that share an unpacked root file system locked each other out, and saw what the other opened.
 #[test]
 fn runs_share_no_locks_and_no_watches() {
-    let image = Archive::busybox().file("bin/shares", 0o755, compile(SHARES));
-    let machine = Machine::with(&image);
+    let machine = sharing();
     // Unpacked before, so that both use one tree.
     machine.shell("true");
-    let mut command = run(&machine, &["-i"], "shares hold");
+    assert_nothing_is_shared(|options, script| run(&machine, options, script));
+}
+
+/// Checks that two runs at the same time have locks and watches of their own. Each is a script that `run`
+/// starts with some options, in a root file system that is [`sharing`].
+#[track_caller]
+pub(crate) fn assert_nothing_is_shared(run: impl Fn(&[&str], &str) -> Command) {
+    let mut command = run(&["-i"], "shares hold");
     let (held, hold) = pipe().unwrap();
     let mut first = command.stdin(held).stderr(Stdio::piped()).spawn().unwrap();
     drop(command);
@@ -200,7 +211,7 @@ fn runs_share_no_locks_and_no_watches() {
         .map(|line| line.unwrap());
     assert_eq!(said.next().unwrap(), "flock 0 lock 0");
     assert_eq!(said.next().unwrap(), "ready");
-    let second = run(&machine, &[], "shares; busybox true").output().unwrap();
+    let second = run(&[], "shares; busybox true").output().unwrap();
     assert_eq!(String::from_utf8_lossy(&second.stderr), "flock 0 lock 0\n");
     drop(hold);
     assert_eq!(said.next().unwrap(), "events 0");

@@ -23,6 +23,7 @@ mod images;
 mod leaks;
 mod mount;
 mod output;
+mod overlays;
 mod rootfs;
 mod run;
 mod sandbox;
