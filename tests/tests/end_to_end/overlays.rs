@@ -155,7 +155,7 @@ fn fuse_stands_in_for_an_overlay() {
                   *) ls -lnR $name; stat -c '%n %a %f %s %b %h %u %g %y' $name;; esac; done > /output/list; \
                   stat -c '%a %f %s %b %h %u %g %y' / > /output/top; stat -c '%F %s' /input > /output/input; \
                   cat /etc/large /etc/again | md5sum > /output/sum; ls -d /etc/none 2> /output/none; \
-                  { : > /new; } 2> /output/read-only; find / -xdev | sort > /output/all; true";
+                  ( : > /new ) 2> /output/read-only; find / -xdev | sort > /output/all; true";
     for (input, kind) in [(EMPTY, "directory"), (&*file, "regular file")] {
         let plain = stacked.shell(Place::Plain, input, script);
         assert_eq!(plain["isolation"]["root"], "overlay", "{plain}");
@@ -196,7 +196,7 @@ fn runs_share_no_locks_where_there_is_no_overlay() {
 fn a_stand_in_tells_nothing_of_the_host() {
     let machine = Machine::new();
     let stacked = Stacked::new(&machine);
-    let script = "grep ' / / ' /proc/self/mountinfo | cut -d ' ' -f 4-6,9- >&2";
+    let script = "grep ' / / ' /proc/self/mountinfo >&2";
     let run = stacked.run(Place::Stacked, &[], EMPTY, ["sh", "-c", script]);
     let told = run.succeeds().stderr;
     assert!(told.contains("fuse"), "{told}");
