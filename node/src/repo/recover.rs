@@ -16,7 +16,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
-use rusqlite::{Transaction, params};
+use rusqlite::Transaction;
 
 use super::segment::{self, Location};
 use super::store::{self, Store};
@@ -390,17 +390,8 @@ impl Adoption<'_> {
 }
 
 fn insert(transaction: &Transaction<'_>, rows: &[(Multihash, Location)]) -> rusqlite::Result<()> {
-    let mut insert = transaction.prepare_cached(store::INSERT_BLOCK)?;
     for (hash, location) in rows {
-        insert.execute(params![
-            hash.to_bytes(),
-            location.segment as i64,
-            location.offset as i64,
-            location.length,
-            location.header,
-            0,
-            false
-        ])?;
+        store::insert_block(transaction, &hash.to_bytes(), location, 0, false)?;
     }
     Ok(())
 }

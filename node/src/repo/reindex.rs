@@ -249,16 +249,7 @@ impl<'r> Rebuild<'r> {
         let location = &section.location;
         let hash = section.cid.hash();
         let is_damaged = !matches!(section.data, Data::Sound(_));
-        let mut insert = self.connection.prepare_cached(store::INSERT_BLOCK)?;
-        insert.execute(params![
-            hash.to_bytes(),
-            location.segment as i64,
-            location.offset as i64,
-            location.length,
-            location.header,
-            0,
-            is_damaged
-        ])?;
+        store::insert_block(&self.connection, &hash.to_bytes(), location, 0, is_damaged)?;
         if let Data::Sound(data) = section.data {
             match dag::links(&section.cid, data) {
                 Ok(links) => self.note_below(&section.cid, data, &links)?,

@@ -430,7 +430,6 @@ impl Drop for Session<'_> {
 
 /// Adds the batch to the index.
 fn index(transaction: &Transaction<'_>, batch: &Batch, lease: i64) -> rusqlite::Result<()> {
-    let mut insert = transaction.prepare_cached(store::INSERT_BLOCK)?;
     // In the order of the keys, which is that of the table: half the page writes.
     let mut rows: Vec<_> = batch
         .written
@@ -439,15 +438,7 @@ fn index(transaction: &Transaction<'_>, batch: &Batch, lease: i64) -> rusqlite::
         .collect();
     rows.sort_unstable_by(|a, b| a.0.cmp(&b.0));
     for (hash, location) in rows {
-        insert.execute(params![
-            hash,
-            location.segment as i64,
-            location.offset as i64,
-            location.length,
-            location.header,
-            lease,
-            false
-        ])?;
+        store::insert_block(transaction, &hash, location, lease, false)?;
     }
     let mut touch = transaction
         .prepare_cached("UPDATE blocks SET lease = ?2 WHERE hash = ?1 AND lease < ?2")?;

@@ -329,9 +329,8 @@ fn count_rows(connection: &mut Connection) -> rusqlite::Result<RowCounts> {
 /// The columns that [`location`] reads, in its order.
 pub(super) const LOCATION_COLUMNS: &str = "segment, offset, length, header, damaged";
 
-/// Adds a block to the index: its hash, the first four of [`LOCATION_COLUMNS`], lease and `damaged`.
-/// Another process may have committed the same block: the first copy stands, unless it is bad.
-pub(super) const INSERT_BLOCK: &str = "
+/// Its parameters are those of [`insert_block`], in the order of the columns.
+const INSERT_BLOCK: &str = "
     INSERT INTO blocks (hash, segment, offset, length, header, lease, damaged)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
     ON CONFLICT (hash) DO UPDATE SET
@@ -341,6 +340,27 @@ pub(super) const INSERT_BLOCK: &str = "
         header = CASE damaged WHEN 0 THEN header ELSE excluded.header END,
         lease = max(lease, excluded.lease),
         damaged = min(damaged, excluded.damaged)";
+
+/// Adds the block with this binary multihash to the index, under the lease of its writer; 0 is none.
+/// Another process may have committed the same block: the first copy stands, unless it is bad.
+pub(super) fn insert_block(
+    connection: &Connection,
+    hash: &[u8],
+    location: &Location,
+    lease: i64,
+    is_damaged: bool,
+) -> rusqlite::Result<()> {
+    connection.prepare_cached(INSERT_BLOCK)?.execute(params![
+        hash,
+        location.segment as i64,
+        location.offset as i64,
+        location.length,
+        location.header,
+        lease,
+        is_damaged
+    ])?;
+    Ok(())
+}
 
 /// Reads [`LOCATION_COLUMNS`], the first of which is `column`.
 pub(super) fn location(row: &Row<'_>, column: usize) -> rusqlite::Result<Location> {
