@@ -34,6 +34,7 @@
 
 mod beneath;
 pub mod caller;
+mod links;
 mod process;
 #[cfg(test)]
 mod testing;

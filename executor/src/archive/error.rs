@@ -7,8 +7,8 @@ use ipfs_exec_node::limits;
 use ipfs_exec_node::unixfs::UnixfsError;
 
 use super::bounds::{MAX_DIRECTORY_BYTES, MAX_REGIONS};
-use super::follow::MAX_LINKS;
 use super::image::Image;
+use crate::links::MAX_LINKS;
 
 /// Why an archive could not be unpacked.
 #[derive(Debug, thiserror::Error)]

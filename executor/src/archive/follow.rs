@@ -9,11 +9,9 @@ use rustix::io::Errno;
 
 use super::error::{ArchiveError, Refusal};
 use super::path::EntryPath;
+use crate::links::{MAX_LINKS, names_reversed};
 
-/// Symbolic links that are followed on the way to one entry: as many as the kernel follows.
-pub(super) const MAX_LINKS: usize = 40;
-
-/// What stands at a path.
+/// The kind of entry at a path.
 #[derive(Debug)]
 pub(super) enum Standing {
     Nothing,
@@ -25,7 +23,7 @@ pub(super) enum Standing {
 
 /// The tree that was unpacked so far.
 pub(super) trait Tree {
-    /// What stands at `path`, whose parents are directories.
+    /// The kind of the entry at `path`, whose parents are directories.
     fn look(&self, path: &[u8]) -> Result<Standing, Errno>;
 }
 
@@ -54,7 +52,7 @@ impl Stray {
 
 /// The path without links to which `path` leads. Directories that are missing are part of it.
 pub(super) fn follow(tree: &impl Tree, path: &[u8]) -> Result<EntryPath, Stray> {
-    let mut ahead = segments(path);
+    let mut ahead = names_reversed(path);
     let mut done: Vec<u8> = Vec::new();
     let mut links = 0;
     while let Some(name) = ahead.pop() {
@@ -79,7 +77,7 @@ pub(super) fn follow(tree: &impl Tree, path: &[u8]) -> Result<EntryPath, Stray> 
                     return Err(Refusal::TooManyLinks.into());
                 }
                 done.truncate(if target.starts_with(b"/") { 0 } else { parent });
-                ahead.extend(segments(&target));
+                ahead.extend(names_reversed(&target));
             }
         }
     }
@@ -98,13 +96,6 @@ pub(super) fn target(tree: &impl Tree, target: &[u8]) -> Result<EntryPath, Stray
         Err(Stray::Refused(Refusal::ThroughFile)) => Err(Refusal::MissingTarget.into()),
         Err(stray) => Err(stray),
     }
-}
-
-/// The names in a path, the first of them last.
-fn segments(path: &[u8]) -> Vec<Vec<u8>> {
-    let names = path.split(|byte| *byte == b'/');
-    let names = names.filter(|name| !name.is_empty() && *name != b".");
-    names.rev().map(<[u8]>::to_vec).collect()
 }
 
 #[cfg(test)]
@@ -128,7 +119,7 @@ mod tests {
         }
     }
 
-    /// Where links lead, and that none leads out of the tree.
+    /// Links lead to their targets, and none leads out of the tree.
     #[test]
     fn links_are_followed_inside_the_tree() {
         let links = [

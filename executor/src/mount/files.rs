@@ -3,7 +3,7 @@
 
 use std::error::Error;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use rustix::io::Errno;
@@ -28,6 +28,11 @@ pub(super) const LINK_MODE: u32 = 0o777;
 /// Nodes above which a listing gives no more of them along: the kernel asks when it wants to know.
 pub(super) const MAX_NODES_LISTED: usize = MOST_NODES / 2;
 
+/// Locks what stays whole when a thread panics.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// What kept a program from part of a tree.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read `{path}` of {root}")]
@@ -47,8 +52,9 @@ pub(super) trait Files: Send + Sync {
     /// The nodes that the kernel holds.
     fn inodes(&self) -> &Inodes;
 
-    /// The entry `name` of a directory; `None` where there is none and never will be.
-    fn lookup(&self, parent: u64, name: &[u8]) -> Result<Option<Arc<Inode>>, Errno>;
+    /// The entry `name` of the directory `parent`, to which the kernel gets a reference more; `None` where
+    /// there is none and never will be.
+    fn entry(&self, parent: &Arc<Inode>, name: &[u8]) -> Result<Option<Arc<Inode>>, Errno>;
 
     /// The target of a symbolic link.
     fn read_link(&self, number: u64) -> Result<Vec<u8>, Errno>;
@@ -102,6 +108,14 @@ pub(super) trait Files: Send + Sync {
     /// The node of that number.
     fn inode(&self, number: u64) -> Result<Arc<Inode>, Errno> {
         self.inodes().get(number).ok_or(Errno::STALE)
+    }
+
+    /// The entry `name` of a directory, once there is room for one node more; see [`Files::entry`].
+    fn lookup(&self, parent: u64, name: &[u8]) -> Result<Option<Arc<Inode>>, Errno> {
+        if !self.inodes().await_room() {
+            return Err(Errno::NFILE);
+        }
+        self.entry(&self.inode(parent)?, name)
     }
 
     /// What `stat` says of a node.

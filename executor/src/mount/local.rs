@@ -11,7 +11,7 @@
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use ipfs_exec_node::limits::MAX_NAME_BYTES;
@@ -21,7 +21,7 @@ use rustix::io::{Errno, pread};
 
 use super::files::{
     DIRECTORY_MODE_MASK, FILE_MODE_MASK, Failure, Files, LINK_MODE, MAX_NODES_LISTED,
-    TYPE_DIRECTORY, TYPE_FILE, TYPE_LINK, TYPES,
+    TYPE_DIRECTORY, TYPE_FILE, TYPE_LINK, TYPES, lock,
 };
 use super::inodes::{self, Body, Inode, Inodes};
 use super::lru::Lru;
@@ -72,10 +72,6 @@ pub(super) struct Local {
     reading_names: Mutex<()>,
     has_ended: AtomicBool,
     failure: Mutex<Option<Failure>>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Local {
@@ -306,18 +302,14 @@ impl Files for Local {
         &self.inodes
     }
 
-    fn lookup(&self, parent: u64, name: &[u8]) -> Result<Option<Arc<Inode>>, Errno> {
-        if !self.inodes.await_room() {
-            return Err(Errno::NFILE);
-        }
-        let parent = self.inode(parent)?;
+    fn entry(&self, parent: &Arc<Inode>, name: &[u8]) -> Result<Option<Arc<Inode>>, Errno> {
         if name.len() > MAX_NAME_BYTES {
             return Err(Errno::NAMETOOLONG);
         }
         if name.is_empty() || name == b"." || name == b".." || name.contains(&b'/') {
             return Err(Errno::INVAL);
         }
-        match self.enter(&parent, name) {
+        match self.enter(parent, name) {
             Ok(inode) => Ok(Some(inode)),
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(self.failed(&parent.path_of(name), errno)),

@@ -33,6 +33,7 @@ use rustix::process::Signal;
 use super::files::Files;
 use super::inodes::Inode;
 use super::protocol::{self, Operation, Request};
+use crate::process::{signal_bit, signal_sets};
 
 /// Largest request: one that writes, of as many bytes as the kernel was told, which sends none.
 pub(super) const REQUEST_BYTES: usize = MAX_READ_BYTES as usize + 4096;
@@ -56,18 +57,14 @@ const KILL_CHECK: Duration = Duration::from_millis(100);
 const TRIM_PAUSE: Duration = Duration::from_millis(5);
 
 /// Signals that end nobody by default, as a set of `/proc`.
-const HARMLESS: u64 = bit(Signal::CHILD)
-    | bit(Signal::CONT)
-    | bit(Signal::STOP)
-    | bit(Signal::TSTP)
-    | bit(Signal::TTIN)
-    | bit(Signal::TTOU)
-    | bit(Signal::URG)
-    | bit(Signal::WINCH);
-
-const fn bit(signal: Signal) -> u64 {
-    1 << (signal.as_raw() - 1)
-}
+const HARMLESS: u64 = signal_bit(Signal::CHILD)
+    | signal_bit(Signal::CONT)
+    | signal_bit(Signal::STOP)
+    | signal_bit(Signal::TSTP)
+    | signal_bit(Signal::TTIN)
+    | signal_bit(Signal::TTOU)
+    | signal_bit(Signal::URG)
+    | signal_bit(Signal::WINCH);
 
 /// Ends a server from any thread.
 #[derive(Debug)]
@@ -552,13 +549,8 @@ fn is_being_killed(pid: u32) -> bool {
     let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else {
         return true;
     };
-    let set = |name: &str| {
-        let mut lines = status.lines();
-        let signals = lines.find_map(|line| line.strip_prefix(name));
-        signals.map_or(0, |signals| {
-            u64::from_str_radix(signals.trim(), 16).unwrap_or_default()
-        })
-    };
-    let held_back = set("SigBlk:") | set("SigIgn:") | set("SigCgt:") | HARMLESS;
-    (set("SigPnd:") | set("ShdPnd:")) & !held_back != 0
+    let union = |sets: &mut dyn Iterator<Item = u64>| sets.fold(0, |all, set| all | set);
+    let held_back = union(&mut signal_sets(&status, ["SigBlk", "SigIgn", "SigCgt"]));
+    let pending = union(&mut signal_sets(&status, ["SigPnd", "ShdPnd"]));
+    pending & !(held_back | HARMLESS) != 0
 }

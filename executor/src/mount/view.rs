@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use ipfs_exec_node::block::{self, Block, BlockError, Blocks, RAW};
@@ -18,7 +18,7 @@ use super::ahead::Ahead;
 use super::cache::BlockCache;
 use super::files::{
     DIRECTORY_MODE_MASK, FILE_MODE_MASK, Failure, Files, LINK_MODE, MAX_NODES_LISTED,
-    TYPE_DIRECTORY, TYPE_FILE, TYPE_LINK, TYPES,
+    TYPE_DIRECTORY, TYPE_FILE, TYPE_LINK, TYPES, lock,
 };
 use super::inodes::{self, Body, Inode, Inodes};
 use super::lru::Lru;
@@ -183,10 +183,6 @@ impl Blocks for Recorded<'_, '_> {
     fn expect_all(&self, root: &Cid) {
         self.cache.expect_all(root);
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<'b> View<'b> {
@@ -644,11 +640,7 @@ impl Files for View<'_> {
         &self.inodes
     }
 
-    fn lookup(&self, parent: u64, name: &[u8]) -> Result<Option<Arc<Inode>>, Errno> {
-        if !self.inodes.await_room() {
-            return Err(Errno::NFILE);
-        }
-        let parent = self.inode(parent)?;
+    fn entry(&self, parent: &Arc<Inode>, name: &[u8]) -> Result<Option<Arc<Inode>>, Errno> {
         let blocks = self.recorded();
         let path = || parent.path_of(name);
         if parent.depth >= limits::MAX_DIRECTORY_DEPTH {
@@ -661,7 +653,7 @@ impl Files for View<'_> {
             Body::Everything => parse_cid(name).map(|cid| (Body::content(&cid), 0)),
             Body::Content(cid) => match self.find(&blocks, &cid.get(), name) {
                 Ok(entry) => Some((Body::content(&entry.cid), entry.cumulative_size)),
-                Err(UnixfsError::NotFound { .. }) if self.is_mount_point(&parent, name) => {
+                Err(UnixfsError::NotFound { .. }) if self.is_mount_point(parent, name) => {
                     Some((Body::MountPoint, 0))
                 }
                 Err(UnixfsError::NotFound { .. } | UnixfsError::EntryName { .. }) => None,
@@ -678,7 +670,7 @@ impl Files for View<'_> {
         };
         let attributes = attributes.map_err(|error| self.failed(&path(), error))?;
         self.tell(&path(), body.cid(), Learnt::Attributes, &blocks.taken());
-        Ok(Some(self.inodes.enter(&parent, name, body, attributes)))
+        Ok(Some(self.inodes.enter(parent, name, body, attributes)))
     }
 
     fn read_link(&self, number: u64) -> Result<Vec<u8>, Errno> {

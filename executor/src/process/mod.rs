@@ -32,6 +32,7 @@ mod inherited;
 mod landlock;
 mod namespace;
 mod rights;
+mod signal_sets;
 mod stage;
 mod supervisor;
 mod usage;
@@ -58,6 +59,7 @@ pub(crate) use haste::Haste;
 pub use inherited::stdout_was_closed;
 pub(crate) use landlock::{REFERS, Restriction, SCOPES, landlock_version};
 pub(crate) use rights::{open_with_all_rights, with_all_rights};
+pub(crate) use signal_sets::{signal_bit, signal_sets};
 pub(crate) use stage::{
     BOOT_ID, Device, EMPTY_DIRECTORY, EMPTY_FILE, Overlay, Part, Place, Stage, Staged, Step,
 };

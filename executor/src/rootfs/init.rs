@@ -1,6 +1,7 @@
 //! Whether a tree has a program to run.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -140,13 +141,16 @@ impl<'p> Program<'p> {
 }
 
 /// The service manager that the program is a link to, if it is one.
-pub(super) fn service_manager<T: Tree>(
+pub(super) fn service_manager<T: Tree<Error: fmt::Display>>(
     tree: &T,
     program: Program<'_>,
-) -> Result<Option<&'static str>, T::Error> {
-    let name = resolve::linked_name(tree, program.bytes())?;
+) -> Option<&'static str> {
+    let name = resolve::linked_name(tree, program.bytes()).unwrap_or_else(|error| {
+        tracing::debug!(program = ?program.path, %error, "cannot follow the program");
+        None
+    })?;
     let mut managers = SERVICE_MANAGERS.into_iter();
-    Ok(name.and_then(|name| managers.find(|manager| manager.as_bytes() == name)))
+    managers.find(|manager| manager.as_bytes() == name)
 }
 
 /// Looks the program up as the sandbox will.

@@ -230,8 +230,6 @@ impl Rootfs {
     pub fn service_manager(&self, path: &OsStr) -> Option<&'static str> {
         let tree = init::OnDisk(self.descriptor.as_fd());
         init::service_manager(&tree, self.program(path))
-            .ok()
-            .flatten()
     }
 
     /// Why a complete sandbox could not execute the program; `source` is what the kernel says.

@@ -84,8 +84,6 @@ impl<'b> MountedRootfs<'b> {
     /// As [`Rootfs::service_manager`](super::Rootfs::service_manager).
     pub(crate) fn service_manager(&self, path: &OsStr) -> Option<&'static str> {
         init::service_manager(self, self.program(path))
-            .ok()
-            .flatten()
     }
 
     /// Why a complete sandbox could not execute the program; `source` is what the kernel says.

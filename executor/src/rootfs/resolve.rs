@@ -5,9 +5,7 @@
 
 use super::mountpoints::MOUNT_POINTS;
 use super::program::interpreter;
-
-/// Symbolic links that are followed on the way: as many as the kernel does.
-const MAX_LINKS: usize = 40;
+use crate::links::{MAX_LINKS, names_reversed};
 
 /// Scripts whose interpreter is a script again: one more than the kernel executes.
 const MAX_SCRIPTS: usize = 6;
@@ -65,7 +63,7 @@ pub(super) fn find<T: Tree>(tree: &T, path: &[u8]) -> Result<Found<T::Node>, T::
 
 /// The name that the file at `path` has in the end, where that is another because `path` is a link.
 pub(super) fn linked_name<T: Tree>(tree: &T, path: &[u8]) -> Result<Option<Vec<u8>>, T::Error> {
-    let own = segments(path).into_iter().next();
+    let own = names_reversed(path).into_iter().next();
     let Followed { found, name } = follow(tree, path)?;
     let is_other = matches!(found, Found::Node(_)) && name != own;
     Ok(name.filter(|_| is_other))
@@ -90,7 +88,7 @@ fn walk<T: Tree>(
     path: &[u8],
     last: &mut Option<Vec<u8>>,
 ) -> Result<Found<T::Node>, T::Error> {
-    let mut ahead = segments(path);
+    let mut ahead = names_reversed(path);
     let mut behind = vec![Place::Node(tree.root()?)];
     let (mut links, mut is_linked) = (0, false);
     while let Some(name) = ahead.pop() {
@@ -127,7 +125,7 @@ fn walk<T: Tree>(
                 if target.starts_with(b"/") {
                     behind.truncate(1);
                 }
-                ahead.extend(segments(&target));
+                ahead.extend(names_reversed(&target));
             }
         }
     }
@@ -162,13 +160,6 @@ fn mounted_at<N>(name: &[u8]) -> Option<Place<N>> {
     Some(Place::Mounted {
         is_kernel: KERNEL_FILES.contains(point),
     })
-}
-
-/// The names in a path, the first of them last.
-fn segments(path: &[u8]) -> Vec<Vec<u8>> {
-    let names = path.split(|byte| *byte == b'/');
-    let names = names.filter(|name| !name.is_empty() && *name != b".");
-    names.rev().map(<[u8]>::to_vec).collect()
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use ipfs_exec_node::path::escape;
 use ipfs_exec_node::unixfs::FileReader;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -35,7 +35,7 @@ use super::error::SandboxError;
 use super::masks::covered;
 use super::plan::Plan;
 use super::probe::{Bubblewrap, obstacle};
-use super::relay::LAST_PATIENCE;
+use super::relay::{LAST_PATIENCE, timespec};
 use super::seccomp;
 use super::stage::{HostPaths, InputSource, RootSource, stage};
 use super::status::Status;
@@ -600,7 +600,9 @@ impl Running {
             if !is_running {
                 continue;
             }
-            stopping.hand_on();
+            if ready.signals || ready.cancel {
+                stopping.hand_on();
+            }
             let is_cancelled = ready.typed || ready.cancel && stopping.ask() || stopping.is_over();
             let hangs = ears.start_deadline.is_some_and(|end| Instant::now() >= end);
             stopped = match is_cancelled {
@@ -657,6 +659,7 @@ struct Ready {
     end: bool,
     cancel: bool,
     typed: bool,
+    signals: bool,
 }
 
 /// Waits until everything ended, bubblewrap or the stub reports, the caller wants something, or for as long
@@ -668,10 +671,7 @@ fn wait(
     wishes: Wishes<'_>,
     patience: Option<Duration>,
 ) -> io::Result<Ready> {
-    let patience = patience.map(|patience| Timespec {
-        tv_sec: patience.as_secs().try_into().unwrap_or(i64::MAX),
-        tv_nsec: patience.subsec_nanos().into(),
-    });
+    let patience = patience.map(timespec);
     let descriptors = [
         Some(supervisor.as_fd()),
         wishes.cancel,
@@ -694,9 +694,14 @@ fn wait(
         }
     }
     let mut ready = events.iter().map(|event| !event.revents().is_empty());
-    let [end, cancel, typed, ..] =
+    let [end, cancel, typed, signals, ..] =
         descriptors.map(|descriptor| descriptor.is_some() && ready.next() == Some(true));
-    Ok(Ready { end, cancel, typed })
+    Ok(Ready {
+        end,
+        cancel,
+        typed,
+        signals,
+    })
 }
 
 /// Writes what `from` reads to the program's standard input, which may end before.

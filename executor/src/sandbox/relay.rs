@@ -375,7 +375,8 @@ fn wait(
     }
 }
 
-fn timespec(duration: Duration) -> Timespec {
+/// A time to wait, for poll(2).
+pub(super) fn timespec(duration: Duration) -> Timespec {
     Timespec {
         tv_sec: duration.as_secs().try_into().unwrap_or(i64::MAX),
         tv_nsec: duration.subsec_nanos().into(),

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::caller::Caller;
+use crate::process::{signal_bit, signal_sets};
 
 /// See the [module](self).
 pub(super) struct Stopping<'c> {
@@ -56,11 +57,13 @@ impl<'c> Stopping<'c> {
     }
 
     /// What to wait for: that the caller wants the end, as long as the program was not asked; and signals.
+    /// Signals wait until there is a process that can get them.
     pub(super) fn descriptors(&self) -> [Option<BorrowedFd<'c>>; 2] {
         let cancel = self.caller.map(Caller::cancel);
+        let signals = self.caller.and_then(Caller::signals);
         [
             cancel.filter(|_| self.deadline.is_none()),
-            self.caller.and_then(Caller::signals),
+            signals.filter(|_| self.first.is_some()),
         ]
     }
 
@@ -78,10 +81,9 @@ impl<'c> Stopping<'c> {
         }
     }
 
-    /// The caller wants the end. Gives whether the program is to be killed now: it has got no signal, or one
+    /// The caller wants the end, and its signals were handed on. Gives whether the program is to be killed now: it has got no signal, or one
     /// that it does not notice.
     pub(super) fn ask(&mut self) -> bool {
-        self.hand_on();
         let notices = match (&self.first, self.last) {
             (Some(first), Some(signal)) => self.hands_on || is_handled(first.pid, signal),
             _ => false,
@@ -124,22 +126,5 @@ impl<'c> Stopping<'c> {
 fn is_handled(process: Pid, signal: Signal) -> bool {
     let path = format!("/proc/{}/status", process.as_raw_nonzero());
     let status = fs::read_to_string(path).unwrap_or_default();
-    signal_sets(&status, ["SigCgt", "SigBlk"]).any(|set| set & bit(signal) != 0)
-}
-
-/// Sets of signals in a status file of proc(5).
-pub(super) fn signal_sets<const N: usize>(
-    status: &str,
-    names: [&'static str; N],
-) -> impl Iterator<Item = u64> {
-    names.into_iter().filter_map(move |name| {
-        let mut lines = status.lines();
-        let set = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-        u64::from_str_radix(set.trim(), 16).ok()
-    })
-}
-
-/// The bit of a signal in such a set.
-pub(super) fn bit(signal: Signal) -> u64 {
-    1 << (signal.as_raw() - 1)
+    signal_sets(&status, ["SigCgt", "SigBlk"]).any(|set| set & signal_bit(signal) != 0)
 }

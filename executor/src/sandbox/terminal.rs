@@ -32,9 +32,8 @@ use rustix::termios::{
 use signal_hook::SigId;
 use signal_hook::consts::SIGWINCH;
 
-use super::stop::{bit, signal_sets};
 use super::stub::Terminal;
-use crate::process::HostTerminal;
+use crate::process::{HostTerminal, signal_bit, signal_sets};
 
 /// Bytes that are passed on at a time.
 const PIECE_BYTES: usize = 4096;
@@ -259,5 +258,5 @@ fn is_unprepared(process: Pid, signal: Signal) -> bool {
     let path = format!("/proc/{}/status", process.as_raw_nonzero());
     let status = fs::read_to_string(path).unwrap_or_default();
     let mut sets = signal_sets(&status, ["SigBlk", "SigIgn", "SigCgt"]);
-    !sets.any(|set| set & bit(signal) != 0)
+    !sets.any(|set| set & signal_bit(signal) != 0)
 }
