@@ -11,8 +11,8 @@ use crate::error::CommandError;
 use crate::output;
 
 /// The option that asks for it, and the one by which the second process knows.
-pub(crate) const OPTION: &str = "--background";
-pub(crate) const DETACHED: &str = "--detached";
+const OPTION: &str = "--background";
+const DETACHED: &str = "--detached";
 
 /// Starts this command again with [`DETACHED`] in place of [`OPTION`]; prints what it prints.
 pub(crate) fn start() -> Result<ExitCode, CommandError> {

@@ -287,7 +287,7 @@ fn is_name(address: &Multiaddr) -> bool {
     address.protocol_stack().any(|name| names.contains(&name))
 }
 
-/// What helps where a block is damaged on disk.
+/// The way out of a block that is damaged on disk.
 const DAMAGED: &str = "add or import the content again to replace it, or name a peer that has it with \
                        `--peer`; `ipfs-exec verify` lists all damage";
 
@@ -328,10 +328,10 @@ fn classify_unixfs(error: &UnixfsError, failed: &mut CommandError) {
 /// The way out of a repository of another user.
 const NO_WRITER: &str = "give a directory that you may write with `--repo` or IPFS_EXEC_PATH";
 
-/// What helps where a disk is full.
+/// The way out of a full disk.
 const FULL_DISK: &str = "free space on that file system; `ipfs-exec gc` removes what is not pinned";
 
-/// What helps where the database does not fit the segments.
+/// The way out of a database that does not fit the segments.
 const REINDEX: &str =
     "rebuild the database from the blocks with `ipfs-exec repo reindex`; the old one is kept";
 

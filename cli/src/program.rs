@@ -43,7 +43,7 @@ pub(crate) struct ProgramArgs {
 }
 
 impl ProgramArgs {
-    /// What the user named as the program's standard input.
+    /// The content or file that the user named as the program's standard input.
     pub(crate) fn stdin(&self) -> Option<&OsStr> {
         self.stdin.as_deref()
     }

@@ -1,4 +1,4 @@
-//! What `run` tells of a run: the object of `--json`, and the lines of `--stats`.
+//! The report of a run: the object of `--json`, and the lines of `--stats`.
 
 use ipfs_exec_executor::limits::{Limit, Usage};
 use ipfs_exec_executor::run::Part;
@@ -33,7 +33,7 @@ pub(crate) fn succeeded(outcome: &Outcome, fetched: Fetched) -> Value {
     })
 }
 
-/// What is known of a run without an output.
+/// Facts of a run without an output, as far as they are known.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Known<'k> {
     /// The limit that it hit, and what was going on.

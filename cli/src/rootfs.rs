@@ -61,7 +61,8 @@ impl Reporter for LeftOut<'_> {
     }
 }
 
-/// What it means that an import failed: only that of a root file system has bounds on bytes and entries.
+/// The error of a failed import, with a hint. Only the import of a root file system has bounds on bytes and
+/// entries.
 pub(crate) fn import_failed(error: UnixfsError) -> CommandError {
     let hint = match error.budget() {
         Some(BudgetError::Bytes { .. }) => Some("allow more with `--max-rootfs-size`"),

@@ -141,9 +141,7 @@ impl Selection {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             place => place.map_err(failed)?,
         };
-        // A link stands for itself, wherever it leads: what is in it is not looked at.
-        let is_link = fs::symlink_metadata(&place).is_ok_and(|status| status.is_symlink());
-        for directory in place.ancestors().skip(is_link.into()) {
+        for directory in place.ancestors() {
             if !self.is_repository_at(directory).map_err(failed)? {
                 continue;
             }
@@ -171,8 +169,9 @@ impl Selection {
         }
     }
 
+    /// A link is none, wherever it leads.
     fn is_repository_at(&self, path: &Path) -> io::Result<bool> {
-        let status = match fs::metadata(path) {
+        let status = match fs::symlink_metadata(path) {
             // A directory above that may not be examined; what is below is examined by itself.
             Err(error) if error.kind() == ErrorKind::PermissionDenied => return Ok(false),
             status => status?,
@@ -212,7 +211,7 @@ impl Filter for Selection {
     }
 }
 
-/// Where an argument stands. A link is imported as a link, so its own place counts, not its target.
+/// The place of an argument. A link is imported as a link, so its own place counts, not its target.
 fn real_place(path: &Path) -> io::Result<PathBuf> {
     let is_link = path.symlink_metadata()?.is_symlink();
     match (path.parent(), path.file_name()) {
