@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use ipfs_exec_tests::{Environment, Outcome};
 use serde_json::Value;
 
-use crate::machine::{EMPTY, Machine};
+use crate::machine::{EMPTY, Machine, with_own_mounts};
 
 fn findings(outcome: &Outcome) -> Vec<Value> {
     let text = String::from_utf8_lossy(&outcome.stdout).into_owned();
@@ -180,16 +180,7 @@ fn repositories_that_no_run_can_use() {
     let environment = Environment::new();
     environment.ipfs_exec(["mkdir"]).succeeds();
     let read_only = "mount --bind \"$0\" \"$0\" && mount -o remount,ro,bind \"$0\" && exec \"$@\"";
-    let outcome = environment
-        .program("unshare")
-        .arguments([
-            "--user",
-            "--map-root-user",
-            "--mount",
-            "sh",
-            "-c",
-            read_only,
-        ])
+    let outcome = with_own_mounts(&environment, read_only)
         .argument(environment.repository())
         .argument(ipfs_exec_tests::environment::binary())
         .arguments(["doctor", "--json"])

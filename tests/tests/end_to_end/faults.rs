@@ -3,11 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use ipfs_exec_tests::Environment;
 use ipfs_exec_tests::environment::{binary, entries};
 use ipfs_exec_tests::random::Random;
-use ipfs_exec_tests::{Environment, requirement};
 
-use crate::machine::Machine;
+use crate::machine::{Machine, with_own_mounts};
 
 /// A peer at which nothing listens.
 pub(crate) const NOBODY: &str =
@@ -133,7 +133,6 @@ fn a_segment_that_was_cut_is_reported() {
 #[test]
 fn a_full_disk_loses_nothing() {
     let environment = Environment::new();
-    requirement::tool("unshare", "util-linux");
     environment.write("small", Random::new(33).bytes(1_000_000));
     environment.write("large", Random::new(34).bytes(24_000_000));
     let disk = environment.directory("disk");
@@ -154,9 +153,7 @@ fn a_full_disk_loses_nothing() {
         "$IPFS_EXEC" verify >&2
         ls -A "$IPFS_EXEC_PATH/run" > left
     "#;
-    let outcome = environment
-        .program("unshare")
-        .arguments(["--user", "--map-root-user", "--mount", "sh", "-c", script])
+    let outcome = with_own_mounts(&environment, script)
         .variable("IPFS_EXEC", binary())
         .variable("DISK", &disk)
         .run();
@@ -177,7 +174,6 @@ fn a_full_disk_loses_nothing() {
 fn a_disk_that_fills_while_an_output_is_imported_loses_nothing() {
     let machine = Machine::new();
     let environment = &machine.environment;
-    requirement::tool("unshare", "util-linux");
     environment.write("large", Random::new(35).bytes(24_000_000));
     let disk = environment.directory("disk");
     let script = r#"
@@ -203,9 +199,7 @@ fn a_disk_that_fills_while_an_output_is_imported_loses_nothing() {
         "$IPFS_EXEC" verify >&2
         ls -A "$IPFS_EXEC_PATH/run" >> left
     "#;
-    environment
-        .program("unshare")
-        .arguments(["--user", "--map-root-user", "--mount", "sh", "-c", script])
+    with_own_mounts(environment, script)
         .variable("IPFS_EXEC", binary())
         .variable("DISK", &disk)
         .succeeds();
@@ -233,9 +227,7 @@ fn a_read_only_repository_can_be_read() {
         exit 0
     "#;
     environment.write("small", "other");
-    environment
-        .program("unshare")
-        .arguments(["--user", "--map-root-user", "--mount", "sh", "-c", script])
+    with_own_mounts(&environment, script)
         .variable("IPFS_EXEC", binary())
         .variable("REPOSITORY", environment.repository())
         .succeeds();

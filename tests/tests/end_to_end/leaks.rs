@@ -1,7 +1,9 @@
 //! What a program could see or reach of its caller, of other runs and of the machine.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Seek, Write, pipe};
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use ipfs_exec_executor::security::{VISIBLE_DEVICES, VISIBLE_PROC};
@@ -13,12 +15,28 @@ use crate::machine::{EMPTY, Machine, compile, without_fuse};
 
 /// A run whose streams the test chooses.
 fn run(machine: &Machine, options: &[&str], script: &str) -> Command {
-    let mut command = Command::new(binary());
+    let repository = machine.environment.repository();
+    run_by(&[], repository, machine, options, script)
+}
+
+/// The same by a command that starts others, on another repository.
+pub(crate) fn run_by(
+    before: &[String],
+    repository: &Path,
+    machine: &Machine,
+    options: &[&str],
+    script: &str,
+) -> Command {
+    let program = binary();
+    let words = before.iter().map(AsRef::as_ref);
+    let words: Vec<&OsStr> = words.chain([program.as_os_str()]).collect();
+    let mut command = Command::new(words[0]);
     command
         .env_clear()
         .env("PATH", SEARCH_PATH)
+        .args(&words[1..])
         .arg("--repo")
-        .arg(machine.environment.repository())
+        .arg(repository)
         .arg("run")
         .args(options)
         .args([&machine.rootfs, EMPTY, "sh", "-c", script])

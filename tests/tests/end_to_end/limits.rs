@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use ipfs_exec_tests::Archive;
 use ipfs_exec_tests::environment::binary;
-use ipfs_exec_tests::{Archive, requirement};
 
-use crate::machine::{EMPTY, Machine, compile};
+use crate::machine::{EMPTY, Machine, compile, with_own_mounts};
 
 /// Runs a script that never ends by itself, and checks that `limit` ends it within a second of `after`.
 #[track_caller]
@@ -457,11 +457,8 @@ fn said_on_a_disk(script: &str) -> String {
         .file("bin/burst", 0o755, compile(BURST));
     let machine = Machine::with(&image);
     let environment = &machine.environment;
-    requirement::tool("unshare", "util-linux");
     let disk = environment.directory("disk");
-    let outcome = environment
-        .program("unshare")
-        .arguments(["--user", "--map-root-user", "--mount", "sh", "-c", script])
+    let outcome = with_own_mounts(environment, script)
         .variable("IPFS_EXEC", binary())
         .variable("DISK", &disk)
         .succeeds();

@@ -79,17 +79,28 @@ where
     I: IntoIterator,
     I::Item: AsRef<OsStr>,
 {
-    requirement::tool("unshare", "util-linux");
     let no_device = environment.write("no-device", "");
     let script = "mount --bind \"$0\" /dev/fuse && exec \"$@\"";
-    environment
-        .program("unshare")
-        .arguments(["--user", "--map-root-user", "--mount", "sh", "-c", script])
+    with_own_mounts(environment, script)
         .argument(no_device)
         .argument(ipfs_exec_tests::environment::binary())
         .argument("--repo")
         .argument(environment.repository())
         .arguments(arguments)
+}
+
+/// A shell script that may mount, in a mount namespace of its own. Arguments that are added are those of the
+/// script, from `$0` on.
+pub(crate) fn with_own_mounts(environment: &Environment, script: &str) -> Invocation {
+    requirement::tool("unshare", "util-linux");
+    environment.program("unshare").arguments([
+        "--user",
+        "--map-root-user",
+        "--mount",
+        "sh",
+        "-c",
+        script,
+    ])
 }
 
 /// A static program, for what no shell can do.

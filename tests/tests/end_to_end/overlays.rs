@@ -10,7 +10,7 @@ use ipfs_exec_tests::{Archive, Invocation, requirement};
 use rustix::process::geteuid;
 use serde_json::Value;
 
-use crate::leaks::{assert_nothing_is_shared, sharing};
+use crate::leaks::{assert_nothing_is_shared, run_by, sharing};
 use crate::machine::{EMPTY, Machine};
 
 /// Covers the repository by overlays on overlays, as deep as the kernel allows, and puts a copy of it where
@@ -174,20 +174,8 @@ fn runs_share_no_locks_where_there_is_no_overlay() {
     assert_eq!(unpacked["isolation"]["root"], "fuse", "{unpacked}");
     assert_nothing_is_shared(|options, script| {
         let entering = stacked.entering();
-        let mut command = Command::new(&entering[0]);
-        command
-            .env_clear()
-            .env("PATH", SEARCH_PATH)
-            .args(&entering[1..])
-            .arg(binary())
-            .arg("--repo")
-            .arg(stacked.repository(Place::Stacked))
-            .arg("run")
-            .args(options)
-            .args([&machine.rootfs, EMPTY, "sh", "-c", script])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null());
-        command
+        let repository = stacked.repository(Place::Stacked);
+        run_by(&entering, &repository, &machine, options, script)
     });
 }
 

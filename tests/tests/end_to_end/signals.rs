@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use ipfs_exec_tests::environment::entries;
 use ipfs_exec_tests::random::Random;
-use ipfs_exec_tests::{Environment, Running};
+use ipfs_exec_tests::{Environment, Outcome, Running};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::Signal;
 
@@ -111,25 +111,26 @@ fn a_loop_over_runs_ends() {
     assert!(outcome.text().starts_with("Qm"), "{outcome:?}");
 }
 
+/// A run with these options and arguments of its program that gets SIGTERM once the program is ready.
+#[track_caller]
+fn terminated(machine: &Machine, options: &[&str], arguments: &[&str]) -> Outcome {
+    let call = machine.environment.ipfs_exec(["run"]).arguments(options);
+    let call = call
+        .arguments([&machine.rootfs, EMPTY])
+        .arguments(arguments);
+    let mut running = call.start();
+    running.wait_for("ready");
+    running.signal(Signal::TERM);
+    running.wait()
+}
+
 /// A program that handles the signal and goes on is killed when its time is over.
 #[test]
 fn a_program_that_does_not_end_is_killed() {
     let machine = Machine::new();
     let script = "trap : TERM; echo ready >&2; while :; do sleep 0.1; done";
-    let command = [
-        "run",
-        "--stop-timeout",
-        "1s",
-        &machine.rootfs,
-        EMPTY,
-        "sh",
-        "-c",
-        script,
-    ];
-    let mut running = machine.environment.ipfs_exec(command).start();
-    running.wait_for("ready");
-    running.signal(Signal::TERM);
-    let outcome = running.wait();
+    let options = ["--stop-timeout", "1s"];
+    let outcome = terminated(&machine, &options, &["sh", "-c", script]);
     assert_eq!(outcome.signal, Some(15), "{outcome:?}");
     assert!(outcome.stdout.is_empty(), "{outcome:?}");
     machine.environment.assert_clean();
@@ -140,19 +141,8 @@ fn a_program_that_does_not_end_is_killed() {
 fn an_entrypoint_that_dies_of_the_signal_has_no_output() {
     let machine = Machine::new();
     let script = "echo ready >&2; while :; do sleep 0.1; done";
-    let command = [
-        "run",
-        "--entrypoint",
-        "/bin/sh",
-        &machine.rootfs,
-        EMPTY,
-        "-c",
-        script,
-    ];
-    let mut running = machine.environment.ipfs_exec(command).start();
-    running.wait_for("ready");
-    running.signal(Signal::TERM);
-    let outcome = running.wait();
+    let options = ["--entrypoint", "/bin/sh"];
+    let outcome = terminated(&machine, &options, &["-c", script]);
     assert_eq!(outcome.signal, Some(15), "{outcome:?}");
     assert!(outcome.stdout.is_empty(), "{outcome:?}");
     assert!(outcome.elapsed < Duration::from_secs(9), "{outcome:?}");

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use ipfs_exec_tests::{Environment, Served, requirement};
 
-use crate::machine::{EMPTY, Machine};
+use crate::machine::{EMPTY, Machine, with_own_mounts};
 
 /// Busybox as a tree: what the archive of the other tests holds.
 fn tree(environment: &Environment) -> PathBuf {
@@ -182,7 +182,6 @@ fn a_local_directory_is_a_root_file_system() {
 fn what_a_local_directory_cannot_give() {
     let machine = Machine::new();
     requirement::fuse();
-    requirement::tool("unshare", "util-linux");
     let environment = &machine.environment;
     tree(environment);
     for name in ["proc", "sys/fs"] {
@@ -190,17 +189,8 @@ fn what_a_local_directory_cannot_give() {
     }
     let script = "mount -t tmpfs none rootfs/sys/fs && echo x > rootfs/sys/fs/hidden && \
                   mount --rbind /proc rootfs/proc && exec \"$@\"";
-    let run = environment
-        .program("unshare")
-        .arguments([
-            "--user",
-            "--map-root-user",
-            "--mount",
-            "sh",
-            "-c",
-            script,
-            "sh",
-        ])
+    let run = with_own_mounts(environment, script)
+        .argument("sh")
         .argument(ipfs_exec_tests::environment::binary())
         .argument("--repo")
         .argument(environment.repository())
