@@ -10,57 +10,47 @@
 //! The scratch directory is emptied here, because the program may have left trees in it that only
 //! [`tree`] can remove; a process that is killed leaves it to the repository.
 
-use std::cell::Cell;
-use std::ffi::OsStr;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use std::{fmt, fs, io};
+use std::{fs, io};
 
-use ipfs_exec_node::Cid;
 use ipfs_exec_node::block::Blocks;
 use ipfs_exec_node::budget::{Budget, BudgetError, FreeSpace, KeepFree};
 use ipfs_exec_node::path::escape;
 use ipfs_exec_node::progress::Reporter;
-use ipfs_exec_node::repo::{Pin, RepoError, Repository, Session};
-use ipfs_exec_node::unixfs::{
-    ExportOptions, FileReader, ImportOptions, Imported, Node, UnixfsError,
-};
+use ipfs_exec_node::repo::{Pin, Repository, Session};
+use ipfs_exec_node::tree::{self, TreeError};
+use ipfs_exec_node::unixfs::{ExportOptions, FileReader, ImportOptions, Imported, Node};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use serde::Serialize;
 
-use crate::archive::{self, ArchiveError, Warning};
+use crate::archive::{self, Warning};
 use crate::beneath;
 use crate::caller::{Caller, DEFAULT_STOP_TIMEOUT};
 use crate::input::{
     self, ExportedInput, InputError, InputKind, InputMode, InputTree, MountedInput,
 };
-use crate::job::{INIT, Job};
-use crate::limits::{Held, Limit, Limits, Usage};
-use crate::mount::{MountError, Observer, SandboxMount};
+use crate::job::Job;
+use crate::limits::{Held, Limits, Usage};
+use crate::mount::{MountError, Observer};
 use crate::output::{self, Output, OutputError, StrayLink, WritableDirectories};
-use crate::rootfs::{
-    InitError, MountedRootfs, Rootfs, RootfsCache, RootfsError, RootfsOptions, TopEntry,
-};
+use crate::rootfs::{MountedRootfs, Rootfs, RootfsCache, RootfsError, RootfsOptions};
 use crate::sandbox::{
-    self, Bubblewrap, Conduct, Ended, Exit, HostPaths, Isolation, RootSource, SandboxError,
-    StandardInput,
+    self, Bubblewrap, Conduct, Ended, Exit, HostPaths, Isolation, SandboxError, StandardInput,
 };
-use ipfs_exec_node::tree::{self, TreeError};
 
-/// Exit code of a run that failed by itself.
-pub const EXIT_FAILED: u8 = 125;
-/// Exit code of a program that left what cannot be its output.
-pub const EXIT_REFUSED: u8 = 123;
-/// Exit code of a program that took longer than it may.
-pub const EXIT_TIME: u8 = 124;
-/// Exit code of a program that was killed because of any other limit, as by SIGKILL.
-pub const EXIT_KILLED: u8 = 137;
-/// Exit code where `/sbin/init` cannot be executed.
-pub const EXIT_NOT_EXECUTABLE: u8 = 126;
-/// Exit code where there is no `/sbin/init`.
-pub const EXIT_NOT_FOUND: u8 = 127;
+use self::clock::Clock;
+pub use self::clock::Part;
+pub use self::error::{
+    EXIT_FAILED, EXIT_KILLED, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_REFUSED, EXIT_TIME,
+    FirstError, RunError,
+};
+use self::root::Root;
+
+mod clock;
+mod error;
+mod root;
 
 /// Name in scratch of the directory for the stage.
 const STAGE: &str = "stage";
@@ -135,196 +125,6 @@ pub struct Outcome {
     pub more_stray_links: u64,
 }
 
-/// A part of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum Part {
-    /// The content of root file system and input is looked for or imported, before [`run`].
-    Content,
-    /// The root file system is fetched and unpacked.
-    RootFileSystem,
-    /// The input is looked for, or copied.
-    Input,
-    /// The program runs.
-    Program,
-    /// The output is imported.
-    Output,
-}
-
-impl fmt::Display for Part {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Part::Content => "it looked for its content",
-            Part::RootFileSystem => "it prepared the root file system",
-            Part::Input => "it prepared the input",
-            Part::Program => "the program ran",
-            Part::Output => "it imported the output",
-        })
-    }
-}
-
-/// Why a run gave no output.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum RunError {
-    /// The repository failed.
-    #[error("cannot use the repository")]
-    Repository(#[from] RepoError),
-    /// The root file system could not be had.
-    #[error("cannot prepare the root file system")]
-    Rootfs(#[from] RootfsError),
-    /// The root file system has no program.
-    #[error("cannot start the program")]
-    Init(#[from] InitError),
-    /// The input could not be shown to the program.
-    #[error("cannot use the input")]
-    Input(#[from] InputError),
-    /// The content for the program's standard input is no file, or cannot be read.
-    #[error("cannot use {cid} as standard input")]
-    StandardInput {
-        /// The content.
-        cid: Cid,
-        /// What UnixFS says.
-        #[source]
-        source: UnixfsError,
-    },
-    /// The program could not be run.
-    #[error("cannot run the program")]
-    Sandbox(#[from] SandboxError),
-    /// The output could not be kept.
-    #[error("cannot keep the output")]
-    Output(#[from] OutputError),
-    /// The disk of the repository could not be looked at.
-    #[error("cannot use the disk of the repository")]
-    Disk(#[source] BudgetError),
-    /// Time ran out. What the program itself took too long for is a [`SandboxError::Limit`].
-    #[error("the run was stopped while {part}: it had taken {} s", .allowed.as_secs_f64())]
-    OutOfTime {
-        /// `Timeout` or `TotalTimeout`.
-        limit: Limit,
-        /// The time that it had.
-        allowed: Duration,
-        /// What was going on.
-        part: Part,
-    },
-    /// The caller asked to stop; the program is dead.
-    #[error("the run was interrupted")]
-    Interrupted,
-    /// The run left something behind.
-    #[error("cannot clean up after the run{first}")]
-    CleanUp {
-        /// The error that ended the run before, if there was one.
-        first: FirstError,
-        /// Where removal stopped.
-        #[source]
-        source: TreeError,
-    },
-}
-
-/// The error of a run whose clean-up failed too.
-#[derive(Debug)]
-pub struct FirstError(Option<Box<RunError>>);
-
-impl FirstError {
-    /// The error, if there was one.
-    pub fn error(&self) -> Option<&RunError> {
-        self.0.as_deref()
-    }
-}
-
-impl fmt::Display for FirstError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
-            Some(error) => write!(formatter, ", which failed: {error}"),
-            None => Ok(()),
-        }
-    }
-}
-
-impl RunError {
-    /// The conventional exit code: 127 where there is no program, 126 where it cannot be executed, 124
-    /// where it took too long, 137 where it hit another limit, 123 where it left what cannot be an output,
-    /// 125 for all else.
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            RunError::Init(InitError::NotFound { .. }) => EXIT_NOT_FOUND,
-            RunError::Init(InitError::NotExecutable { .. } | InitError::Refused { .. })
-            | RunError::Sandbox(SandboxError::NotExecuted(_)) => EXIT_NOT_EXECUTABLE,
-            RunError::Sandbox(SandboxError::Limit { hit, .. }) if hit.limit.is_time() => EXIT_TIME,
-            RunError::Sandbox(SandboxError::Limit { .. }) => EXIT_KILLED,
-            RunError::OutOfTime { .. } => EXIT_TIME,
-            RunError::Output(OutputError::Refused(_)) => EXIT_REFUSED,
-            RunError::CleanUp { first, .. } => {
-                first.error().map_or(EXIT_FAILED, RunError::exit_code)
-            }
-            _ => EXIT_FAILED,
-        }
-    }
-
-    /// What the user can do about it, where that is known.
-    pub fn hint(&self) -> Option<&'static str> {
-        match self {
-            RunError::Sandbox(SandboxError::NotExecuted(_)) => Some(
-                "the kernel takes 2 MiB of arguments and environment together (a quarter of `ulimit -s`): put \
-                 long lists into a file of INPUT",
-            ),
-            RunError::Sandbox(error) => error.hint(),
-            RunError::OutOfTime { limit, .. } => Some(limit.hint()),
-            RunError::Init(InitError::NotFound { program, .. }) if program != INIT => {
-                Some("name a program of the root file system by its absolute path")
-            }
-            RunError::Init(InitError::NotFound { .. }) => Some(
-                "name a program with `--entrypoint`, or put a program at `/sbin/init` of the root file system: it gets the arguments that follow \
-                 INPUT",
-            ),
-            RunError::Rootfs(RootfsError::Unpack { source, .. }) if source.hint().is_some() => {
-                source.hint()
-            }
-            RunError::Input(InputError::Mount(error))
-            | RunError::Rootfs(RootfsError::Mount(error)) => error.hint(),
-            RunError::CleanUp { first, .. } => first.error().and_then(RunError::hint),
-            error => error.budget_hint(),
-        }
-    }
-
-    /// The option by which the bound that was reached can be changed.
-    fn budget_hint(&self) -> Option<&'static str> {
-        match self {
-            RunError::Rootfs(
-                RootfsError::Unpack {
-                    source: ArchiveError::Budget(source),
-                    ..
-                }
-                | RootfsError::Budget { source, .. },
-            ) => match source {
-                BudgetError::Bytes { .. } => {
-                    Some("allow more with `--max-rootfs-size`, such as `--max-rootfs-size 64GiB`")
-                }
-                BudgetError::Entries { .. } => Some("allow more with `--max-rootfs-entries`"),
-                _ => None,
-            },
-            RunError::Input(InputError::Content { source, .. }) => match source.budget()? {
-                BudgetError::Bytes { .. } => Some("allow more with `--max-input-size`"),
-                BudgetError::Entries { .. } => {
-                    Some("allow more with `--max-input-entries`, or mount the input")
-                }
-                _ => None,
-            },
-            _ => None,
-        }
-    }
-
-    /// Gives interruption one face, wherever it came through.
-    fn normalised(self) -> RunError {
-        match self {
-            RunError::Rootfs(RootfsError::Interrupted { .. })
-            | RunError::Sandbox(SandboxError::Interrupted) => RunError::Interrupted,
-            error => error,
-        }
-    }
-}
-
 /// Runs `job`: reads come from `blocks`, the output goes to `repository`.
 ///
 /// Where the `caller` wants the end, that is [`RunError::Interrupted`], with nothing kept. A program that
@@ -344,22 +144,22 @@ pub fn run(
 ) -> Result<Outcome, RunError> {
     let session = repository.session()?;
     let started = options.limits.started.unwrap_or_else(Instant::now);
+    let limits = Limits {
+        started: Some(started),
+        ..options.limits
+    };
     let run = Run {
         repository,
         session: &session,
         blocks,
         job,
         options,
-        limits: Limits {
-            started: Some(started),
-            ..options.limits
-        },
+        limits,
+        clock: Clock::start(&limits),
         caller,
         observer,
         reporter,
         keep_free: keep_free(&options.limits, session.scratch()).map_err(RunError::Disk)?,
-        part: Cell::new(Part::RootFileSystem),
-        output_deadline: Cell::new(None),
     };
     let result = run.steps().map_err(|error| run.interruption(error));
     let outcome = clean_up(&session, result)?;
@@ -380,15 +180,12 @@ struct Run<'r> {
     job: &'r Job,
     options: &'r RunOptions,
     limits: Limits,
+    clock: Clock,
     caller: Option<&'r dyn Caller>,
     observer: Option<&'r dyn Observer>,
     reporter: &'r dyn Reporter,
     /// What stays free on the disk of the repository.
     keep_free: KeepFree,
-    /// What is going on.
-    part: Cell<Part>,
-    /// When the time of the program is over, once it has ended.
-    output_deadline: Cell<Option<Instant>>,
 }
 
 impl Run<'_> {
@@ -414,8 +211,12 @@ impl Run<'_> {
         self.enter(Part::Input)?;
         let mut input = self.input()?;
         self.enter(Part::Program)?;
+        let is_fuse_refused = |result: &Result<_, RunError>| {
+            let error = result.as_ref().err();
+            error.is_some_and(RunError::is_fuse_refused)
+        };
         let mut result = self.execute(&bubblewrap, &root, &*input, &directories);
-        if input.mount().is_some() && self.may_copy() && is_not_mounted(&result) {
+        if input.mount().is_some() && self.may_copy() && is_fuse_refused(&result) {
             tracing::info!("the input cannot be mounted in the sandbox");
             drop(input);
             self.remove(input::EXPORT)?;
@@ -426,13 +227,7 @@ impl Run<'_> {
         let finished = root.finish().and(input.finish().map_err(RunError::from));
         let ended = result?;
         finished?;
-        let wall = Duration::from_secs_f64(ended.usage.wall_seconds);
-        let left = self
-            .limits
-            .timeout
-            .map(|timeout| timeout.saturating_sub(wall));
-        self.output_deadline
-            .set(left.and_then(|left| Instant::now().checked_add(left)));
+        self.clock.program_ended(ended.usage.wall_seconds);
         self.enter(Part::Output)?;
         let output = self.import(&directories)?;
         Ok(Outcome {
@@ -530,7 +325,7 @@ impl Run<'_> {
             bytes: self.keep_free.bytes.max(budget.keep_free.bytes),
             inodes: self.keep_free.inodes.max(budget.keep_free.inodes),
         };
-        let deadlines = [budget.deadline, self.limits.total_deadline()];
+        let deadlines = [budget.deadline, self.clock.total_deadline()];
         Budget {
             keep_free,
             deadline: deadlines.into_iter().flatten().min(),
@@ -615,7 +410,7 @@ impl Run<'_> {
         let space = FreeSpace::at(self.session.scratch()).map_err(RunError::Disk)?;
         let mut budget = self.bounded(self.options.output.budget);
         budget.keep_free = budget.keep_free.or_half(&space);
-        let deadlines = [budget.deadline, self.output_deadline.get()];
+        let deadlines = [budget.deadline, self.clock.output_deadline()];
         budget.deadline = deadlines.into_iter().flatten().min();
         let options = ImportOptions {
             make_readable: true,
@@ -627,10 +422,10 @@ impl Run<'_> {
 
     /// Goes on with a part, unless the caller asked to stop or time is over.
     fn enter(&self, part: Part) -> Result<(), RunError> {
-        if self.reporter.interrupted() || has_passed(self.limits.total_deadline()) {
+        if self.reporter.interrupted() || self.clock.is_over() {
             return Err(RunError::Interrupted);
         }
-        self.part.set(part);
+        self.clock.enter(part);
         Ok(())
     }
 
@@ -639,36 +434,10 @@ impl Run<'_> {
         if self.was_cancelled() {
             return RunError::Interrupted;
         }
-        let part = self.part.get();
-        // The program may have hit another limit before.
-        let is_hit = matches!(
-            &error,
-            RunError::Sandbox(SandboxError::Limit { hit, .. }) if hit.limit != Limit::TotalTimeout
-        );
-        let total = self
-            .limits
-            .total_timeout
-            .filter(|_| has_passed(self.limits.total_deadline()) && !is_hit);
-        if let Some(allowed) = total {
-            let limit = Limit::TotalTimeout;
-            return RunError::OutOfTime {
-                limit,
-                allowed,
-                part,
-            };
-        }
-        let timeout = self
-            .limits
-            .timeout
-            .filter(|_| has_passed(self.output_deadline.get()));
-        match timeout {
-            Some(allowed) if is_out_of_time(&error) => RunError::OutOfTime {
-                limit: Limit::Timeout,
-                allowed,
-                part,
-            },
-            _ if self.reporter.interrupted() => RunError::Interrupted,
-            _ => error.normalised(),
+        match self.clock.out_of_time(&error) {
+            Some(late) => late,
+            None if self.reporter.interrupted() => RunError::Interrupted,
+            None => error.normalised(),
         }
     }
 
@@ -685,128 +454,12 @@ impl Run<'_> {
     }
 }
 
-fn has_passed(deadline: Option<Instant>) -> bool {
-    deadline.is_some_and(|deadline| Instant::now() >= deadline)
-}
-
-fn is_out_of_time(error: &RunError) -> bool {
-    match error {
-        RunError::Output(OutputError::Import(source)) => {
-            matches!(source.budget(), Some(BudgetError::Deadline))
-        }
-        _ => false,
-    }
-}
-
 /// What stays free on the disk of `directory`, see [`Limits::kept_free`].
 ///
 /// # Errors
 /// [`BudgetError::Disk`].
 pub fn keep_free(limits: &Limits, directory: &Path) -> Result<KeepFree, BudgetError> {
     Ok(limits.kept_free(&FreeSpace::at(directory)?))
-}
-
-/// What the sandbox has for `/`.
-enum Root<'r> {
-    Unpacked(Box<Rootfs>),
-    Mounted(Box<MountedRootfs<'r>>),
-}
-
-impl Root<'_> {
-    /// Where the sandbox takes it from; with its `entries`, where those are needed one by one, and with what
-    /// stands in for an overlay.
-    fn source<'p>(
-        &'p self,
-        entries: Option<&'p [TopEntry]>,
-        stand_in: Option<&'p SandboxMount<'p>>,
-    ) -> RootSource<'p> {
-        match self {
-            Root::Unpacked(rootfs) => RootSource::Unpacked {
-                tree: rootfs.tree(),
-                entries,
-                stand_in,
-            },
-            Root::Mounted(_) => RootSource::Mounted { entries },
-        }
-    }
-
-    fn check(&self, program: &OsStr) -> Result<(), InitError> {
-        match self {
-            Root::Unpacked(rootfs) => rootfs.check(program),
-            Root::Mounted(rootfs) => rootfs.check(program),
-        }
-    }
-
-    fn service_manager(&self, program: &OsStr) -> Option<&'static str> {
-        match self {
-            Root::Unpacked(rootfs) => rootfs.service_manager(program),
-            Root::Mounted(rootfs) => rootfs.service_manager(program),
-        }
-    }
-
-    fn not_executed(&self, program: &OsStr, source: io::Error) -> InitError {
-        match self {
-            Root::Unpacked(rootfs) => rootfs.not_executed(program, source),
-            Root::Mounted(rootfs) => rootfs.not_executed(program, source),
-        }
-    }
-
-    fn top_entries(&self) -> Result<Vec<TopEntry>, RootfsError> {
-        match self {
-            Root::Unpacked(rootfs) => rootfs.top_entries(),
-            Root::Mounted(rootfs) => rootfs.top_entries(),
-        }
-    }
-
-    /// What shows an unpacked tree where there can be no overlay.
-    fn stand_in(&self, input: InputKind) -> Result<Option<SandboxMount<'_>>, RootfsError> {
-        match self {
-            Root::Unpacked(rootfs) => {
-                rootfs.stand_in((input == InputKind::File).then_some(sandbox::INPUT))
-            }
-            Root::Mounted(_) => Ok(None),
-        }
-    }
-
-    fn mount(&self) -> Option<&SandboxMount<'_>> {
-        match self {
-            Root::Unpacked(_) => None,
-            Root::Mounted(rootfs) => Some(rootfs.mount()),
-        }
-    }
-
-    fn warnings(&self) -> &[Warning] {
-        match self {
-            Root::Unpacked(rootfs) => rootfs.warnings(),
-            Root::Mounted(_) => &[],
-        }
-    }
-
-    fn more_warnings(&self) -> u64 {
-        match self {
-            Root::Unpacked(rootfs) => rootfs.more_warnings(),
-            Root::Mounted(_) => 0,
-        }
-    }
-
-    /// What kept the program from reading part of it.
-    fn finish(&self) -> Result<(), RunError> {
-        match self {
-            Root::Unpacked(_) => Ok(()),
-            Root::Mounted(rootfs) => match rootfs.take_failure() {
-                None => Ok(()),
-                Some(failure) => Err(RootfsError::Read(failure).into()),
-            },
-        }
-    }
-}
-
-/// Whether the kernel refused a FUSE file system of the sandbox.
-fn is_not_mounted(result: &Result<Ended, RunError>) -> bool {
-    matches!(
-        result,
-        Err(RunError::Sandbox(SandboxError::Stage { is_fuse: true, .. }))
-    )
 }
 
 /// Empties the scratch directory of what a run leaves there.
