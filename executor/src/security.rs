@@ -148,7 +148,9 @@
 //! | `fallocate` that takes disk: `EOPNOTSUPP` | takes gigabytes in a millisecond, before anybody can look |
 //! | `setsockopt` that attaches a filter to a socket; filters by `seccomp` and `prctl`: `EINVAL` | all compiled filters of the machine share one pool; thousands that are freed at once stop the kernel |
 //! | huge pages of `mmap`, `memfd_create`, `shmget`: `ENOMEM` | the host has few, for everybody |
-//! | `io_setup` and its family, `cachestat`: `ENOSYS` | takes all 65,536 contexts of the system; tells what others have read |
+//! | `io_setup` and its family: `ENOSYS` | takes all 65,536 contexts of the system |
+//! | `cachestat`: `ENOSYS` | tells what other processes have read |
+//! | `vmsplice`: `ENOSYS` | a page that a process gives to a pipe keeps its whole huge page (2 MiB), and belongs to no process |
 //! | `sync`, `syncfs`: done, and nothing happens | would write what others have to write |
 //! | `open_by_handle_at`, `name_to_handle_at` | open files without a path |
 //! | `mbind`, `set_mempolicy`, `move_pages`, `migrate_pages` | say where memory lies on this machine |
@@ -177,7 +179,7 @@
 //! | of processes; mapped shared memory; `/dev/shm`; files without a name | the limit |
 //! | page tables | the limit |
 //! | detached shared memory of System V | the limit and 64 MiB; more if other programs free shared memory meanwhile, and less if others take such memory |
-//! | pipes and sockets, also pages that were given to a pipe | the limit and 64 MiB, if there are more than eight. Eight can hold 256 MiB. A program with more may be stopped for the growth of others |
+//! | pipes and sockets | the limit and 64 MiB. A program with more than eight of them may be stopped for the growth of others |
 //! | semaphores, message queues, file locks, mappings, watches and other objects of the kernel | not the limit. If less than 512 MiB of the machine are available (or a 32nd of it, or a quarter of what was), a program is stopped that holds that much, or most of what was taken, as far as it is seen |
 //! | directory entries and inodes in caches | none; the kernel takes them back |
 //!

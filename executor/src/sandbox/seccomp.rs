@@ -56,7 +56,7 @@ const ALLOWED: &str = "
     splice stat statfs statx symlink symlinkat sync sync_file_range syncfs sysinfo tee tgkill time
     timer_create timer_delete timer_getoverrun timer_gettime timer_settime timerfd_create
     timerfd_gettime timerfd_settime times tkill truncate umask uname unlink unlinkat unshare utime utimensat
-    utimes vfork vmsplice wait4 waitid write writev
+    utimes vfork wait4 waitid write writev
 ";
 
 /// Calls that are refused with `EPERM`. Most of them need a capability that nobody has inside: the

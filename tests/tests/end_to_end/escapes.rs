@@ -106,6 +106,8 @@ static long attack(const char *name) {
     if (!strcmp(name, "sync")) { sync(); return 0; }
     if (!strcmp(name, "syncfs")) return syncfs(file);
     if (!strcmp(name, "io_setup")) return syscall(SYS_io_setup, 1, buffer);
+    struct iovec page = { buffer, 1 };
+    if (!strcmp(name, "vmsplice")) return vmsplice(ends[1], &page, 1, 0);
     if (!strcmp(name, "cachestat")) return syscall(451, file, buffer, buffer, 0);
     unsigned short nothing[4] = { 6, 0, 0, 0 };
     struct { unsigned short count; void *filter; } filter = { 1, nothing };
@@ -264,7 +266,7 @@ fn what_a_kernel_may_lack_is_lacking() {
 /// Programs fall back to what they used before where a call is unknown.
 #[test]
 fn calls_that_are_unknown_do_not_exist() {
-    let mut attacks = vec!["clone3", "unknown", "io_setup", "cachestat"];
+    let mut attacks = vec!["clone3", "unknown", "io_setup", "cachestat", "vmsplice"];
     if cfg!(target_arch = "x86_64") {
         attacks.push("x32");
     }

@@ -9,6 +9,7 @@
 )]
 
 mod machine;
+mod memory;
 
 mod commands;
 mod directories;

@@ -4,6 +4,9 @@ use ipfs_exec_tests::environment::binary;
 use ipfs_exec_tests::{Archive, requirement, vm};
 use serde_json::Value;
 
+use crate::machine::compile;
+use crate::memory::HOG;
+
 /// Runs each attack with its limit; prints who ran it, which limit, the exit code and the JSON.
 const ATTACKS: &str = r#"
 who=$1
@@ -20,6 +23,9 @@ attack() {
 }
 attack memory "--memory 32MiB" tail -n 1 /dev/zero
 attack shared "--memory 32MiB" dd if=/dev/zero of=/dev/shm/file bs=1M
+for way in pipes sockets memfd tables; do
+    attack $way "--memory 32MiB" sh -c "hog $way & wait; sleep 60"
+done
 attack machine "" tail -n 1 /dev/zero
 attack pids "--pids 30" sh -c 'f() { f | f & }; f; sleep 600'
 attack cpu-time "--cpu-time 2s" sh -c 'while :; do :; done'
@@ -40,7 +46,7 @@ su user -c 'sh /attacks user'
 
 #[test]
 fn limits_are_held_as_root_and_in_a_delegated_group() {
-    let archive = Archive::busybox().tar();
+    let archive = rootfs();
     let (binary, bubblewrap) = (binary(), requirement::tool("bwrap", "bubblewrap"));
     let programs = [("ipfs-exec", &*binary), ("bwrap", &*bubblewrap)];
     let files = [
@@ -52,12 +58,21 @@ fn limits_are_held_as_root_and_in_a_delegated_group() {
     check("user", &said);
 }
 
+fn rootfs() -> Vec<u8> {
+    let hog = compile(HOG);
+    Archive::busybox().file("bin/hog", 0o755, hog).tar()
+}
+
 /// That each limit was held by a group, of which none is left.
 #[track_caller]
 fn check(who: &str, said: &str) {
     for (name, limit, code) in [
         ("memory", "memory", "137"),
         ("shared", "memory", "137"),
+        ("pipes", "memory", "137"),
+        ("sockets", "memory", "137"),
+        ("memfd", "memory", "137"),
+        ("tables", "memory", "137"),
         // Nobody gave a limit: the machine goes on.
         ("machine", "machine-memory", "137"),
         ("pids", "pids", "137"),
@@ -129,7 +144,7 @@ cat /tmp/manager
 
 #[test]
 fn limits_are_held_in_a_scope_of_the_service_manager() {
-    let archive = Archive::busybox().tar();
+    let archive = rootfs();
     let (binary, bubblewrap) = (binary(), requirement::tool("bwrap", "bubblewrap"));
     let manager = requirement::tool("/lib/systemd/systemd", "systemd");
     let bus = requirement::tool("dbus-daemon", "dbus-daemon");
