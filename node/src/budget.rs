@@ -28,6 +28,10 @@ const MAX_DEFAULT_BYTES: u64 = 1 << 30;
 /// The most that the default rule of [`KeepFree`] keeps, in inodes.
 const MAX_DEFAULT_INODES: u64 = 64 * 1024;
 
+/// The least share of a disk's inodes. A program makes a file in about 3 us: this many last for 50 ms, in which
+/// a watch sees them go.
+const LEAST_INODE_SHARE: u64 = 16 * 1024;
+
 /// The default rule of [`KeepFree`] keeps at most one part in this many of the disk's bytes, and of its
 /// inodes.
 const DEFAULT_SHARE: u64 = 20;
@@ -100,11 +104,12 @@ impl KeepFree {
     };
 
     /// What stays free where the user has not said it: of bytes 1 GiB or a twentieth of the disk, of inodes
-    /// 65,536 or a tenth of the disk, or half of what is free now, whichever is the least.
+    /// 65,536 or a tenth of the disk (but no share below 16,384), or half of what is free now, whichever is the
+    /// least.
     pub fn by_default(space: &FreeSpace) -> KeepFree {
         let least = |most: u64, share: u64, free: u64| most.min(share).min(free / 2);
         let inodes = space.inodes.map_or(0, |inodes| {
-            let share = inodes.whole / DEFAULT_INODE_SHARE;
+            let share = (inodes.whole / DEFAULT_INODE_SHARE).max(LEAST_INODE_SHARE);
             least(MAX_DEFAULT_INODES, share, inodes.free)
         });
         let bytes = space.bytes;
@@ -431,9 +436,19 @@ mod tests {
                 "half of what is free",
             ),
             (
-                space((2000, 1000), Some((2000, 1000))),
-                (100, 200),
+                space((2000, 1000), Some((200_000, 100_000))),
+                (100, 20_000),
                 "a tenth of the inodes",
+            ),
+            (
+                space((2000, 1000), Some((50_000, 40_000))),
+                (100, 16_384),
+                "the least share of the inodes",
+            ),
+            (
+                space((2000, 1000), Some((2000, 1000))),
+                (100, 500),
+                "half of the free inodes",
             ),
             (space((0, 0), Some((0, 0))), (0, 0), "nothing"),
         ];
