@@ -202,6 +202,9 @@ fn classify(error: &(dyn Error + 'static), failed: &mut CommandError) {
         if error.kind() == io::ErrorKind::StorageFull {
             failed.advise(Some(FULL_DISK));
         }
+        if error.kind() == io::ErrorKind::FileTooLarge {
+            failed.advise(Some(FILE_SIZE_LIMIT));
+        }
         if let Some(inner) = error.get_ref() {
             let inner: &(dyn Error + 'static) = inner;
             classify(inner, failed);
@@ -330,6 +333,10 @@ const NO_WRITER: &str = "give a directory that you may write with `--repo` or IP
 
 /// The way out of a full disk.
 const FULL_DISK: &str = "free space on that file system; `ipfs-exec gc` removes what is not pinned";
+
+/// The way out of a file that may not grow.
+const FILE_SIZE_LIMIT: &str =
+    "allow larger files with `ulimit -f unlimited`, or use a file system that holds them";
 
 /// The way out of a database that does not fit the segments.
 const REINDEX: &str =

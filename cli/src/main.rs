@@ -31,7 +31,8 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use ipfs_exec_executor::run::EXIT_FAILED;
-use rustix::process::{Resource, getrlimit, setrlimit};
+use rustix::fs::Mode;
+use rustix::process::{Resource, getrlimit, setrlimit, umask};
 
 use error::CommandError;
 
@@ -50,6 +51,10 @@ fn main() -> ExitCode {
     };
     start_logging();
     allow_open_files();
+    allow_owner();
+    if let Err(error) = signals::report_file_size_limit() {
+        tracing::debug!(%error, "the limit of file sizes ends this process");
+    }
     match cli.execute() {
         Ok(code) => code,
         Err(error) => {
@@ -70,6 +75,13 @@ fn allow_open_files() {
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         tracing::debug!(%error, "the limit of open files stays");
     }
+}
+
+/// Gives the owner all rights on the files that this process makes, whatever the umask: a repository whose
+/// owner cannot write to it is useless.
+fn allow_owner() {
+    let caller = umask(Mode::RWXU | Mode::RWXG | Mode::RWXO);
+    umask(caller - Mode::RWXU);
 }
 
 /// Prints help where that was asked for, else what is wrong with the arguments. `run` has its own

@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::process::Signal;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGXFSZ};
 
 /// The signal that asked this process to end; 0 while none has.
 static RECEIVED: LazyLock<Arc<AtomicUsize>> = LazyLock::new(Arc::default);
@@ -43,6 +43,13 @@ pub(crate) fn die() {
     if let Err(error) = signal_hook::low_level::emulate_default_handler(received()) {
         tracing::debug!(%error, "cannot end by a signal");
     }
+}
+
+/// Makes a write beyond `ulimit -f` fail with an error, which names the file. Otherwise the kernel ends this
+/// process.
+pub(crate) fn report_file_size_limit() -> io::Result<()> {
+    signal_hook::flag::register(SIGXFSZ, Arc::default())?;
+    Ok(())
 }
 
 /// Tells whether the user wants to stop.

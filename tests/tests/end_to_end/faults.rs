@@ -37,6 +37,28 @@ pub(crate) fn damage(repository: &Path, payload: &[u8]) {
     fs::write(path, bytes).unwrap();
 }
 
+/// The kernel ended the command without a word (SIGXFSZ).
+#[test]
+fn a_limit_on_the_size_of_files_is_an_error() {
+    let machine = Machine::new();
+    let environment = &machine.environment;
+    environment.write("large", Random::new(5).bytes(3 << 20));
+    let limited = |command: &str| {
+        let script = format!("ulimit -f 2000; exec \"$0\" {command}");
+        environment
+            .program("sh")
+            .arguments(["-c", &script])
+            .argument(binary())
+            .variable("IPFS_EXEC_PATH", environment.repository())
+    };
+    let words = ["File too large", "ulimit -f", ".car"];
+    limited("add -Q large").fails(1, &words);
+    let cid = environment.add("large");
+    limited(&format!("get {cid} -o out")).fails(1, &["File too large", "out"]);
+    environment.assert_clean();
+    environment.ipfs_exec(["verify"]).succeeds();
+}
+
 #[test]
 fn a_damaged_block_is_reported_and_never_used() {
     let machine = Machine::new();

@@ -72,6 +72,34 @@ fn a_repository_is_private_whatever_directory_and_umask_were() {
     assert_private(&repository);
 }
 
+/// A umask that takes rights from the owner made repositories which nobody could use.
+#[test]
+fn a_umask_takes_nothing_from_the_owner() {
+    let machine = Machine::new();
+    let environment = &machine.environment;
+    environment.directory("input");
+    for umask in ["0277", "0777"] {
+        let repository = environment.file(format!("repository-{umask}"));
+        let script = r#"
+            set -e
+            umask "$1"
+            "$IPFS_EXEC" add -Q rootfs.tar
+            "$IPFS_EXEC" run rootfs.tar input sh -c 'mkdir /output/d; echo x > /output/d/f; umask'
+            "$IPFS_EXEC" gc --rootfs
+            "$IPFS_EXEC" id > /dev/null
+        "#;
+        let outcome = environment
+            .program("sh")
+            .arguments(["-c", script, "sh", umask])
+            .variable("IPFS_EXEC", binary())
+            .variable("IPFS_EXEC_PATH", &repository)
+            .succeeds();
+        assert!(outcome.stderr.contains("0022"), "{outcome:?}");
+        assert_eq!(mode(&repository), 0o700);
+        assert_private(&repository);
+    }
+}
+
 #[test]
 fn a_repository_that_was_open_is_closed_with_a_warning() {
     let environment = Environment::new();
