@@ -40,6 +40,7 @@ mod concurrency;
 mod determinism;
 mod doctor;
 mod faults;
+mod file_systems;
 mod kills;
 mod limits;
 mod permissions;
