@@ -6,11 +6,12 @@
 //! it runs in: no C library, no file. It is executed from a memfd; what it is told stands at the end of
 //! the same memfd (see `layout.rs`).
 //!
-//! In order: read the parameters; tell the supervisor that the sandbox is complete, and wait until it
-//! has covered `/proc`; limit processes; restrict files; take the right to execute the stub away; filter
-//! system calls; where the program is not to be process 1, stay as that and go on in a child; open the
-//! terminal; enter the working directory; have `execve` close all descriptors above 2; execute. A step that fails is reported with its number and
-//! the kernel's error, and ends the process with exit code 126.
+//! In order: read the parameters; tell the supervisor that the sandbox is complete; limit processes;
+//! restrict files; take the right to execute the stub away; filter system calls; wait until the supervisor
+//! has covered `/proc`, which it does meanwhile; where the program is not to be process 1, stay as that and
+//! go on in a child; open the terminal; enter the working directory; have `execve` close all descriptors
+//! above 2; execute. A step that fails is reported with its number and the kernel's error, and ends the
+//! process with exit code 126.
 
 #![no_std]
 #![no_main]
@@ -340,12 +341,13 @@ fn execute(file: &File, parameters: &Parameters, own_name: *mut u8) -> Failure {
         let directory: *const u8 = file
             .at(parameters.working_directory, 1)
             .map_err(at(READ_PARAMETERS))?;
-        meet(parameters.supervisor).map_err(at(MEET_SUPERVISOR))?;
+        call_supervisor(parameters.supervisor).map_err(at(MEET_SUPERVISOR))?;
         limit_processes(parameters.processes).map_err(at(LIMIT_PROCESSES))?;
         call!(number::PRCTL, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0).map_err(at(RESTRICT_FILES))?;
         restrict_files(file, parameters).map_err(at(RESTRICT_FILES))?;
         file.forbid_execution().map_err(at(CLOSE_DESCRIPTORS))?;
         filter_calls(file, parameters).map_err(at(FILTER_CALLS))?;
+        await_supervisor(parameters.supervisor).map_err(at(MEET_SUPERVISOR))?;
         // The filters hold for both processes.
         if parameters.is_init != 0 {
             init::split(own_name).map_err(at(START_PROGRAM))?;
@@ -367,10 +369,15 @@ fn execute(file: &File, parameters: &Parameters, own_name: *mut u8) -> Failure {
     }
 }
 
-/// Says that the sandbox is complete, and waits for the supervisor's answer: an error, or 0.
-fn meet(supervisor: i32) -> Result<()> {
+/// Says that the sandbox is complete.
+fn call_supervisor(supervisor: i32) -> Result<()> {
     let byte = 0_u8;
     call!(number::SENDTO, supervisor, &raw const byte, 1, MSG_NOSIGNAL, 0, 0)?;
+    Ok(())
+}
+
+/// Waits for the supervisor's answer: an error, or 0.
+fn await_supervisor(supervisor: i32) -> Result<()> {
     let mut errno = 0_i32;
     let size = size_of::<i32>();
     match call!(number::RECVFROM, supervisor, &raw mut errno, size, 0, 0, 0)? {

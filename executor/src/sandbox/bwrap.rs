@@ -19,7 +19,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::process::{Child, ExitStatus};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use ipfs_exec_node::path::escape;
@@ -47,8 +47,8 @@ use crate::job::Job;
 use crate::limits::{Directories, Held, Hit, LimitError, Limits, Usage, Watch};
 use crate::mount::SandboxMount;
 use crate::process::{
-    self, Bounds, Clock, Part, Place, ProcessUsage, Scene, SpawnError, Stage, Staged, Step,
-    Streams, Supervised,
+    self, Bounds, Clock, Covered, Part, Place, ProcessUsage, Scene, SpawnError, Stage, Staged,
+    Step, Streams, Supervised,
 };
 
 /// Bytes that are written to the program's standard input at a time: the usual capacity of a pipe.
@@ -131,6 +131,9 @@ pub fn execute(
         own_processes: job.has_entrypoint().into(),
         ..*limits
     };
+    // Takes as long as all that is prepared meanwhile.
+    let covering = thread::Builder::new().name("sandbox-covers".to_owned());
+    let covering = covering.spawn(covered).map_err(SandboxError::Thread)?;
     let mut watch = Watch::new(&limits, directories, &bubblewrap.path)?;
     let stdin = match content {
         Some(_) => StandardInput::Content,
@@ -155,8 +158,10 @@ pub fn execute(
         devices,
         clock,
         staged,
-    } = start(bubblewrap, paths, mounts, streams, &orders, bounds)
-        .map_err(|error| out_of_memory(error, &watch))?;
+    } = start(
+        bubblewrap, paths, mounts, streams, &orders, bounds, covering,
+    )
+    .map_err(|error| out_of_memory(error, &watch))?;
     let supervisor = running.supervisor.id();
     watch.add_devices(&[staged.device]);
     watch.start(supervisor, clock).map_err(LimitError::Watch)?;
@@ -428,6 +433,7 @@ fn start(
     streams: Streams,
     orders: &Orders,
     bounds: Bounds,
+    covering: JoinHandle<io::Result<Covered>>,
 ) -> Result<Started, SandboxError> {
     let follow = |error: Errno| SandboxError::Follow(error.into());
     let (status, report) = pipe_with(PipeFlags::CLOEXEC).map_err(follow)?;
@@ -444,10 +450,11 @@ fn start(
     };
     let stage =
         stage(paths, requests).map_err(|error| prepare("look at the root file system", error))?;
+    let covered = covering.join().expect("listing does not panic");
     let scene = Scene {
         stage: stage.clone(),
         meeting,
-        covered: covered().map_err(|error| prepare("list /proc", error))?,
+        covered: covered.map_err(|error| prepare("list /proc", error))?,
     };
     let mut inherited = vec![report.as_fd()];
     inherited.extend(stub.inherited());

@@ -6,6 +6,7 @@
 //! returns, none of its processes lives.
 
 pub mod bwrap;
+mod call_set;
 mod error;
 mod held;
 mod masks;
