@@ -10,11 +10,14 @@
 //! The scratch directory is emptied here, because the program may have left trees in it that only
 //! [`tree`] can remove; a process that is killed leaves it to the repository.
 
+use std::cell::Cell;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::mpsc::{self, Receiver};
+use std::thread::Scope;
 use std::time::{Duration, Instant};
-use std::{fs, io};
+use std::{io, thread};
 
 use ipfs_exec_node::block::Blocks;
 use ipfs_exec_node::budget::{Budget, BudgetError, FreeSpace, KeepFree};
@@ -34,7 +37,7 @@ use crate::input::{
 use crate::job::Job;
 use crate::limits::{Held, Limits, Usage};
 use crate::mount::{MountError, Observer};
-use crate::output::{self, Output, OutputError, StrayLink, WritableDirectories};
+use crate::output::{self, Output, StrayLink, WritableDirectories};
 use crate::rootfs::{MountedRootfs, Rootfs, RootfsCache, RootfsError, RootfsOptions};
 use crate::sandbox::{
     self, Bubblewrap, Conduct, Ended, Exit, HostPaths, Isolation, SandboxError, StandardInput,
@@ -52,8 +55,9 @@ mod clock;
 mod error;
 mod root;
 
-/// Name in scratch of the directory for the stage.
-const STAGE: &str = "stage";
+/// Entries of scratch that are needed until the output is imported, and until the program has ended.
+const OUTPUT: [&str; 1] = [output::WRITABLE];
+const NOT_OUTPUT: [&str; 3] = [input::EXPORT, output::WORK, output::LOWER];
 
 /// What a run does beside computing.
 #[derive(Clone, Debug)]
@@ -156,13 +160,16 @@ pub fn run(
         options,
         limits,
         clock: Clock::start(&limits),
+        removed: Cell::new(None),
         caller,
         observer,
         reporter,
         keep_free: keep_free(&options.limits, session.scratch()).map_err(RunError::Disk)?,
     };
-    let result = run.steps().map_err(|error| run.interruption(error));
-    let outcome = clean_up(&session, result)?;
+    let outcome = thread::scope(|scope| {
+        let result = run.steps(scope).map_err(|error| run.interruption(error));
+        run.clean_up(result)
+    })?;
     let pins = options.pin.as_ref().map(|name| {
         let mut pin = Pin::recursive(outcome.output.cid);
         pin.name.clone_from(name);
@@ -181,6 +188,8 @@ struct Run<'r> {
     options: &'r RunOptions,
     limits: Limits,
     clock: Clock,
+    /// Tells the result of the early removal, if there was one.
+    removed: Cell<Option<Receiver<Result<(), TreeError>>>>,
     caller: Option<&'r dyn Caller>,
     observer: Option<&'r dyn Observer>,
     reporter: &'r dyn Reporter,
@@ -188,8 +197,11 @@ struct Run<'r> {
     keep_free: KeepFree,
 }
 
-impl Run<'_> {
-    fn steps(&self) -> Result<Outcome, RunError> {
+impl<'r> Run<'r> {
+    fn steps<'s>(&self, scope: &'s Scope<'s, '_>) -> Result<Outcome, RunError>
+    where
+        'r: 's,
+    {
         // Found first: without it all other work would be for nothing.
         let bubblewrap = Bubblewrap::find().map_err(SandboxError::from)?;
         let content = [self.job.rootfs(), self.job.input()].into_iter();
@@ -207,7 +219,6 @@ impl Run<'_> {
             );
         }
         let directories = WritableDirectories::create(self.session.scratch())?;
-        self.make_stage()?;
         self.enter(Part::Input)?;
         let mut input = self.input()?;
         self.enter(Part::Program)?;
@@ -229,6 +240,7 @@ impl Run<'_> {
         finished?;
         self.clock.program_ended(ended.usage.wall_seconds);
         self.enter(Part::Output)?;
+        self.remove_early(scope);
         let output = self.import(&directories)?;
         Ok(Outcome {
             output: output.imported,
@@ -243,12 +255,6 @@ impl Run<'_> {
             warnings: root.warnings().to_vec(),
             more_warnings: root.more_warnings(),
         })
-    }
-
-    /// An empty directory, on which the stage is mounted in namespaces of the sandbox's own.
-    fn make_stage(&self) -> Result<(), OutputError> {
-        let path = self.session.scratch().join(STAGE);
-        fs::create_dir(&path).map_err(|source| OutputError::Make { path, source })
     }
 
     /// A directory is shown as it is, an archive is unpacked.
@@ -335,10 +341,7 @@ impl Run<'_> {
 
     /// Removes an entry of the scratch directory.
     fn remove(&self, name: &str) -> Result<(), RunError> {
-        let removed = beneath::open_root(self.session.scratch())
-            .map_err(|errno| TreeError::new(b"scratch", errno))
-            .and_then(|scratch| tree::remove_tree(scratch.as_fd(), name.as_bytes()));
-        removed.map_err(|source| RunError::CleanUp {
+        remove_leavings(self.session.scratch(), &[name]).map_err(|source| RunError::CleanUp {
             first: FirstError(None),
             source,
         })
@@ -356,7 +359,9 @@ impl Run<'_> {
             InputKind::File => Some(root.top_entries()?),
         };
         let stand_in = root.stand_in(input.kind())?;
-        let stage = self.session.scratch().join(STAGE);
+        // It is mounted over this directory in namespaces of its own, where nothing reads blocks. A directory
+        // made for it would take as long to remove as two mounts.
+        let stage = self.repository.blocks_directory();
         let paths = HostPaths {
             stage: &stage,
             root: root.source(entries.as_deref(), stand_in.as_ref()),
@@ -441,6 +446,39 @@ impl Run<'_> {
         }
     }
 
+    /// Removes what only the program needed while its output is imported.
+    fn remove_early<'s>(&self, scope: &'s Scope<'s, '_>)
+    where
+        'r: 's,
+    {
+        let scratch = self.session.scratch();
+        let (tell, removed) = mpsc::channel();
+        let remove = move || {
+            // Without a receiver the run has failed, and says so.
+            let _ = tell.send(remove_leavings(scratch, &NOT_OUTPUT));
+        };
+        let thread = thread::Builder::new().name("run-removal".to_owned());
+        match thread.spawn_scoped(scope, remove) {
+            Ok(_) => self.removed.set(Some(removed)),
+            Err(error) => tracing::debug!(%error, "no thread to remove files"),
+        }
+    }
+
+    /// Empties the scratch directory of what a run leaves there.
+    fn clean_up(&self, result: Result<Outcome, RunError>) -> Result<Outcome, RunError> {
+        let scratch = self.session.scratch();
+        let of_output = remove_leavings(scratch, &OUTPUT);
+        let early = self.removed.take().and_then(|removed| removed.recv().ok());
+        let rest = early.unwrap_or_else(|| remove_leavings(scratch, &NOT_OUTPUT));
+        match of_output.and(rest) {
+            Ok(()) => result,
+            Err(source) => Err(RunError::CleanUp {
+                first: FirstError(result.err().map(Box::new)),
+                source,
+            }),
+        }
+    }
+
     /// Whether the caller itself asked to stop.
     fn was_cancelled(&self) -> bool {
         self.caller.is_some_and(|caller| {
@@ -462,29 +500,12 @@ pub fn keep_free(limits: &Limits, directory: &Path) -> Result<KeepFree, BudgetEr
     Ok(limits.kept_free(&FreeSpace::at(directory)?))
 }
 
-/// Empties the scratch directory of what a run leaves there.
-fn clean_up(session: &Session<'_>, result: Result<Outcome, RunError>) -> Result<Outcome, RunError> {
-    match remove_leavings(session) {
-        Ok(()) => result,
-        Err(source) => Err(RunError::CleanUp {
-            first: FirstError(result.err().map(Box::new)),
-            source,
-        }),
-    }
-}
-
-fn remove_leavings(session: &Session<'_>) -> Result<(), TreeError> {
-    let scratch =
-        beneath::open_root(session.scratch()).map_err(|errno| TreeError::new(b"scratch", errno))?;
-    [
-        input::EXPORT,
-        STAGE,
-        output::WRITABLE,
-        output::WORK,
-        output::LOWER,
-    ]
-    .into_iter()
-    .try_for_each(|name| tree::remove_tree(scratch.as_fd(), name.as_bytes()))
+/// Removes these entries of the scratch directory.
+fn remove_leavings(scratch: &Path, names: &[&str]) -> Result<(), TreeError> {
+    let scratch = beneath::open_root(scratch).map_err(|errno| TreeError::new(b"scratch", errno))?;
+    names
+        .iter()
+        .try_for_each(|name| tree::remove_tree(scratch.as_fd(), name.as_bytes()))
 }
 
 #[cfg(test)]

@@ -19,12 +19,13 @@ use std::fs;
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::Scope;
 use std::time::Duration;
 
 use bytes::Bytes;
+use rustix::buffer::spare_capacity;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
@@ -96,6 +97,7 @@ pub(super) struct Server<'s> {
     stop: &'s Stop,
     listening: Mutex<()>,
     threads: AtomicUsize,
+    has_helpers: AtomicBool,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -145,6 +147,7 @@ impl<'s> Server<'s> {
             stop,
             listening: Mutex::default(),
             threads: AtomicUsize::new(1),
+            has_helpers: AtomicBool::new(false),
             state: Mutex::default(),
             changed: Condvar::new(),
         })
@@ -155,15 +158,7 @@ impl<'s> Server<'s> {
     /// # Errors
     /// Where the device fails, or the kernel says what is no request.
     pub(super) fn serve(&self) -> io::Result<()> {
-        std::thread::scope(|scope| {
-            let started = self.start_helpers(scope);
-            if started.is_err() {
-                // The scope waits for those that did start.
-                self.end();
-            }
-            started?;
-            self.work(scope)
-        })?;
+        std::thread::scope(|scope| self.work(scope))?;
         self.lock().failure.take().map_or(Ok(()), Err)
     }
 
@@ -171,7 +166,11 @@ impl<'s> Server<'s> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn start_helpers<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) -> io::Result<()> {
+    /// Starts the threads that requests which take time need. Many a mount gets none.
+    fn ensure_helpers<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) -> io::Result<()> {
+        if self.has_helpers.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
         let builder = || std::thread::Builder::new().stack_size(STACK_BYTES);
         builder().spawn_scoped(scope, || self.watch())?;
         builder().spawn_scoped(scope, || self.trim())?;
@@ -201,24 +200,25 @@ impl<'s> Server<'s> {
 
     fn take_requests<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) -> io::Result<()> {
         let invalid = || io::Error::from(io::ErrorKind::InvalidData);
-        let mut buffer = vec![0; REQUEST_BYTES];
+        // Its pages are touched only as far as requests reach: most are short.
+        let mut buffer = Vec::with_capacity(REQUEST_BYTES);
         loop {
             if let Some(bytes) = self.rest() {
                 self.answer(&Request::decode(&bytes).ok_or_else(invalid)?);
                 continue;
             }
-            let length = self.listen(&mut buffer);
-            let bytes = match &length {
-                Ok(Some(length)) => &buffer[..*length],
-                _ => &[],
+            let has_request = self.listen(&mut buffer);
+            let request = match has_request {
+                Ok(true) => Request::decode(&buffer),
+                _ => None,
             };
-            let request = Request::decode(bytes);
             let is_last = self.begin(request.as_ref());
-            if length?.is_none() {
+            if !has_request? {
                 return Ok(());
             }
             let request = request.ok_or_else(invalid)?;
-            if is_last && !self.start_another(scope) && self.put_off(bytes) {
+            self.ensure_helpers(scope)?;
+            if is_last && !self.start_another(scope) && self.put_off(&buffer) {
                 continue;
             }
             self.answer(&request);
@@ -259,26 +259,27 @@ impl<'s> Server<'s> {
         must
     }
 
-    /// The length of the next request that takes time; none at the end.
-    fn listen(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    /// Puts the next request that takes time into the buffer, which has room for it; false at the end.
+    fn listen(&self, buffer: &mut Vec<u8>) -> io::Result<bool> {
         let _listening = self
             .listening
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         loop {
-            match rustix::io::read(self.device, &mut *buffer) {
-                Ok(length) => {
-                    let request = Request::decode(&buffer[..length]);
+            buffer.clear();
+            match rustix::io::read(self.device, spare_capacity(buffer)) {
+                Ok(_) => {
+                    let request = Request::decode(buffer);
                     if !request.is_some_and(|request| self.is_done(&request)) {
-                        return Ok(Some(length));
+                        return Ok(true);
                     }
                 }
-                Err(Errno::NODEV) => return Ok(None),
+                Err(Errno::NODEV) => return Ok(false),
                 // The request was withdrawn.
                 Err(Errno::NOENT | Errno::INTR) => {}
                 Err(Errno::AGAIN) => {
                     if self.await_request()? {
-                        return Ok(None);
+                        return Ok(false);
                     }
                 }
                 Err(errno) => return Err(errno.into()),

@@ -315,6 +315,11 @@ impl Repository {
         self.store.layout().root()
     }
 
+    /// The directory of the files that hold blocks; it exists.
+    pub fn blocks_directory(&self) -> PathBuf {
+        self.store.layout().blocks()
+    }
+
     /// The directory of unpacked root file systems; it exists.
     pub fn rootfs_directory(&self) -> PathBuf {
         self.store.layout().rootfs()

@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::Builder;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::fs::{Mode, OFlags};
@@ -24,7 +25,6 @@ use crate::budget::{BudgetError, Spending};
 use crate::path::EntryName;
 use crate::profile::Profile;
 use crate::progress::{Event, Reporter};
-use crate::threads::start_some;
 
 /// Content in flight, in bytes: keeps every thread busy, and stays small against what an operation
 /// may use.
@@ -80,9 +80,8 @@ pub(super) fn import_path(
     with_workers(options, &profile, |jobs| {
         let (steps_in, steps) = bounded(in_flight(&profile));
         std::thread::scope(|scope| {
-            let walker_jobs = jobs.clone();
             let walk = move || {
-                let mut sink = |step| queue(step, &walker_jobs, &steps_in);
+                let mut sink = |step| queue(step, jobs, &steps_in);
                 if let Err(error) = source::walk(parent, name, root, path, options, &mut sink) {
                     let _ = steps_in.send(Ordered::Failed(error));
                 }
@@ -163,27 +162,66 @@ fn in_flight(profile: &Profile) -> usize {
 fn with_workers<T>(
     options: &ImportOptions,
     profile: &Profile,
-    body: impl FnOnce(&Sender<Job>) -> Result<T, UnixfsError>,
+    body: impl FnOnce(&Jobs<'_>) -> Result<T, UnixfsError>,
 ) -> Result<T, UnixfsError> {
-    let (jobs_in, jobs) = bounded::<Job>(in_flight(profile));
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let (queue, jobs) = bounded::<Job>(in_flight(profile));
     std::thread::scope(|scope| {
-        let started = start_some(scope, threads, || {
+        let start = || {
             let jobs = jobs.clone();
-            move || work::work(&jobs, options, profile)
-        });
-        drop(jobs);
-        let outcome = match started {
-            Ok(()) => body(&jobs_in),
-            Err(error) => Err(UnixfsError::Thread(error)),
+            let work = move || work::work(&jobs, options, profile);
+            Builder::new().spawn_scoped(scope, work).map(drop)
         };
-        drop(jobs_in);
-        outcome
+        // Its end is the end of the queue, and so of the threads.
+        let jobs = Jobs {
+            queue,
+            start: &start,
+            started: Mutex::new(0),
+            most: std::thread::available_parallelism().map_or(1, usize::from),
+        };
+        body(&jobs)
     })
 }
 
+/// Where jobs are sent. Threads that perform them are started as jobs come: few inputs need all.
+struct Jobs<'a> {
+    queue: Sender<Job>,
+    start: &'a (dyn Fn() -> io::Result<()> + Sync),
+    started: Mutex<usize>,
+    most: usize,
+}
+
+impl Jobs<'_> {
+    /// Waits while the queue is full.
+    ///
+    /// # Errors
+    /// Where not even one thread can be started.
+    fn send(&self, job: Job) -> Result<(), UnixfsError> {
+        self.ensure_threads().map_err(UnixfsError::Thread)?;
+        // The threads take jobs to the end.
+        self.queue.send(job).map_err(|_| UnixfsError::Interrupted)
+    }
+
+    /// Starts another thread where all that were started have something to do.
+    fn ensure_threads(&self) -> io::Result<()> {
+        let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_needed = *started == 0 || (*started < self.most && !self.queue.is_empty());
+        if !is_needed {
+            return Ok(());
+        }
+        match (self.start)() {
+            Ok(()) => *started += 1,
+            Err(error) if *started == 0 => return Err(error),
+            Err(error) => {
+                tracing::debug!(%error, started = *started, "fewer threads than processors");
+                *started = self.most;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Sends a step on, with a job for it where there is work; false when nobody takes it.
-fn queue(step: Step, jobs: &Sender<Job>, steps: &Sender<Ordered>) -> bool {
+fn queue(step: Step, jobs: &Jobs<'_>, steps: &Sender<Ordered>) -> bool {
     let Step::File {
         directory,
         name,
@@ -200,6 +238,11 @@ fn queue(step: Step, jobs: &Sender<Job>, steps: &Sender<Ordered>) -> bool {
         name: file_name,
         path,
     };
+    if let Err(error) = jobs.ensure_threads() {
+        // Nobody would do the job.
+        let _ = steps.send(Ordered::Failed(UnixfsError::Thread(error)));
+        return false;
+    }
     // The order is taken first: it is what bounds how much is in flight.
     steps.send(Ordered::File { name, result }).is_ok() && jobs.send(Job { work, done }).is_ok()
 }
@@ -220,7 +263,7 @@ struct Assembler<'a> {
     root: &'a Path,
     spending: &'a Spending<'a>,
     reporter: &'a dyn Reporter,
-    jobs: &'a Sender<Job>,
+    jobs: &'a Jobs<'a>,
     /// The leaf of a chunk of zeros, once it was put.
     zero_leaf: Option<Child>,
     /// Blocks on their way to the store.
@@ -236,7 +279,7 @@ impl<'a> Assembler<'a> {
         spending: &'a Spending<'a>,
         root: &'a Path,
         reporter: &'a dyn Reporter,
-        jobs: &'a Sender<Job>,
+        jobs: &'a Jobs<'a>,
     ) -> Assembler<'a> {
         let batch = Vec::with_capacity(PUT_BLOCKS);
         Assembler {
@@ -494,10 +537,8 @@ impl<'a> Assembler<'a> {
             Piece::Zeros(count) => return Ok(Waiting::Zeros(count)),
         };
         let (done, result) = bounded(1);
-        match self.jobs.send(Job { work, done }) {
-            Ok(()) => Ok(Waiting::Chunk(result)),
-            Err(_) => Err(UnixfsError::Interrupted),
-        }
+        self.jobs.send(Job { work, done })?;
+        Ok(Waiting::Chunk(result))
     }
 
     /// Gives a leaf, and how many times it comes.
