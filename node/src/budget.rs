@@ -22,6 +22,8 @@ use std::time::Instant;
 use rustix::fs::StatVfs;
 use rustix::process::geteuid;
 
+use crate::quantity::{Measured, Size};
+
 /// The most that the default rule of [`KeepFree`] keeps, in bytes: enough for the machine to go on.
 const MAX_DEFAULT_BYTES: u64 = 1 << 30;
 
@@ -230,7 +232,7 @@ impl FreeSpace {
 #[non_exhaustive]
 pub enum BudgetError {
     /// [`Budget::max_bytes`].
-    #[error("it has more than {limit} bytes")]
+    #[error("it has more than {}", Size(*.limit))]
     Bytes {
         /// The bound.
         limit: u64,
@@ -251,7 +253,7 @@ pub enum BudgetError {
     #[error("it took longer than it may")]
     Deadline,
     /// [`KeepFree::bytes`].
-    #[error("only {left} bytes of the disk would stay free, less than the {kept} bytes to be kept")]
+    #[error("only {} of the disk would stay free, less than the {} to be kept", Measured(*.left), Measured(*.kept))]
     FreeBytes {
         /// What would stay free.
         left: u64,

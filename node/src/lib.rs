@@ -39,6 +39,7 @@
 pub mod limits;
 pub mod lock;
 pub mod progress;
+pub mod quantity;
 mod threads;
 
 pub mod budget;

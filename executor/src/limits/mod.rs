@@ -31,6 +31,7 @@ use std::time::{Duration, Instant};
 
 use ipfs_exec_node::KeepFree;
 use ipfs_exec_node::budget::FreeSpace;
+use ipfs_exec_node::quantity::{Measured, Size, Time};
 use serde::Serialize;
 
 pub(crate) use watch::Watch;
@@ -217,30 +218,27 @@ impl fmt::Display for Hit {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let limits = &self.limits;
         let count = |count: Option<u64>| count.unwrap_or_default();
-        let seconds = |time: Option<Duration>| time.unwrap_or_default().as_secs_f64();
+        let size = |bytes: Option<u64>| Size(bytes.unwrap_or_default());
+        let time = |time: Option<Duration>| Time(time.unwrap_or_default());
         match self.limit {
             Limit::Memory => write!(
                 formatter,
-                "it used more memory than {} bytes",
-                count(limits.memory)
+                "it used more memory than {}",
+                size(limits.memory)
             ),
             Limit::Cpus => formatter.write_str("it used more processors than it may"),
             Limit::CpuTime => write!(
                 formatter,
-                "it computed for more than {} s",
-                seconds(limits.cpu_time)
+                "it computed for more than {}",
+                time(limits.cpu_time)
             ),
             Limit::TotalTimeout => write!(
                 formatter,
-                "it still ran when the whole job had taken {} s",
-                seconds(limits.total_timeout)
+                "it still ran when the whole job had taken {}",
+                time(limits.total_timeout)
             ),
             Limit::Timeout => {
-                write!(
-                    formatter,
-                    "it ran for more than {} s",
-                    seconds(limits.timeout)
-                )
+                write!(formatter, "it ran for more than {}", time(limits.timeout))
             }
             Limit::Pids => write!(
                 formatter,
@@ -249,8 +247,8 @@ impl fmt::Display for Hit {
             ),
             Limit::OutputSize => write!(
                 formatter,
-                "its output has more than {} bytes",
-                count(limits.output_size)
+                "its output has more than {}",
+                size(limits.output_size)
             ),
             Limit::OutputFiles => write!(
                 formatter,
@@ -259,14 +257,10 @@ impl fmt::Display for Hit {
             ),
             Limit::TmpSize => write!(
                 formatter,
-                "it put more than {} bytes into /tmp",
-                count(limits.tmp_size)
+                "it put more than {} into /tmp",
+                size(limits.tmp_size)
             ),
-            Limit::LogSize => write!(
-                formatter,
-                "it printed more than {} bytes",
-                count(limits.log_size)
-            ),
+            Limit::LogSize => write!(formatter, "it printed more than {}", size(limits.log_size)),
             Limit::KeepFree => formatter.write_str("it filled the disk that its output is on"),
             Limit::MachineMemory => formatter.write_str("the machine ran out of memory"),
             Limit::MachineFiles => {
@@ -350,7 +344,7 @@ pub enum LimitError {
         reason: &'static str,
     },
     /// Not even now is so much of the disk free as should stay.
-    #[error("cannot keep {bytes} bytes of the disk free: {available} bytes are free now")]
+    #[error("cannot keep {} of the disk free: {} are free now", Size(*.bytes), Measured(*.available))]
     Full {
         /// What should stay free.
         bytes: u64,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ipfs_exec_node::Cid;
 use ipfs_exec_node::budget::BudgetError;
+use ipfs_exec_node::quantity::Time;
 use ipfs_exec_node::repo::RepoError;
 use ipfs_exec_node::tree::TreeError;
 use ipfs_exec_node::unixfs::UnixfsError;
@@ -66,7 +67,7 @@ pub enum RunError {
     #[error("cannot use the disk of the repository")]
     Disk(#[source] BudgetError),
     /// Time ran out. What the program itself took too long for is a [`SandboxError::Limit`].
-    #[error("the run was stopped while {part}: it had taken {} s", .allowed.as_secs_f64())]
+    #[error("the run was stopped while {part}: it had taken {}", Time(*.allowed))]
     OutOfTime {
         /// `Timeout` or `TotalTimeout`.
         limit: Limit,

@@ -424,7 +424,7 @@ fn some_of_the_disk_stays_free() {
         "sent 137 tmp-size error: ",
         "unasked 137 keep-free error: ",
         "small 0 done",
-        "large 125 done error: cannot run the program: cannot keep 1073741824 bytes of the disk free",
+        "large 125 done error: cannot run the program: cannot keep 1 GiB of the disk free",
         "content 0 done",
         "burst 137 keep-free error: ",
         "innocent 0 done",

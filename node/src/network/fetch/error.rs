@@ -14,6 +14,7 @@ use crate::network::NetworkError;
 use crate::network::bitswap::Fault;
 use crate::network::http::gateway::GatewayError;
 use crate::network::http::root_cause;
+use crate::quantity::Time;
 
 /// Why a peer could not be dialled, on one line: the causes alone, without the addresses that were
 /// tried.
@@ -104,7 +105,7 @@ pub enum FetchError {
         peer: PeerId,
     },
     /// Peers are connected, and none of them sent anything.
-    #[error("cannot fetch block {cid}: nothing came for {} s", after.as_secs_f64())]
+    #[error("cannot fetch block {cid}: nothing came for {}", Time(*.after))]
     Idle {
         /// A block that was waited for.
         cid: Cid,
