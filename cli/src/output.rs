@@ -10,6 +10,7 @@ use rustix::fs::{FileType, fstat};
 use rustix::io::{Errno, ReadWriteFlags, pwritev2, write};
 use serde_json::{Map, Value, json};
 
+use ipfs_exec_executor::sandbox::take_open_line;
 use ipfs_exec_node::unixfs::Metadata;
 
 use crate::progress;
@@ -41,6 +42,11 @@ pub(crate) fn tell(message: &str) {
     } else {
         PATIENCE
     };
+    // A program may have printed the start of a line.
+    let message = match take_open_line() {
+        true => &format!("\n{message}"),
+        false => message,
+    };
     let written = progress::aside(|| {
         write_within(
             rustix::stdio::stderr(),
@@ -50,6 +56,13 @@ pub(crate) fn tell(message: &str) {
     });
     if written == Err(Errno::TIMEDOUT) {
         HAS_GIVEN_UP.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Ends the line that a program has left open on a terminal, where a line of standard output follows.
+pub(crate) fn end_open_line() {
+    if io::stderr().is_terminal() && take_open_line() {
+        tell("\n");
     }
 }
 

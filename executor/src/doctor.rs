@@ -14,8 +14,9 @@ use serde::Serialize;
 use crate::limits::{self, Mechanism};
 use crate::mount;
 use crate::process;
+use crate::sandbox::obstacle::hint_for_message;
 use crate::sandbox::plan::DISABLES_USER_NAMESPACES;
-use crate::sandbox::probe::{find_program, obstacle};
+use crate::sandbox::probe::find_program;
 use crate::sandbox::trial::TrialError;
 use crate::sandbox::{Bubblewrap, ProbeError};
 
@@ -150,11 +151,8 @@ fn bubblewrap(found: &Result<Bubblewrap, ProbeError>) -> Vec<Finding> {
             Finding::error("confinement", format!("{error}{cause}"), hint)
         }
         Err(TrialError::Sandbox(said)) => {
-            let obstacle = obstacle();
-            let hint = obstacle.map_or(
-                "look at what bubblewrap says, and at the log of the kernel (`dmesg`)",
-                |obstacle| obstacle.hint,
-            );
+            let hint = hint_for_message(&said)
+                .unwrap_or("look at what bubblewrap says, and at the log of the kernel (`dmesg`)");
             Finding::error(
                 "namespaces",
                 format!("no sandbox can be made: {said}"),

@@ -549,6 +549,7 @@ fn report(
         tracing::warn!("{more} more links of the output lead nowhere without this run");
     }
     let code = outcome.exit.code();
+    output::end_open_line();
     if arguments.json {
         output::line(report::succeeded(outcome, fetched))?;
     } else {

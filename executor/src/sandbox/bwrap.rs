@@ -33,8 +33,9 @@ use serde::Serialize;
 
 use super::error::SandboxError;
 use super::masks::covered;
+use super::obstacle::{hint_for_message, hint_for_refusal};
 use super::plan::Plan;
-use super::probe::{Bubblewrap, obstacle};
+use super::probe::Bubblewrap;
 use super::relay::{LAST_PATIENCE, timespec};
 use super::seccomp;
 use super::stage::{HostPaths, InputSource, RootSource, stage};
@@ -219,6 +220,7 @@ pub fn execute(
         _ => relays.finish(Instant::now().checked_add(LAST_PATIENCE), None),
     }
     let is_repeatable = relays.are_repeatable();
+    let printed = relays.first_output();
     drop(relays);
     let usage = watch.usage(&used);
     let hit = match stopped {
@@ -266,7 +268,7 @@ pub fn execute(
                 hit,
                 usage: Box::new(usage),
             },
-            None => no_exit_code(ended),
+            None => no_exit_code(ended, &printed),
         }),
     }
 }
@@ -445,7 +447,7 @@ fn start(
     let prepare = |action: &str, source| SandboxError::Stage {
         action: action.to_owned(),
         is_fuse: false,
-        obstacle: None,
+        hint: None,
         source,
     };
     let stage =
@@ -495,7 +497,7 @@ pub(super) fn not_started(
                     action,
                 ),
                 is_fuse: matches!(step, Some(Step::Fuse(_))),
-                obstacle: obstacle(),
+                hint: hint_for_refusal(&source),
                 source,
             }
         }
@@ -520,13 +522,13 @@ fn action(step: &Step) -> String {
     }
 }
 
-/// Why there is no exit code.
-fn no_exit_code(ended: ExitStatus) -> SandboxError {
+/// Why there is no exit code, where bubblewrap printed this at first.
+fn no_exit_code(ended: ExitStatus, printed: &str) -> SandboxError {
     if ended.code().is_none() {
         SandboxError::NoStatus
     } else {
         SandboxError::SetUp {
-            obstacle: obstacle(),
+            hint: hint_for_message(printed),
         }
     }
 }

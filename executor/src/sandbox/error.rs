@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::plan::PlanError;
-use super::probe::{Obstacle, ProbeError};
+use super::probe::ProbeError;
 use crate::limits::{Hit, LimitError, Usage};
 
 /// Why a program did not run, or its end is not known.
@@ -29,8 +29,8 @@ pub enum SandboxError {
     /// Bubblewrap gave up before the sandbox was complete; it says why on stderr.
     #[error("bubblewrap could not set up the sandbox")]
     SetUp {
-        /// What of this machine most likely is the reason.
-        obstacle: Option<Obstacle>,
+        /// What to do about it, where that is known.
+        hint: Option<&'static str>,
     },
     /// Bubblewrap did not make a sandbox in time; it was killed.
     #[error("`{program}` made no sandbox within {seconds} s", program = program.display())]
@@ -47,8 +47,8 @@ pub enum SandboxError {
         action: String,
         /// Whether it was a FUSE file system.
         is_fuse: bool,
-        /// What of this machine most likely is the reason.
-        obstacle: Option<Obstacle>,
+        /// What to do about it, where that is known.
+        hint: Option<&'static str>,
         /// What the kernel says.
         #[source]
         source: io::Error,
@@ -113,13 +113,9 @@ impl SandboxError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             SandboxError::Probe(error) => Some(error.hint()),
-            SandboxError::SetUp {
-                obstacle: Some(obstacle),
+            SandboxError::SetUp { hint } | SandboxError::Stage { hint, .. } => {
+                Some(hint.unwrap_or("see what `ipfs-exec doctor` says about this machine"))
             }
-            | SandboxError::Stage {
-                obstacle: Some(obstacle),
-                ..
-            } => Some(obstacle.hint),
             SandboxError::Confine(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 Some("`sysctl vm.memfd_noexec` must be less than 2")
             }

@@ -230,64 +230,6 @@ fn read_until(child: &mut Child, deadline: Instant) -> io::Result<Option<String>
     Ok(Some(String::from_utf8_lossy(&printed).into_owned()))
 }
 
-/// What keeps users of this machine from making namespaces, and so a sandbox.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Obstacle {
-    /// The file that says so.
-    pub path: &'static str,
-    /// The value that forbids; none where it is enough that the file is there.
-    forbidding: Option<&'static str>,
-    /// What to do about it.
-    pub hint: &'static str,
-}
-
-const CONTAINER_HINT: &str = "let the container make namespaces: `docker run --security-opt \
-    seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined`, or \
-    `podman run --security-opt unmask=ALL --security-opt seccomp=unconfined`";
-
-/// The most likely one first.
-const OBSTACLES: [Obstacle; 5] = [
-    Obstacle {
-        path: "/proc/sys/user/max_user_namespaces",
-        forbidding: Some("0"),
-        hint: "allow user namespaces (`sysctl user.max_user_namespaces=10000`)",
-    },
-    Obstacle {
-        path: "/proc/sys/kernel/unprivileged_userns_clone",
-        forbidding: Some("0"),
-        hint: "allow user namespaces (`sysctl kernel.unprivileged_userns_clone=1`)",
-    },
-    Obstacle {
-        path: "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
-        forbidding: Some("1"),
-        hint: "give bubblewrap an AppArmor profile that allows user namespaces (Ubuntu: \
-               `apt-get install apparmor-profiles`, then load `bwrap-userns-restrict`)",
-    },
-    Obstacle {
-        path: "/.dockerenv",
-        forbidding: None,
-        hint: CONTAINER_HINT,
-    },
-    Obstacle {
-        path: "/run/.containerenv",
-        forbidding: None,
-        hint: CONTAINER_HINT,
-    },
-];
-
-/// What most likely kept bubblewrap from its work.
-pub(crate) fn obstacle() -> Option<Obstacle> {
-    OBSTACLES
-        .into_iter()
-        .find(|obstacle| match obstacle.forbidding {
-            // A setting that this kernel does not have forbids nothing.
-            Some(value) => {
-                fs::read_to_string(obstacle.path).is_ok_and(|setting| setting.trim() == value)
-            }
-            None => Path::new(obstacle.path).exists(),
-        })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

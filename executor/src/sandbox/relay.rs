@@ -10,8 +10,8 @@
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -37,12 +37,25 @@ pub(super) const LAST_PATIENCE: Duration = Duration::from_secs(1);
 /// Bytes that the program printed so far, and how many of them go on.
 pub(super) type Log = (Arc<AtomicU64>, u64);
 
+/// Bytes that are kept of the first output: that of bubblewrap where it made no sandbox.
+const FIRST_BYTES: usize = 1024;
+
+/// Whether the last byte that a relay wrote to our standard error ended no line.
+static HAS_OPEN_LINE: AtomicBool = AtomicBool::new(false);
+
+/// Whether the last output of a program on our standard error ended in the middle of a line. Asked once: the
+/// caller ends the line before it prints something there.
+pub fn take_open_line() -> bool {
+    HAS_OPEN_LINE.swap(false, Ordering::Relaxed)
+}
+
 /// Carries the program's output in whole lines, so that lines of several programs in one log do not mix.
 /// A line longer than [`BUFFER_BYTES`], or than a pipe takes at once, comes in pieces.
 ///
 /// Dropped, it waits at most [`LAST_PATIENCE`] for the end of that output.
 pub(super) struct OutputRelay {
     thread: Option<JoinHandle<Result<(), Errno>>>,
+    first: Arc<Mutex<Vec<u8>>>,
     /// The thread holds the other end.
     ended: OwnedFd,
 }
@@ -59,13 +72,25 @@ impl OutputRelay {
     pub(super) fn start(from: OwnedFd, to: OwnedFd, log: Option<Log>) -> io::Result<OutputRelay> {
         let (ended, running) = pipe_with(PipeFlags::CLOEXEC)?;
         let name = "sandbox-output".to_owned();
+        let first = Arc::<Mutex<Vec<u8>>>::default();
+        let kept = Arc::clone(&first);
         let carry = move || {
             let _running = running;
-            Output::new(to.as_fd(), log).carry(from.as_fd())
+            Output::new(to.as_fd(), log, &kept).carry(from.as_fd())
         };
         let thread = thread::Builder::new().name(name).spawn(carry)?;
         let thread = Some(thread);
-        Ok(OutputRelay { thread, ended })
+        Ok(OutputRelay {
+            thread,
+            first,
+            ended,
+        })
+    }
+
+    /// The first bytes that were carried.
+    pub(super) fn first(&self) -> Vec<u8> {
+        let first = self.first.lock();
+        first.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Waits for the end of the output, up to `deadline` and as long as `cancel` is not readable. The
@@ -111,6 +136,8 @@ impl Drop for OutputRelay {
 struct Output<'o> {
     to: BorrowedFd<'o>,
     log: Option<Log>,
+    /// Takes the first bytes.
+    first: &'o Mutex<Vec<u8>>,
     /// Most bytes of a write that keeps lines whole.
     piece_bytes: usize,
     /// Whether lines are kept whole. A person sees each character at once.
@@ -119,13 +146,14 @@ struct Output<'o> {
     result: Result<(), Errno>,
 }
 
-impl Output<'_> {
-    fn new(to: BorrowedFd<'_>, log: Option<Log>) -> Output<'_> {
+impl<'o> Output<'o> {
+    fn new(to: BorrowedFd<'o>, log: Option<Log>, first: &'o Mutex<Vec<u8>>) -> Output<'o> {
         let is_file =
             fstat(to).is_ok_and(|status| FileType::from_raw_mode(status.st_mode).is_file());
         Output {
             to,
             log,
+            first,
             // A file takes any write whole, a pipe only a short one.
             piece_bytes: if is_file { BUFFER_BYTES } else { PIPE_BUF },
             has_lines: !isatty(to),
@@ -196,8 +224,16 @@ impl Output<'_> {
     }
 
     fn write(&mut self, bytes: &[u8]) {
+        let Some(last) = bytes.last() else {
+            return;
+        };
+        let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = FIRST_BYTES.saturating_sub(first.len());
+        first.extend(bytes.iter().take(room));
+        drop(first);
         if self.result.is_ok() {
             self.result = write_all(self.to, bytes);
+            HAS_OPEN_LINE.store(*last != b'\n', Ordering::Relaxed);
         }
     }
 }

@@ -99,6 +99,12 @@ impl Relays {
         }
     }
 
+    /// The first bytes of output, as text.
+    pub(super) fn first_output(&self) -> String {
+        let first = self.output.first().map(OutputRelay::first);
+        String::from_utf8_lossy(&first.unwrap_or_default()).into_owned()
+    }
+
     /// Tells the program's first process, before it executes anything.
     pub(super) fn set_first(&self, first: Pid) {
         if let Some(terminal) = &self.terminal {

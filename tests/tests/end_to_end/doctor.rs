@@ -118,6 +118,34 @@ fn a_sandbox_that_cannot_be_made() {
     assert!(!finding["remedy"].as_str().unwrap().is_empty());
 }
 
+/// All failures of bubblewrap once got the hint for Docker.
+#[test]
+fn each_failure_of_bubblewrap_has_its_own_hint() {
+    let machine = Machine::new();
+    let environment = &machine.environment;
+    for (message, hint) in [
+        ("Can't fork: Resource temporarily unavailable", "ulimit -u"),
+        ("pivot_root: Invalid argument", "initramfs"),
+        (
+            "Can't mount proc on /newroot/proc: Operation not permitted",
+            "systempaths=unconfined",
+        ),
+        ("Can't find source path /nowhere", "ipfs-exec doctor"),
+    ] {
+        let script = format!(
+            "#!/bin/sh\n[ \"$1\" != --version ] || {{ echo bubblewrap 0.8.0; exit; }}\n\
+             echo \"bwrap: {message}\" >&2\nexit 1\n"
+        );
+        let path = bubblewrap(environment, &script);
+        let run = machine.run(["true"]).variable("PATH", &path);
+        let outcome = run.fails(125, &[message, hint]);
+        assert_eq!(
+            outcome.stderr.contains("docker"),
+            hint.starts_with("systempaths")
+        );
+    }
+}
+
 /// Where files in memory cannot be executed, which the kernel can be told for each process namespace.
 #[test]
 fn a_program_that_cannot_be_confined() {

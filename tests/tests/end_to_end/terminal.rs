@@ -178,6 +178,14 @@ fn a_first_session() {
 }
 
 #[test]
+fn a_cid_begins_on_a_line_of_its_own() {
+    let machine = Machine::new();
+    let mut terminal = Terminal::start(&machine, &["sh", "-c", "printf unfinished"]);
+    terminal.shows("unfinished\r\nQm");
+    terminal.ends(0);
+}
+
+#[test]
 fn the_window_may_change_its_size() {
     let machine = Machine::new();
     let script = "trap 'stty size' WINCH; echo re''ady; while :; do sleep 0.1; done";

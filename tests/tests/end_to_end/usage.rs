@@ -5,7 +5,32 @@ use std::time::Duration;
 
 use ipfs_exec_tests::{Environment, Invocation};
 
-use crate::machine::EMPTY;
+use crate::machine::{EMPTY, Machine};
+
+/// The message began in the middle of the line.
+#[test]
+fn an_error_begins_on_a_line_of_its_own() {
+    let machine = Machine::new();
+    let script = "printf unfinished; exec sleep 60";
+    let words = [
+        "--timeout",
+        "1s",
+        &machine.rootfs,
+        EMPTY,
+        "sh",
+        "-c",
+        script,
+    ];
+    let run = machine.environment.ipfs_exec(["run"]).arguments(words);
+    let outcome = run.ends_with(124);
+    assert!(
+        outcome.stderr.contains("unfinished\nerror: "),
+        "{outcome:?}"
+    );
+    // Without a message nothing is added.
+    let outcome = machine.run(["printf", "unfinished"]).succeeds();
+    assert_eq!(outcome.stderr, "unfinished");
+}
 
 #[test]
 fn help_and_version_are_data() {
