@@ -62,7 +62,7 @@ fn search(borders: &[u32], is_inside: bool, values: [u32; 2]) -> Vec<sock_filter
     }
     let middle = borders.len() / 2;
     let below = search(&borders[..middle], is_inside, values);
-    let is_inside_after = is_inside ^ (middle % 2 == 0);
+    let is_inside_after = is_inside ^ middle.is_multiple_of(2);
     let above = search(&borders[middle + 1..], is_inside_after, values);
     let border = borders[middle];
     let mut program = match u8::try_from(below.len()) {
