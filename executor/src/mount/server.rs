@@ -6,13 +6,13 @@
 //!                 └── another takes over ────┘
 //! ```
 //!
-//! One thread listens at a time. What is at hand it answers on the spot; with any other request in
-//! its hands it lets the next one listen. Where none is left and no more may be started, the request
-//! waits in a queue, so that somebody always listens: a signal must reach those who wait for the
+//! One thread listens at a time. It answers a request at once if the answer is at hand. Before it works on
+//! any other request, it lets the next thread listen. If no thread is idle and no more may be started, the
+//! request waits in a queue. So one thread always listens: a signal must reach the programs that wait for the
 //! network.
 //!
-//! A signal that does not kill does not end a read, as with every disk; programs rely on that. One
-//! that kills does: whoever waits gets its answer at once, and what it waited for goes nowhere.
+//! A signal that does not kill a program does not end its read, as on every disk. Programs rely on that. If a
+//! signal kills the program, the server answers its request at once, and discards the result of the read.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs;
@@ -225,10 +225,13 @@ impl<'s> Server<'s> {
         }
     }
 
-    /// A request that nobody had time for; where there is none, this thread listens from now on.
+    /// A request that no thread had time for. Without one, this thread listens from now on; so it does if no
+    /// other thread listens, as the others take such requests when they have done theirs.
     fn rest(&self) -> Option<Vec<u8>> {
         let mut state = self.lock();
-        let waiting = state.waiting.pop_front();
+        let is_alone = self.threads.load(Ordering::SeqCst) == 1;
+        let may_take = is_alone || state.idle > 0;
+        let waiting = may_take.then(|| state.waiting.pop_front()).flatten();
         if waiting.is_none() {
             state.idle += 1;
         }

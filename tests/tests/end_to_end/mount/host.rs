@@ -213,7 +213,7 @@ fn what_cannot_be_mounted_is_refused() {
     let mount = |arguments: &[&str]| environment.ipfs_exec(["mount"]).arguments(arguments);
     mount(&[&format!("{cid}/small"), "at"]).fails(1, &["is a file", "not a directory"]);
     mount(&["nonsense", "at"]).fails(1, &["nonsense"]);
-    mount(&[&unknown_cid("nowhere").to_string(), "at"]).fails(1, &["is not here"]);
+    mount(&[&unknown_cid("nowhere").to_string(), "at"]).fails(1, &["is not in the repository"]);
     mount(&[&cid, "nowhere"]).fails(1, &["nowhere"]);
     mount(&[&cid, "full"]).fails(1, &["full", "not empty"]);
     mount(&[&cid, "full/file"]).fails(1, &["full/file"]);
@@ -328,6 +328,43 @@ fn a_mount_ends_while_somebody_waits() {
         "{:?}",
         begun.elapsed()
     );
+    drop(accepted);
+}
+
+/// With as many readers as the server has threads, no thread listened: a reader that was killed stayed.
+#[test]
+fn readers_can_be_killed_however_many_wait() {
+    let environment = Environment::new();
+    let (mounted, silent, path) = mounted_from_silence(&environment);
+    let root = path.parent().unwrap();
+    // Each waits for another block.
+    let readers: Vec<_> = (0..70)
+        .map(|number| root.join(unknown_cid(&format!("block {number}")).to_string()))
+        .map(|path| environment.program("cat").argument(path).start())
+        .collect();
+    let accepted = silent.accept().unwrap();
+    for reader in &readers {
+        // Asleep in the call that opens the file.
+        let call = format!("/proc/{}/syscall", reader.process().as_raw_nonzero());
+        let open = format!("{} ", libc::SYS_openat);
+        let patience = Instant::now() + Duration::from_secs(20);
+        while !fs::read_to_string(&call).unwrap().starts_with(&open) {
+            assert!(Instant::now() < patience, "a reader does not wait");
+            thread::yield_now();
+        }
+    }
+    let begun = Instant::now();
+    for reader in readers {
+        reader.signal(Signal::KILL);
+        assert_eq!(reader.wait().signal, Some(9));
+    }
+    assert!(
+        begun.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        begun.elapsed()
+    );
+    mounted.running.signal(Signal::TERM);
+    assert_eq!(mounted.running.wait().code, Some(0));
     drop(accepted);
 }
 
