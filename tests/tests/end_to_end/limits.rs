@@ -44,7 +44,7 @@ pub(crate) fn assert_ends(
     );
     let used = said["usage"]["wall_seconds"].as_f64().unwrap();
     // Seconds are for a machine that is busy with other tests: the program would go on for a minute.
-    assert!(used < after + 5.0, "{used} s, {took} s in all");
+    assert!(used < after + 5.0, "{script}: {used} s, {took} s in all");
     machine.environment.assert_clean();
     assert_no_groups();
     said

@@ -21,6 +21,7 @@ mod fixtures;
 mod vectors;
 
 mod images;
+mod json;
 mod leaks;
 mod mount;
 mod output;

@@ -85,8 +85,8 @@ fn memory_cannot_be_hidden() {
     ] {
         for hog in ["hog", unreadable] {
             let script = format!("{hog} {way} & wait; sleep 60");
-            // Some open tens of thousands of pipes, each of which is looked at.
-            assert_ends(&machine, &options, &script, "memory", 15.0);
+            // Some open tens of thousands of pipes, and each of them is counted: seconds on a free machine.
+            assert_ends(&machine, &options, &script, "memory", 45.0);
         }
     }
     let script = format!("{unreadable} few");
