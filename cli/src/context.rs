@@ -1,4 +1,4 @@
-//! What every command needs: the repository, content paths, progress and interruption.
+//! The surroundings of every command: repository, content paths, progress and interruption.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;

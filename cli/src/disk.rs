@@ -1,4 +1,4 @@
-//! What a command leaves free of a disk: by its argument, else by the configuration.
+//! Disk space that a command leaves free: set by its argument, else by the configuration.
 
 use std::os::fd::AsFd;
 use std::path::Path;

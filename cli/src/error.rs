@@ -1,4 +1,4 @@
-//! What went wrong, in words: kind, hint and exit code of every error.
+//! Errors of commands, in words: kind, hint and exit code of every error.
 
 use std::borrow::Cow;
 use std::error::Error;

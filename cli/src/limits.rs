@@ -1,4 +1,4 @@
-//! What a program may use: by arguments, else by the configuration.
+//! Limits of a program: set by arguments, else by the configuration.
 
 use std::str::FromStr;
 use std::time::Duration;

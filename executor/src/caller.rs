@@ -1,4 +1,4 @@
-//! What the caller of a run tells it meanwhile.
+//! Requests of the caller while its run goes on: end the run, or send a signal to the program.
 
 use std::os::fd::BorrowedFd;
 use std::time::Duration;

@@ -1,6 +1,6 @@
-//! Whether this machine can run programs, and what to do where it cannot: one finding a question.
+//! Checks whether this machine can run programs: one finding a check, with a remedy for each problem.
 //!
-//! What a finding advises is what the error of a run would say for the same reason.
+//! A finding gives the same advice as the error of a run for the same reason.
 
 use std::env;
 use std::fs;

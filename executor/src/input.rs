@@ -1,10 +1,10 @@
-//! What stands at `/input`.
+//! The input of a run, mounted at `/input`.
 //!
-//! [`InputTree`] is what a run needs of it, however it comes about: a file or directory on the
-//! host that shows the input DAG, and an end that tells whether all of it could be read.
-//! [`MountedInput`] reads what the program touches; [`ExportedInput`] writes the whole DAG out
-//! beforehand, where nothing can be mounted. An exported input is not equal to a mounted one: numbers and
-//! times of its files are the disk's.
+//! [`InputTree`] is the interface between a run and its input. It names a file or directory on the host that
+//! shows the input DAG. After the program's end, it reports whether the program could read all of its input.
+//! [`MountedInput`] reads the parts that the program touches. [`ExportedInput`] writes the whole DAG to disk
+//! before the program starts, for machines that cannot mount. An exported input is not equal to a mounted
+//! one: the disk gives its files their inode numbers and times.
 
 use std::error::Error;
 use std::io;

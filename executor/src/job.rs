@@ -1,7 +1,7 @@
-//! What is to be computed, in full.
+//! The full description of a computation.
 //!
-//! A [`Job`] holds everything on which a result may depend and nothing else: no paths of the
-//! host, no names, nothing of the caller's syntax. Two equal jobs are the same computation.
+//! A [`Job`] holds every fact on which a result may depend, and nothing else: no paths of the host, no names,
+//! no syntax of the caller. Two equal jobs are the same computation.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};

@@ -1,5 +1,5 @@
-//! Following symbolic links of a tree as a process does whose root directory is the tree: facts that all
-//! who do so share.
+//! Symbolic links of a tree, followed in the way of a process whose root directory is the tree: facts that
+//! all such resolvers share.
 
 /// Symbolic links that are followed on the way to one file: as many as the kernel follows.
 pub(crate) const MAX_LINKS: usize = 40;

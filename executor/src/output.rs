@@ -1,13 +1,14 @@
-//! What the program leaves at `/output`.
+//! The output of a run: the content of `/output` after the program's end.
 //!
-//! The directory is made before the run and imported after every process of the sandbox is dead,
-//! by descriptor, without following a link. Sockets, FIFOs and all else that UnixFS cannot hold are an
-//! error that names them, and the fault of the program.
+//! The run makes the directory before the program starts. It imports the directory after every process of the
+//! sandbox is dead, by descriptor, without following a link. Sockets, FIFOs and other entries that UnixFS
+//! cannot hold are an error. The error names the entry, and counts as a fault of the program.
 //!
-//! A symbolic link into `/input` stays a link, as every other one does, and is reported: without the run it
-//! leads nowhere. It is not replaced by what it leads to. A link costs a program nothing, also one to an
-//! input of many terabytes that is not on this machine and would have to be fetched for the output to be
-//! whole; and a tree that the program prepares for another run may need the link.
+//! A symbolic link into `/input` stays a link, as every other link does. The run reports it, because the link
+//! leads nowhere without the run. The import does not replace a link by its target, for two reasons. A link
+//! costs a program nothing, even if it leads to an input of many terabytes that is not on this machine: a
+//! replacement would fetch all of that input. And a tree that the program prepares for another run may need
+//! the link.
 
 use std::fmt;
 use std::io;
@@ -60,7 +61,7 @@ pub enum OutputError {
         source: io::Error,
     },
     /// The program left what UnixFS cannot hold.
-    #[error("the program left in `/output` what cannot be its output")]
+    #[error("`/output` holds an entry that cannot be part of an output")]
     Refused(#[source] UnixfsError),
     /// What the program left could not be imported, for another reason.
     #[error("cannot import the output of the program")]

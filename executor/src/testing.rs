@@ -1,4 +1,4 @@
-//! What tests of several modules need.
+//! Helpers that tests of several modules share.
 
 use ipfs_exec_node::Cid;
 use ipfs_exec_node::progress::Silent;

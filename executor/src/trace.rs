@@ -1,4 +1,4 @@
-//! What a job depended on: a record of all that it touched of its input.
+//! The dependencies of a job: a record of every part of its input that it touched.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;

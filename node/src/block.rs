@@ -1,4 +1,4 @@
-//! Blocks: bytes named by the hash of their content, and the trait of what holds them.
+//! Blocks: bytes named by the hash of their content, and the trait of stores that hold blocks.
 //!
 //! Nothing here knows disks, DAGs or peers. Two properties hold everywhere: the data that
 //! [`Blocks::get`] returns matches its CID, and a block is never larger than
@@ -42,13 +42,13 @@ pub const BLAKE3: u64 = 0x1e;
 #[non_exhaustive]
 pub enum BlockError {
     /// No source that was asked has the block.
-    #[error("block {cid} is not here")]
+    #[error("block {cid} is not in the repository")]
     Missing {
         /// The block.
         cid: Cid,
     },
     /// The block is not here, and was not to be had elsewhere.
-    #[error("block {cid} is not here")]
+    #[error("block {cid} is not in the repository")]
     Unavailable {
         /// The block.
         cid: Cid,
@@ -63,7 +63,7 @@ pub enum BlockError {
         cid: Cid,
     },
     /// The block is recorded here and damaged, and was not to be had elsewhere.
-    #[error("block {cid} is damaged on disk, and no other source gave it")]
+    #[error("block {cid} is damaged on disk, and no other source has it")]
     Irreplaceable {
         /// The block.
         cid: Cid,
@@ -72,7 +72,7 @@ pub enum BlockError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// Data offered as this block hashes to something else.
-    #[error("data offered as block {cid} does not match it")]
+    #[error("the bytes of block {cid} do not match its hash")]
     Mismatch {
         /// The block.
         cid: Cid,

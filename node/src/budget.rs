@@ -1,7 +1,7 @@
-//! What one operation may take: bytes, entries, inodes, time, and disk.
+//! Budget of one operation: bytes, entries, inodes, time and disk.
 //!
-//! A [`Budget`] is a value that the caller sets. An operation counts what it takes in a [`Spending`],
-//! which says which bound was reached. Many threads may count in one `Spending`.
+//! A [`Budget`] is a value that the caller sets. An operation counts its use in a [`Spending`], which
+//! reports the bound that was reached. Many threads may count in one `Spending`.
 //!
 //! ```
 //! use ipfs_exec_node::budget::{Budget, BudgetError, Spending};
@@ -250,7 +250,7 @@ pub enum BudgetError {
         limit: u64,
     },
     /// [`Budget::deadline`].
-    #[error("it took longer than it may")]
+    #[error("it reached its time limit")]
     Deadline,
     /// [`KeepFree::bytes`].
     #[error("only {} of the disk would stay free, less than the {} to be kept", Measured(*.left), Measured(*.kept))]
@@ -271,7 +271,7 @@ pub enum BudgetError {
         kept: u64,
     },
     /// The disk does not tell what is free.
-    #[error("cannot look at what is free on the disk")]
+    #[error("cannot read the free space of the disk")]
     Disk(#[source] io::Error),
 }
 

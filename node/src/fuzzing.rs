@@ -1,4 +1,4 @@
-//! What the fuzz targets call: each takes bytes from outside, and panics where a promise is broken.
+//! Functions that the fuzz targets call. Each takes bytes from outside, and panics if a promise is broken.
 //!
 //! The programs around them are in `fuzz/`.
 

@@ -2,7 +2,7 @@
 //! and out, and peers that blocks come from and go to.
 //!
 //! Blocks live in a [`Repository`]: a directory that any number of processes
-//! use at the same time, without a daemon. What is imported gets the CIDs that Kubo would give it.
+//! use at the same time, without a daemon. Imported content gets the CIDs that Kubo would give it.
 //!
 //! ```
 //! use ipfs_exec_node::path::ContentPath;

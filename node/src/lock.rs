@@ -1,8 +1,8 @@
 //! Locks on files, by `flock`, and waiting for them.
 //!
-//! `flock` can neither be waited for together with something else nor be relied on to return when a
-//! signal arrives. So a thread waits for the lock, and tells through a pipe that it has it. Where the
-//! caller gives up first, the thread stays until the lock comes, and gives it up at once.
+//! A thread cannot wait for `flock` together with something else, and `flock` need not return when a
+//! signal arrives. So a separate thread waits for the lock, and reports through a pipe that it has the
+//! lock. If the caller gives up first, the thread stays until it gets the lock, and releases it at once.
 
 use std::fs::File;
 use std::io;

@@ -1,4 +1,4 @@
-//! What long work tells its caller while it goes on.
+//! Reports of long work to its caller while the work goes on.
 //!
 //! The libraries cannot print. They report to a [`Reporter`]; the silent one is the default.
 

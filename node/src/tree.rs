@@ -1,10 +1,10 @@
-//! Removing directory trees that somebody hostile made.
+//! Removal of hostile directory trees.
 //!
 //! The invariants: nothing outside the tree changes, no link is followed, and neither the depth of
 //! the tree nor the size of a directory costs memory or descriptors.
 //!
-//! Rather than to walk down and up again, [`remove_tree`] flattens: a directory inside the tree
-//! that is not empty is renamed to the top of the tree, and its turn comes there.
+//! [`remove_tree`] does not walk down and up again. It flattens the tree: a directory inside the tree
+//! that is not empty is renamed to the top of the tree, and is emptied there.
 //!
 //! ```text
 //! tree/a/b/c/...   =>   tree/a/  tree/~0/c/...   =>   tree/~0/  tree/~1/...   =>   ...

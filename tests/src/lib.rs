@@ -1,9 +1,9 @@
-//! What the end-to-end tests and the benchmarks of `ipfs-exec` share.
+//! Helpers that the end-to-end tests and the benchmarks of `ipfs-exec` share.
 //!
-//! Everything here drives the built binary from outside, as a user does, in an [`Environment`] of
-//! its own: a temporary home and repository and a cleared set of variables. None of it knows the
-//! libraries, so that a mistake there cannot hide itself: blocks, CARs and archives that the tests
-//! need are encoded here, from the specifications.
+//! The helpers drive the built binary from outside, as a user does. Each test has an [`Environment`] of its
+//! own: a temporary home and repository and a cleared set of variables. No helper uses the libraries, so a
+//! mistake of a library cannot hide itself. The helpers encode the blocks, CARs and archives that the tests
+//! need, from the specifications.
 //!
 //! ```no_run
 //! use ipfs_exec_tests::Environment;

@@ -1,4 +1,4 @@
-//! What a test needs from the machine. Without it the test fails and says what to install: none
+//! Requirements of a test on the machine. If one is missing, the test fails and says what to install. No test
 //! passes silently.
 
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! `peers`: who can be reached.
+//! `peers`: the known peers that this node can reach.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

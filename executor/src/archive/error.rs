@@ -1,4 +1,4 @@
-//! What can be wrong with an archive.
+//! Errors of reading and unpacking an archive.
 
 use std::io;
 
@@ -93,7 +93,7 @@ impl ArchiveError {
 #[non_exhaustive]
 pub enum Refusal {
     /// A component is `..`.
-    #[error("it leaves the tree")]
+    #[error("its path leads out of the tree")]
     LeavesTree,
     /// Nothing is left of the name, and the entry is no directory.
     #[error("it has no name")]
@@ -135,7 +135,7 @@ pub enum Refusal {
     #[error("it is a hard link in place of the directory that holds its target")]
     TargetReplaced,
     /// The entry has content though its type has none.
-    #[error("it carries content that its type does not have")]
+    #[error("it has content, which its type cannot have")]
     UnexpectedContent,
     /// The type is known to no tar or not supported.
     #[error("its type is not supported")]

@@ -1,10 +1,10 @@
-//! Reading tar archives that nobody vouches for.
+//! Reading tar archives from untrusted sources.
 //!
-//! [`unpack`] writes below one directory and nowhere else. Nothing that it makes belongs to
-//! another user, has a set-id bit, or is a device. An entry that leads out of the tree is refused with
-//! its name. Archives that tar and containerd accept are read as they read them: the last of several
-//! entries with one path counts, and a path through a symbolic link of the archive leads where it leads
-//! for a process whose root directory is the tree.
+//! [`unpack`] writes below one directory and nowhere else. No file that it makes belongs to another user, has
+//! a set-id bit, or is a device. It refuses an entry that leads out of the tree, and the error names the
+//! entry. It reads the archives that tar and containerd accept in the same way as they do: the last of
+//! several entries with one path counts. A path through a symbolic link of the archive leads to the same
+//! place as for a process whose root directory is the tree.
 //!
 //! ```text
 //! bytes -> compression -> stream -> members -> placement
@@ -14,7 +14,7 @@
 //!
 //! [`import`] makes a UnixFS directory of the same members, by `planting` in place of `placement`.
 //!
-//! What is left when unpacking fails is the caller's to remove.
+//! If unpacking fails, the caller removes the files that are already there.
 
 mod bounds;
 mod compression;

@@ -1,4 +1,4 @@
-//! Where an entry belongs.
+//! Paths of archive entries, relative to the tree.
 
 use std::io;
 use std::ops::{Bound, RangeBounds};

@@ -1,4 +1,4 @@
-//! What a user should know of an archive that was read.
+//! Warnings for the user about an archive that was read.
 
 use std::fmt;
 

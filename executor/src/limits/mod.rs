@@ -1,19 +1,18 @@
-//! What a program may use, by what that is held, and what it has used.
+//! Limits of a program: their values, the mechanism that enforces each, and the resources used.
 //!
 //! ```text
-//! Limits ── Watch ──┬── cgroup       the kernel holds it and says so
+//! Limits ── Watch ──┬── cgroup       the kernel enforces the limits and reports hits
 //!                   │     └── scope  for users whose systemd has a group for them
-//!                   ├── processes    where there is no group: all processes, looked at often,
-//!                   │                and what the kernel counts of their time
+//!                   ├── processes    without a group: checks all processes often,
+//!                   │                and reads the kernel's counters of their time
 //!                   │     └── machine  memory of no process, by counters of the machine
-//!                   ├── disk         /output and /tmp, walked often
-//!                   │     └── pace     when to look again, before the disk can be full
+//!                   ├── disk         sizes of /output and /tmp, and the free space
+//!                   │     └── pace     time of the next check, before the disk can be full
 //!                   └── the clock
 //! ```
 //!
-//! A limit that was hit ends the run: what a program leaves that was stopped half-way is no result. One
-//! that cannot be held is an error before the program starts, unless the caller wants as much as there
-//! is.
+//! A run ends when its program hits a limit: a program that was stopped half-way leaves no result. If a limit
+//! cannot be enforced, the run fails before the program starts, unless the caller sets `best_effort`.
 
 mod cgroup;
 mod disk;
@@ -336,7 +335,7 @@ pub(crate) const GROUP_HINT: &str = "run as root, in a delegated control group, 
 #[non_exhaustive]
 pub enum LimitError {
     /// This machine has nothing that could.
-    #[error("cannot hold the limit `{}` here: {reason}", .limit.option())]
+    #[error("cannot enforce the limit `{}` here: {reason}", .limit.option())]
     Unenforceable {
         /// Which one.
         limit: Limit,
@@ -352,7 +351,7 @@ pub enum LimitError {
         available: u64,
     },
     /// Looking at what is used failed.
-    #[error("cannot watch what the program uses")]
+    #[error("cannot measure the resources of the program")]
     Watch(#[source] std::io::Error),
 }
 

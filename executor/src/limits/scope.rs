@@ -1,8 +1,8 @@
-//! A part of the control groups for an ordinary user, asked for of the service manager.
+//! A part of the control groups for an ordinary user, requested from the service manager.
 //!
-//! What a login gives to a session is not the user's to divide. The user's own systemd has a part that
-//! is, and hands out pieces of it: a transient scope with delegation, into which it puts this process, as
-//! `systemd-run --user --scope` does. It is gone when the last process in it is.
+//! A login gives each session a group that the user may not divide. The user's own systemd has a group that
+//! it may divide. It delegates a part of that group: it puts this process into a transient scope with
+//! delegation, as `systemd-run --user --scope` does. The scope ends with its last process.
 //! <https://systemd.io/CGROUP_DELEGATION/>
 
 use std::thread;

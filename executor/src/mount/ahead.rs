@@ -1,4 +1,4 @@
-//! Blocks that will be asked for soon: a queue for those who read them meanwhile.
+//! A queue of blocks that reader threads read before the kernel requests them.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};

@@ -1,4 +1,4 @@
-//! What a server serves, whatever it stands on: a DAG ([`View`](super::view::View)) or a tree on disk
+//! The files of a server, from either source: a DAG ([`View`](super::view::View)) or a tree on disk
 //! ([`Local`](super::local::Local)).
 
 use std::error::Error;

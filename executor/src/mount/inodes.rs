@@ -1,10 +1,10 @@
 //! The nodes that the kernel knows, by number.
 //!
-//! A number is the hash of the place in the tree, so it is the same in every mount of the same DAG;
-//! where two places collide, the second gets the next number that is free. The table holds what the
-//! kernel holds references to, and nothing else.
+//! A number is the hash of the place in the tree, so it is the same in every mount of the same DAG. If two
+//! places collide, the second gets the next free number. The table holds the nodes to which the kernel holds
+//! references, and no others.
 //!
-//! A tree may have more places than fit into memory, and the kernel holds all places that a program has seen
+//! A tree may have more places than fit into memory. The kernel holds all places that a program has seen
 //! until its own memory is short. So above [`MOST_NODES`] the server asks the kernel to drop the oldest ones,
 //! and above [`MAX_NODES`] a lookup fails.
 

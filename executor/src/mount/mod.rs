@@ -1,21 +1,21 @@
 //! DAGs as file systems: read-only, lazy, by FUSE.
 //!
-//! A mount shows a UnixFS DAG from any [`Blocks`], or an unpacked tree; only what is touched is read. It
-//! serves on threads of its own and never opens a path below itself. What could not be read is an I/O error
-//! for the program, and remembered for whoever made the mount.
+//! A mount shows a UnixFS DAG from any [`Blocks`], or an unpacked tree. It reads only the parts that programs
+//! touch. It serves on threads of its own and never opens a path below itself. If content cannot be read, the
+//! program gets an I/O error, and the mount keeps the failure for its owner.
 //!
 //! ```text
 //! device ── server ── protocol        requests and answers, on as many threads as wait
 //!              │
-//!            files ── inodes          what stands where
+//!            files ── inodes          nodes by number
 //!            │   │
 //!         view   local ── names       a DAG, or a tree on disk
 //!            │
 //!         cache ── Blocks             verified blocks, each read once
 //! ```
 //!
-//! [`Mount`] is on the host, for everybody who may see it. [`SandboxMount`] is made inside a sandbox,
-//! in whose mount namespace it lives and dies: nothing of it is ever on the host, also when this
+//! [`Mount`] is on the host, for every user that may see it. [`SandboxMount`] is made inside a sandbox, and
+//! lives as long as the mount namespace of that sandbox. No part of it is ever on the host, even if this
 //! process is killed.
 
 mod ahead;
@@ -81,7 +81,7 @@ pub enum MountError {
         source: Box<UnixfsError>,
     },
     /// The top of an unpacked tree could not be looked at.
-    #[error("cannot look at the unpacked tree of {name}")]
+    #[error("cannot read the unpacked tree of {name}")]
     Tree {
         /// What it was unpacked of.
         name: String,

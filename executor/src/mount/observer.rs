@@ -1,4 +1,4 @@
-//! What was touched of a mounted DAG, for those who want to know what a job depended on.
+//! Observers of a mounted DAG: they learn every access, so that a caller can list the dependencies of a job.
 
 use std::ops::Range;
 

@@ -1,5 +1,5 @@
-//! Attributes of a process that its children inherit, given the values of a machine on which nobody has
-//! changed them: a program can ask for each.
+//! Attributes of a process that its children inherit and that a program can read. Each gets its value on a
+//! machine with default settings.
 
 use std::ffi::CStr;
 use std::io;

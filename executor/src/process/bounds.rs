@@ -1,4 +1,4 @@
-//! What a child is held by before it starts: groups, processors, limits of single processes.
+//! Bounds that a child has before it starts: control group, processors, limits of single processes.
 
 use std::io;
 use std::os::fd::RawFd;

@@ -1,7 +1,7 @@
-//! Time on processors of a process and of all that it starts, those included that nobody waits for: a
-//! counter of the kernel, perf_event_open(2).
+//! Processor time of a process and of all processes that it starts, including those that no process waits
+//! for: a counter of the kernel, perf_event_open(2).
 //!
-//! The kernel ends it for a process that executes a file which it may not read.
+//! The kernel ends the counter when the process executes a file that it may not read.
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};

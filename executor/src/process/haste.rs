@@ -1,8 +1,8 @@
-//! Going before thousands of others.
+//! Precedence of a process over thousands of others.
 //!
-//! Where a program starts processes without end, each of them waits for a processor, and so do those that
-//! are to put an end to it. Root may have some of them served first: as real-time processes, which do
-//! nearly nothing. For others the kernel limits how many processes there can be.
+//! If a program starts processes without end, each of them waits for a processor. The processes that are to
+//! end them wait, too. Root may make some of the latter real-time processes, which get a processor first.
+//! They do nearly nothing. For other users, the kernel limits the number of processes.
 
 use std::io;
 

@@ -1,4 +1,4 @@
-//! What this process was started with, before the standard library changes it.
+//! The state in which this process was started, before the standard library changes it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -1,22 +1,21 @@
-//! Starting a child that inherits nothing by accident and outlives nobody.
+//! Children that inherit nothing by accident and die with this process.
 //!
-//! Two invariants. Whatever descriptors, signal dispositions, signal mask or file mode mask the
-//! caller's own parent handed down, the child starts with descriptors 0, 1, 2 and those that were
-//! named, default dispositions, an empty mask and umask 022. And when the leash is let go, by
-//! intent or because we were killed, the child and all that it started die, at whatever moment.
+//! Two invariants hold. First, the child starts with descriptors 0, 1, 2 and the named ones, default signal
+//! dispositions, an empty signal mask and umask 022. The descriptors, dispositions, mask and umask that this
+//! process has from its own parent do not matter. Second, the child and all processes that it started die
+//! when this process lets the leash go or is killed, at any moment.
 //!
 //! ```text
-//! we ---(leash)--- supervisor --- child --- ...
+//! this process ---(leash)--- supervisor --- child --- ...
 //! ```
 //!
-//! The kernel can kill a child with its parent (`PR_SET_PDEATHSIG`), but only once the child has
-//! asked for that: what its parent starts in the meantime goes on alone. So a supervisor stands
-//! between: it inherits such orphans, and needs no more than its own end of a pipe to find out
-//! that we are gone.
+//! The kernel can kill a child with its parent (`PR_SET_PDEATHSIG`), but only after the child has asked for
+//! that. If the parent dies before, the child goes on alone. So a supervisor stands between this process and
+//! the child. The supervisor inherits such orphans. Its own end of a pipe tells it that this process is gone.
 //!
-//! This is the only module of the crate that holds unsafe code: what runs between `fork` and
-//! `exec`, what stands before a program in its sandbox, and calls of the kernel that no safe library
-//! has, cannot be said otherwise.
+//! This is the only module of the crate that holds unsafe code. Three kinds of code need it: code between
+//! `fork` and `exec`, code that runs in a sandbox before the program, and system calls that no safe library
+//! has.
 #![expect(
     unsafe_code,
     reason = "code between fork and exec needs `pre_exec` and libc's calls"

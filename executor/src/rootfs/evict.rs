@@ -1,7 +1,7 @@
-//! Keeping the cache under its cap.
+//! Eviction of entries, which keeps the cache under its cap.
 //!
-//! An entry loses its name before it is deleted: from then on nobody finds it, and what a crash
-//! leaves of it is scratch.
+//! An entry loses its name before it is deleted. From then on no process finds the entry, and a crash leaves
+//! only scratch.
 
 use std::collections::BTreeSet;
 use std::fs;

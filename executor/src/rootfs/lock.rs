@@ -1,9 +1,8 @@
-//! Who builds an entry, who uses it, who removes it.
+//! Locks of the rootfs cache: one process builds an entry, others use it, one removes it.
 //!
-//! All locks are `flock`s: they belong to open descriptors, so they end with the process, and two
-//! threads of one process exclude each other as two processes do. A name may be removed while
-//! somebody waits for its lock; after locking, the inode is therefore compared with the one that
-//! has the name now.
+//! All locks are `flock`s. A lock belongs to an open descriptor, so it ends with its process, and two threads
+//! of one process exclude each other as two processes do. A process may remove a name while another one waits
+//! for its lock. So, after locking, a process compares the locked inode with the inode that has the name now.
 
 use std::fs::{self, File};
 use std::io;

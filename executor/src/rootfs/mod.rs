@@ -1,21 +1,21 @@
 //! Root file systems, unpacked once and used by any number of runs at once.
 //!
-//! The invariant: an entry `REPO/rootfs/KEY` is complete from the moment it has its name, and is
-//! never written again. It is built in a session's scratch directory, flushed, and renamed.
+//! The invariant: an entry `REPO/rootfs/KEY` is complete from the moment it has its name, and is never
+//! written again. A process builds it in the scratch directory of a session, flushes it, and renames it.
 //!
 //! ```text
 //! REPO/rootfs/KEY/tree/          the tree, with the sandbox's mount points
-//! REPO/rootfs/KEY/sealed.json    what unpacking it reported
-//! REPO/rootfs/KEY.lock           held while somebody builds the entry
+//! REPO/rootfs/KEY/sealed.json    the report of unpacking it
+//! REPO/rootfs/KEY.lock           held while a process builds the entry
 //! ```
 //!
-//! Who uses an entry holds a shared `flock` on its directory, who evicts it an exclusive one; a
-//! lock vanishes with its process, so nothing needs repair after a crash. Power loss before the
-//! rename leaves scratch, which the repository removes; after it, the entry is on disk because
-//! everything in it was flushed before.
+//! A process that uses an entry holds a shared `flock` on its directory. A process that evicts an entry holds
+//! an exclusive one. A lock vanishes with its process, so nothing needs repair after a crash. Power loss
+//! before the rename leaves scratch, which the repository removes. After the rename, the entry is on disk,
+//! because its builder flushed everything in it before.
 //!
-//! A root file system that is a directory instead of an archive is not unpacked: [`mounted`] shows it
-//! as it is.
+//! A root file system that is a directory instead of an archive is not unpacked: [`mounted`] shows it as it
+//! is.
 
 mod evict;
 mod init;
@@ -137,7 +137,7 @@ pub enum RootfsError {
         first: Option<Box<RootfsError>>,
     },
     /// The repository's own records failed.
-    #[error("cannot keep the records of the rootfs cache")]
+    #[error("cannot write the records of the rootfs cache")]
     Repository(#[source] RepoError),
     /// The caller asked to stop.
     #[error("preparing rootfs {cid} was interrupted")]

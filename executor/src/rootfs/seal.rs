@@ -1,4 +1,4 @@
-//! What unpacking an entry reported, kept beside its tree.
+//! The report of unpacking an entry, kept beside its tree.
 
 use std::fs::File;
 use std::io::{self, Read, Write};

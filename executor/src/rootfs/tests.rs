@@ -1,4 +1,4 @@
-//! The cache: built once, used by many, evicted when nobody looks.
+//! The rootfs cache: one build of an entry, many uses, and eviction of entries that are not in use.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};

@@ -1,4 +1,4 @@
-//! What stands in the root directory of a tree.
+//! The entries in the root directory of a tree.
 
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;

@@ -21,9 +21,9 @@ use crate::sandbox::SandboxError;
 
 /// Exit code of a run that failed by itself.
 pub const EXIT_FAILED: u8 = 125;
-/// Exit code of a program that left what cannot be its output.
+/// Exit code of a program whose output holds an entry that UnixFS cannot store.
 pub const EXIT_REFUSED: u8 = 123;
-/// Exit code of a program that took longer than it may.
+/// Exit code of a program that reached a limit of time.
 pub const EXIT_TIME: u8 = 124;
 /// Exit code of a program that was killed because of any other limit, as by SIGKILL.
 pub const EXIT_KILLED: u8 = 137;
@@ -61,7 +61,7 @@ pub enum RunError {
     #[error("cannot run the program")]
     Sandbox(#[from] SandboxError),
     /// The output could not be kept.
-    #[error("cannot keep the output")]
+    #[error("cannot store the output")]
     Output(#[from] OutputError),
     /// The disk of the repository could not be looked at.
     #[error("cannot use the disk of the repository")]

@@ -1,4 +1,4 @@
-//! What can go wrong with a sandbox.
+//! Errors of a sandbox.
 
 use std::io;
 use std::path::PathBuf;
@@ -33,7 +33,7 @@ pub enum SandboxError {
         hint: Option<&'static str>,
     },
     /// Bubblewrap did not make a sandbox in time; it was killed.
-    #[error("`{program}` made no sandbox within {seconds} s", program = program.display())]
+    #[error("`{program}` did not make a sandbox within {seconds} s", program = program.display())]
     Hanging {
         /// Where it stands.
         program: PathBuf,
@@ -63,7 +63,7 @@ pub enum SandboxError {
         source: io::Error,
     },
     /// What confines the program could not be made.
-    #[error("cannot make what confines the program")]
+    #[error("cannot write the start-up program of the sandbox to memory")]
     Confine(#[source] io::Error),
     /// The sandbox was complete, but the kernel refused the program.
     #[error("cannot execute the program")]
@@ -81,7 +81,7 @@ pub enum SandboxError {
     #[error("bubblewrap ended without the exit code of the program")]
     NoStatus,
     /// What is mounted in the sandbox could not be served.
-    #[error("cannot serve what is mounted in the sandbox")]
+    #[error("cannot serve the mounts of the sandbox")]
     Mount(#[source] io::Error),
     /// A thread that serves the sandbox could not be started.
     #[error("cannot start a thread for the sandbox")]
@@ -90,7 +90,7 @@ pub enum SandboxError {
     #[error("cannot read all of the program's standard input")]
     StandardInput(#[source] io::Error),
     /// Talking to bubblewrap failed.
-    #[error("cannot follow bubblewrap")]
+    #[error("cannot read the messages of bubblewrap")]
     Follow(#[source] io::Error),
     /// A limit cannot be held, or nobody can tell whether it is.
     #[error(transparent)]

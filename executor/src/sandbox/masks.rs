@@ -1,9 +1,10 @@
-//! What of `/proc` a program sees.
+//! The parts of `/proc` that a program sees.
 //!
-//! Beside its own processes `/proc` tells of the host: memory, devices, interrupts, other programs. A
-//! short list stays visible, because programs rely on it; everything else is covered by an empty file or
-//! directory, also what this list does not know because the kernel is newer. So is each file that the
-//! host shows to root alone: the sandbox of root must see what that of another user sees.
+//! Beside the program's own processes, `/proc` shows the host: memory, devices, interrupts, other programs. A
+//! short list of entries stays visible, because programs rely on them. An empty file or directory covers
+//! every other entry, even an entry of a newer kernel that this list does not know. An empty file also covers
+//! each file that the host shows to root alone: the sandbox of root must show the same as that of another
+//! user.
 
 use std::ffi::{CStr, CString};
 use std::io;

@@ -1,15 +1,14 @@
-//! What bubblewrap is told: a pure value.
+//! The arguments of bubblewrap: a pure value.
 //!
-//! Each option stands beside its reason. Order matters to bubblewrap: it mounts in the order of
-//! its arguments. The threat model is that of [`security`](crate::security). What is mounted comes from
-//! the [stage](super::stage); arguments and environment of the program are the [stub](super::stub)'s.
+//! Each option stands beside its reason. Order matters: bubblewrap mounts in the order of its arguments. The
+//! threat model is that of [`security`](crate::security). The [stage](super::stage) holds the files to mount.
+//! The [stub](super::stub) holds the arguments and the environment of the program.
 //!
-//! The root file system is bound in one piece, read-only from the start, and holds every mount
-//! point as a real directory already, or `/input` as a file. So bubblewrap makes nothing below it and has
-//! no link of it to follow. Where a mounted root file system meets an input that is a file, there is no
-//! mount point for that; then the root is an empty tmpfs, on which our own mounts come first and the
-//! entries of the root file system one by one after them, none of them on a path that leads through
-//! another.
+//! Bubblewrap binds the root file system in one piece, read-only from the start. The root file system already
+//! holds every mount point as a real directory, or `/input` as a file. So bubblewrap makes nothing below it
+//! and has no link of it to follow. A mounted root file system has no mount point for an input that is a
+//! file. In that case, the root is an empty tmpfs. Our own mounts come first on it, and the entries of the
+//! root file system follow one by one. None of them is on a path that leads through another.
 
 use std::ffi::OsString;
 use std::os::fd::RawFd;

@@ -1,13 +1,13 @@
-//! Which system calls a program may make: a pure value.
+//! The system calls that a program may make: a pure value.
 //!
-//! An allow-list in the spirit of container runtimes. A call that is on no list below is one that this
-//! kernel may have and we do not know: it fails with `ENOSYS`, so that programs fall back to what they
-//! used before it came. A known call that is refused fails with `EPERM`, as it would for want of a
-//! capability; calls, requests and commands that depend on what the kernel was built with fail as they do
-//! where it was built without. Calls by another architecture's table end the process.
+//! The filters are an allow-list in the spirit of container runtimes. A call on none of the lists below may
+//! exist in this kernel and is unknown to us. It fails with `ENOSYS`, so that programs fall back to an older
+//! call. A known call that is refused fails with `EPERM`, as without the capability for it. Some calls,
+//! requests and commands depend on build options of the kernel. They fail as in a kernel without the option.
+//! A call by the table of another architecture ends the process.
 //!
-//! The stub loads the programs last of all, just before it executes `/sbin/init`; nothing inside can take
-//! them away. The reasons for what is refused stand in [`security`](crate::security).
+//! The stub loads the filters last of all, just before it executes the program. No process inside can remove
+//! them. The reasons for each refusal stand in [`security`](crate::security).
 
 use std::collections::{BTreeMap, BTreeSet};
 

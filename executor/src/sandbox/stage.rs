@@ -1,4 +1,4 @@
-//! What the stage of a run holds: a pure value, which `process` makes.
+//! The content of a run's stage: a pure value, which `process` makes.
 //!
 //! ```text
 //! STAGE/empty, none, boot_id     cover parts of /proc
@@ -9,9 +9,9 @@
 //! STAGE/writable/output, tmp     an overlay: the run's directories over nothing
 //! ```
 //!
-//! The layers of an overlay are named by links, because a program reads their names in
-//! `/proc/self/mountinfo`. `shadow` is an empty directory with the mode and time of the tree's top: what
-//! the uppermost layer is on decides what `statfs` says of `/`, and that must not be the host's disk.
+//! Links name the layers of an overlay, because a program reads the names in `/proc/self/mountinfo`. `shadow`
+//! is an empty directory with the mode and time of the tree's top. The file system of the uppermost layer
+//! decides the answer of `statfs` for `/`. That must not be the host's disk.
 
 use std::ffi::{CString, OsStr};
 use std::io;

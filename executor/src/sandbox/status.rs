@@ -1,4 +1,4 @@
-//! What bubblewrap reports while it runs: one JSON object a line.
+//! Reports of bubblewrap while it runs: one JSON object a line.
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -6,13 +6,13 @@
 //!
 //! The stub opens the pair in the sandbox's own `devpts`, and sends us the master.
 //!
-//! What the user types goes to the program as it is, so that job control, Ctrl-C and Ctrl-Z happen
-//! inside. The user's terminal itself never gets inside. It is given back as it was when the program
-//! ends, and by the supervisor where we are killed.
+//! The program gets the typed bytes unchanged, so job control, Ctrl-C and Ctrl-Z happen inside. The user's
+//! terminal itself never gets inside. When the program ends, we restore the terminal's settings. If we are
+//! killed, the supervisor restores them.
 //!
-//! The kernel does not let the first process of a sandbox die of a signal that it has not asked for.
-//! Where such a one is in front when Ctrl-C or Ctrl-\ is typed, which everywhere else would end it,
-//! the run is interrupted.
+//! The kernel does not let the first process of a sandbox die of a signal for which it has no handler.
+//! Everywhere else, Ctrl-C or Ctrl-\ ends such a process. So the run is interrupted if the user types one of
+//! them while such a first process is in front.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};

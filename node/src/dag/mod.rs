@@ -1,4 +1,4 @@
-//! DAGs: which blocks a block links to, and bounded walks along those links.
+//! DAGs: the links of a block to other blocks, and bounded walks along those links.
 //!
 //! This module knows codecs, not files: dag-pb and dag-cbor have links, raw bytes, CBOR and JSON
 //! have none, and a block of any other codec cannot be walked.

@@ -35,7 +35,7 @@ pub enum PbError {
         index: usize,
     },
     /// A field that the format does not have, or one that stands twice.
-    #[error("field {number} does not belong there")]
+    #[error("field {number} is not allowed there")]
     UnexpectedField {
         /// Number of the field.
         number: u64,

@@ -1,4 +1,4 @@
-//! What happens to a node, as it tells all who listen.
+//! Events of a node, which it sends to all subscribers.
 
 use std::sync::Arc;
 use std::time::Duration;

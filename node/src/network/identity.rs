@@ -1,8 +1,8 @@
-//! Who this node is to its peers: an Ed25519 key.
+//! Identity of this node among its peers: an Ed25519 key.
 //!
-//! The repository has one lasting key, in `keys/self`, encoded as libp2p and Kubo encode private
-//! keys. Two processes must never speak as one peer, so a process that wants to speak as it holds
-//! a lock; all others make up a key that passes with them.
+//! The repository has one lasting key, in `keys/self`. It is encoded as libp2p and Kubo encode private
+//! keys. Two processes must never speak as one peer. So a process that wants to speak with the lasting
+//! key holds a lock on it. Every other process makes a key that lasts as long as the process.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};

@@ -1,4 +1,4 @@
-//! What a node is started with.
+//! Options with which a node starts.
 
 use std::io;
 

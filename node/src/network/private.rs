@@ -1,5 +1,5 @@
-//! Private networks: a key that all of their peers hold, and without which nobody can even begin to
-//! speak with them.
+//! Private networks: all peers of such a network hold one key. A peer without the key cannot even begin
+//! to speak with them.
 //!
 //! The key lies where Kubo has it, in `swarm.key` of the repository, in the same form; see
 //! [Private Networks](https://github.com/libp2p/specs/blob/master/pnet/Private-Networks-PSK-V1.md).

@@ -1,11 +1,11 @@
-//! Telling the DHT what is here, and telling it again before it forgets.
+//! Announcements to the DHT of the content that is here, repeated before the DHT forgets them.
 //!
 //! ```text
 //! round: a thread lists the content ──bounded──▶ a few announcements at a time ──▶ Network
 //! ```
 //!
-//! A round begins when the node has joined a DHT, when content was added, and twice a day. Content
-//! of which the DHT was told a few hours ago is passed over.
+//! A round begins when the node has joined a DHT, when content was added, and twice a day. A round
+//! passes over content that was announced a few hours ago.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;

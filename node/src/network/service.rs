@@ -6,7 +6,7 @@
 //!     └────────NetworkEvent───────────┘
 //! ```
 //!
-//! One thread: encryption and framing are what it does, and on few cores more threads are slower.
+//! The node has one thread: its work is encryption and framing, and on few cores more threads are slower.
 //! Hashing and disk reads have threads of their own.
 
 use std::io;

@@ -1,4 +1,4 @@
-//! Which peers have taken a whole DAG from here.
+//! Peers that have taken a whole DAG from here.
 
 use std::collections::HashMap;
 

@@ -1,9 +1,10 @@
 //! The gate between uncommitted batches and the deleting step of garbage collection.
 //!
 //! A batch relies on blocks that are here already. No other process knows of that before the batch
-//! is committed. So every uncommitted batch holds the gate, shared, and collection closes it,
-//! exclusively. Two directories of the repository lend their locks; no files are needed. Both are
-//! never shared with other users: a user who can open a directory can lock it.
+//! is committed. So every uncommitted batch holds the gate as a shared lock, and a collection closes the
+//! gate as an exclusive lock. Two directories of the repository lend their locks; no files are needed.
+//! Both directories are never shared with other users, because any user with access to a directory can
+//! lock it.
 
 use std::fs::File;
 use std::path::PathBuf;

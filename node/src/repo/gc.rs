@@ -1,14 +1,14 @@
-//! Garbage collection: removes what nothing reaches and gives the space back.
+//! Garbage collection: it removes blocks that no pin or lease reaches, and gives their space back.
 //!
 //! ```text
-//! mark    pins and lease roots are walked; nobody waits for this
-//! delete  under the closed gate: what was pinned since is walked, unreached index rows go
+//! mark    pins and lease roots are walked; no process waits for this
+//! delete  under the closed gate: newer pins and roots are walked, unreached index rows go
 //! reclaim segment by segment: tails are cut, gaps become holes, mostly dead segments are rewritten
 //! ```
 //!
-//! A crash between any two steps costs nothing: what has no index row is garbage to the next
-//! collection. Segments that a process writes are left to a later one, and so are those that
-//! [`recover`] does not settle.
+//! A crash between any two steps costs nothing: bytes without an index row are garbage to the next
+//! collection. A segment to which a process writes is left to a later collection, and so is a segment
+//! that [`recover`] does not settle.
 
 use std::collections::HashMap;
 use std::fs::File;

@@ -1,7 +1,7 @@
 //! Gaps in segments become holes: sections of zeros that take no space.
 //!
-//! A hole stays a valid CAR section. Its data is zeros and its CID that of those zeros, so that
-//! whoever reads the segment as a CAR file finds nothing wrong.
+//! A hole stays a valid CAR section: its data is zeros, and its CID is that of those zeros. So a program
+//! that reads the segment as a CAR file finds no error.
 
 use std::collections::HashMap;
 use std::fs::File;

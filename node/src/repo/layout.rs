@@ -1,4 +1,4 @@
-//! Where things are in a repository directory, and how an empty directory becomes one.
+//! Paths in a repository directory, and how a repository is created in an empty directory.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;

@@ -1,12 +1,12 @@
-//! Leases: what living processes need to stay, whether it is pinned or not.
+//! Leases: blocks that living processes need stay, whether they are pinned or not.
 //!
-//! Lease numbers only grow. A block carries the number of the newest lease whose holder wrote it
-//! or relied on it, so a block may go only if that number is below every living lease: no list of
+//! Lease numbers only grow. A block carries the number of the newest lease whose holder wrote the block
+//! or relied on it. So a block may go only if that number is below every living lease. No list of
 //! blocks is needed, and holders never wait for each other. A lease may also name roots, whose
 //! whole DAGs stay.
 //!
-//! Whether a holder lives is told by the lock on its scratch directory, which the kernel releases
-//! however the process ends.
+//! The lock on the scratch directory of a holder tells whether the holder lives. The kernel releases the
+//! lock however the process ends.
 
 use crate::block::Cid;
 use rusqlite::{Connection, Transaction, params};

@@ -11,10 +11,10 @@
 //! All of it is closed to other users (0700, 0600), unless the owner shares it for reading by
 //! [`RepositoryOptions::sharing`].
 //!
-//! A [`Session`] appends blocks to a segment that nobody else writes. Once a batch it syncs the
-//! segment and then, in one transaction, makes the batch visible. What a crash leaves behind a
-//! segment's last committed byte is sorted by its next writer: whole blocks are adopted as garbage,
-//! a torn one is cut off. What is visible is durable, and every block is hashed when it is read.
+//! A [`Session`] appends blocks to a segment that no other writer uses. Once a batch it syncs the
+//! segment and then, in one transaction, makes the batch visible. After a crash, the next writer of a
+//! segment sorts the bytes behind the last committed byte: it adopts whole blocks as garbage, and cuts
+//! off a torn block. A visible block is durable, and every block is hashed when it is read.
 //!
 //! The database can be rebuilt from the segments. A segment that the database does not know is never
 //! written to; [`Repository::reindex`] takes its blocks in.

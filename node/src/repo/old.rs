@@ -1,4 +1,4 @@
-//! The old database of a rebuild: what is taken over from it, and the name under which it is kept.
+//! The old database of a rebuild: the rows that are copied from it, and the name under which it is kept.
 
 use std::fs;
 use std::io;

@@ -1,4 +1,4 @@
-//! How a repository is opened.
+//! Options with which a repository is opened.
 
 use std::sync::Arc;
 

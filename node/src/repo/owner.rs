@@ -1,7 +1,7 @@
-//! Owners: which user a repository belongs to, and which files in it belong to another.
+//! Owners: the user that a repository belongs to, and files in it that belong to another user.
 //!
-//! A file that root makes in the repository of a user can be neither changed nor removed by that
-//! user. So root does not open such a repository at all.
+//! If root makes a file in the repository of a user, that user can neither change nor remove the file.
+//! So root does not open such a repository at all.
 
 use std::fmt;
 use std::fs::{self, File};

@@ -1,13 +1,12 @@
-//! Modes: which other users may read the files of a repository.
+//! Modes: read access of other users to the files of a repository.
 //!
 //! Everything in a repository belongs to its owner alone, unless the owner shares it. Then other
-//! users can read what content is read with: the index, the segments and the settings. Keys,
+//! users can read the files that content is read from: the index, the segments and the settings. Keys,
 //! scratch and unpacked root file systems are never shared.
 //!
-//! The modes are looked at whenever a repository is opened, since it may be an older one, or one
-//! whose owner has changed the setting. Only what belongs to the user of this process is changed.
-//! The directory of the repository itself is changed only where it holds nothing else: it may be a
-//! home directory.
+//! Each opening of a repository checks the modes, since the repository may be an older one, or its owner
+//! may have changed the setting. Only files of the user of this process are changed. The directory of the
+//! repository itself is changed only if it holds nothing else: it may be a home directory.
 
 use std::fs::{self, Metadata, Permissions};
 use std::io;

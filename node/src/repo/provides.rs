@@ -1,8 +1,8 @@
-//! What was asked to be provided: content of which the DHT is to know that it is here.
+//! Requests to provide content: the DHT is to know that the content is here.
 //!
-//! One process speaks to the DHT for a repository, the one that serves it. Others leave word here,
-//! and see here when it was done. The table is made when it is first needed; older programs pass
-//! over it.
+//! One process speaks to the DHT for a repository: the process that serves it. Other processes record
+//! their requests here, and see here when a request was carried out. The table is made when it is first
+//! needed. Older programs ignore the table.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

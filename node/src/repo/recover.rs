@@ -1,8 +1,8 @@
-//! What a segment file holds: its sections, told from its bytes alone.
+//! Contents of a segment file: its sections, found from its bytes alone.
 //!
 //! A database can know less than a segment holds: a process was killed before it committed, or an
-//! older database was put back. [`settle`] decides, for writers and for garbage collection, what
-//! happens to the bytes behind the committed length, which no index row names:
+//! older database was put back. No index row names the bytes behind the committed length. For writers
+//! and for garbage collection, [`settle`] decides what happens to these bytes:
 //!
 //! ```text
 //! committed │ section that verifies │ section that does not │ torn section

@@ -1,8 +1,8 @@
 //! Scratch directories of living processes.
 //!
-//! A scratch directory is locked (flock) for as long as its process lives. Whoever can take the
-//! lock knows that the owner is dead and removes the directory: nothing stays behind for good,
-//! also after kill -9.
+//! A process locks its scratch directory (flock) for as long as it lives. Another process that gets the
+//! lock knows that the owner is dead, and removes the directory. So no directory stays behind for good,
+//! even after kill -9.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;

@@ -1,7 +1,7 @@
 //! Threads that work on one stack of tasks.
 //!
-//! The newest task is taken first, so that what is pending stays bounded by the depth of what is
-//! walked, and not by its width.
+//! The newest task is taken first. So the depth of the walked tree bounds the number of pending tasks,
+//! and its width does not.
 
 use std::ops::ControlFlow;
 use std::sync::{Condvar, Mutex, PoisonError};

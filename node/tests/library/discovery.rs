@@ -1,4 +1,4 @@
-//! What others say of who has content: as much of it as they like, true or not.
+//! Answers of other nodes about the providers of content: any number of them, true or false.
 
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! Which other users may read a repository.
+//! Read access of other users to a repository.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};

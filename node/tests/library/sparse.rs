@@ -1,4 +1,4 @@
-//! Files with holes: the import does not read the holes, and gives what reading them would give.
+//! Files with holes: the import does not read the holes, and its result is the same as with reading them.
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -1,5 +1,5 @@
-//! What must not work: each with one clear error that names the object, bounded memory, and
-//! nothing half made.
+//! Inputs that commands must refuse. Each refusal gives one clear error that names the object, takes bounded
+//! memory, and leaves nothing half made.
 
 use cid::Cid;
 use ipfs_exec_tests::dag::{self, Blocks, Link};
@@ -171,7 +171,10 @@ fn an_input_that_is_not_here_has_a_hint() {
     for mode in ["--input-mode=mount", "--input-mode=copy"] {
         let run = ["run", "--offline", mode, &machine.rootfs, &missing];
         let run = machine.environment.ipfs_exec(run);
-        run.fails(125, &[&missing, "is not here", "hint: name a peer"]);
+        run.fails(
+            125,
+            &[&missing, "is not in the repository", "hint: name a peer"],
+        );
     }
 }
 

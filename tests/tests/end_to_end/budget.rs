@@ -1,4 +1,4 @@
-//! What is small must not take much: no archive, DAG or file fills a disk, or takes time without end.
+//! Bounds on disk and time: no archive, DAG or file, however small, fills a disk or takes time without end.
 
 use std::fs;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The same job gives the same output, whoever runs it, where and when.
+//! Determinism: the same job gives the same output for every user, in every place and at any time.
 
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};

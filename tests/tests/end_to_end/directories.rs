@@ -1,4 +1,4 @@
-//! What a directory holds: `ls`, `stat`, `mkdir`, and names that are hard to print.
+//! The content of directories: `ls`, `stat`, `mkdir`, and names that are hard to print.
 
 use std::ffi::OsStr;
 use std::fs;

@@ -126,7 +126,10 @@ fn a_damaged_block_that_no_peer_gives_is_reported_as_damaged() {
             .ipfs_exec(command)
             .arguments(["--peer", NOBODY])
             .fails(1, &["is damaged on disk", "hint: add or import"]);
-        assert!(!refused.stderr.contains("is not here"), "{refused:?}");
+        assert!(
+            !refused.stderr.contains("is not in the repository"),
+            "{refused:?}"
+        );
     }
 }
 

@@ -1,5 +1,5 @@
-//! The same jobs with repositories on different file systems give the same outputs. Needs root, who alone
-//! may mount disks.
+//! The same jobs with repositories on different file systems give the same outputs. The test needs root,
+//! because only root may mount disks.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::symlink;

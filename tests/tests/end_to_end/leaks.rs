@@ -1,4 +1,4 @@
-//! What a program could see or reach of its caller, of other runs and of the machine.
+//! Leaks: a program must not see or reach its caller, other runs or the machine.
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Seek, Write, pipe};

@@ -1,4 +1,4 @@
-//! What a program leaves in `/output`.
+//! Entries that a program leaves in `/output`.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! What lasts and what leaves: `pin`, `gc`, `import`, `export`, `verify`, `repo stat`.
+//! Content that stays and content that leaves: `pin`, `gc`, `import`, `export`, `verify`, `repo stat`.
 
 use std::fs;
 

@@ -1,7 +1,7 @@
 //! Bitswap: the exchange of blocks with peers, as a behaviour of libp2p.
 //!
-//! [`Behaviour`] goes into a swarm; [`Client`] asks for blocks from any thread. Both sides of the
-//! protocol are here: wants of peers are answered from a [`Blocks`].
+//! [`Behaviour`] goes into a swarm. [`Client`] asks for blocks from any thread. Both sides of the
+//! protocol are here: the serving side answers wants of peers from a [`Blocks`].
 //!
 //! ```text
 //! Client, Session ──commands──▶ Behaviour ──▶ wants (asking), server + ledger (serving): pure
@@ -10,7 +10,7 @@
 //!                                verify, read: threads
 //! ```
 //!
-//! The invariants: a block is hashed before anybody sees it; nothing that a peer sends makes
+//! The invariants: a block is hashed before any caller sees it; nothing that a peer sends makes
 //! memory grow beyond [`limits`](crate::limits); nothing blocks the swarm's task.
 
 mod behaviour;
@@ -55,7 +55,7 @@ impl Default for BitswapOptions {
 #[non_exhaustive]
 pub enum Fault {
     /// It sent a block that nobody asked it for: also what wrong bytes for a wanted block are.
-    #[error("sent block {cid}, which nobody asked for")]
+    #[error("sent block {cid}, which was not requested")]
     UnaskedBlock {
         /// What the bytes hash to.
         cid: Cid,
@@ -74,7 +74,7 @@ pub enum Fault {
         source: MessageError,
     },
     /// It began a message and did not go on, or only at a crawl.
-    #[error("stopped within a message, or came to no end with it")]
+    #[error("did not finish a message in time")]
     Stalled,
 }
 

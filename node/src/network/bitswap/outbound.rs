@@ -1,8 +1,8 @@
 //! The outbound stream of one connection: all messages to the peer, one after the other.
 //!
-//! The stream is opened for the first message and kept. When it breaks, the message that was
-//! being written is written again on another; when that breaks too, everything is given up. Where the
-//! peer only reads too slowly its replies are.
+//! The first message opens the stream, and later messages use the same stream. If the stream breaks, the
+//! interrupted message is written again on a second stream. If the second stream breaks as well, all
+//! messages are given up. If the peer only reads its replies too slowly, only the replies are given up.
 
 use std::collections::VecDeque;
 use std::io;

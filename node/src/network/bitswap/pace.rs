@@ -1,5 +1,7 @@
-//! How slowly a message may pass. What it holds meanwhile is taken from a budget of all peers, so
-//! whoever is slow on purpose must not keep it from the others.
+//! Lowest pace at which a message may pass.
+//!
+//! A message that passes slowly holds memory of a budget that all peers share. A peer that is slow on
+//! purpose must not keep this memory from the other peers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -49,7 +51,7 @@ impl Drop for Waiting<'_> {
 /// Why a message is given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Slow {
-    #[error("the peer stopped within a message")]
+    #[error("the peer stopped in the middle of a message")]
     Stalled,
     #[error("the peer was too slow with a message")]
     Crawling,

@@ -1,4 +1,4 @@
-//! Which bitswap two peers speak: the newest that both know.
+//! Version of bitswap between two peers: the newest that both know.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};

@@ -1,4 +1,4 @@
-//! What the asking side knows of one connected peer.
+//! State that the asking side keeps of one connected peer.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};

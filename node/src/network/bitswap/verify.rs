@@ -1,10 +1,10 @@
-//! Hashing of received blocks, away from the swarm's task where it takes time.
+//! Hashing of received blocks. Long hashing runs on other threads than the swarm's task.
 //!
-//! Bytes that are not verified yet hold a share of a budget. It is taken before a message is read
-//! and given back when its blocks have been handed over, so slow hashing slows the reading. Peers that
-//! were asked for blocks have a budget apart from those that were not; whoever sends slowly loses his
-//! share to those who wait; and a connection always has room for small messages, so that wants are
-//! heard however many send large ones.
+//! Bytes that are not verified yet hold a share of a budget. The share is taken before a message is
+//! read, and given back when the blocks of the message are handed over. So slow hashing slows the
+//! reading. Peers that were asked for blocks have one budget, and all other peers have another. A peer
+//! that sends slowly loses its share to peers that wait. A connection always has room for small
+//! messages. So wants are received even while many peers send large messages.
 
 use std::collections::HashMap;
 use std::pin::pin;

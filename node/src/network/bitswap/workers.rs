@@ -1,4 +1,4 @@
-//! Threads for what must not run in the swarm's task: hashing, and reading from disk.
+//! Worker threads for jobs that must not run in the swarm's task: hashing, and reading from disk.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;

@@ -1,4 +1,4 @@
-//! Why a block could not be fetched.
+//! Reasons why a block could not be fetched.
 
 use std::error::Error;
 use std::fmt;
@@ -86,7 +86,7 @@ pub enum FetchError {
         asked: usize,
     },
     /// No peer has the block, and no gateway gave it.
-    #[error("cannot fetch block {cid}: no peer has it, and no gateway gave it")]
+    #[error("cannot fetch block {cid}: no peer and no gateway has it")]
     Gateway {
         /// The block.
         cid: Cid,
@@ -105,7 +105,7 @@ pub enum FetchError {
         peer: PeerId,
     },
     /// Peers are connected, and none of them sent anything.
-    #[error("cannot fetch block {cid}: nothing came for {}", Time(*.after))]
+    #[error("cannot fetch block {cid}: no data arrived for {}", Time(*.after))]
     Idle {
         /// A block that was waited for.
         cid: Cid,
@@ -124,7 +124,7 @@ pub enum FetchError {
         source: Box<Fault>,
     },
     /// The block is here and damaged, and no source gave a whole one.
-    #[error("block {cid} is damaged on disk, and no other source gave it")]
+    #[error("block {cid} is damaged on disk, and no other source has it")]
     Damaged {
         /// The block.
         cid: Cid,
@@ -136,7 +136,7 @@ pub enum FetchError {
     #[error(transparent)]
     Dag(#[from] DagError),
     /// What was fetched cannot be kept.
-    #[error("cannot keep what was fetched")]
+    #[error("cannot store the fetched blocks")]
     Store(#[source] BlockError),
     /// The caller asked to stop.
     #[error("the fetch was interrupted")]

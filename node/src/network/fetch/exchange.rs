@@ -1,8 +1,9 @@
-//! The two ways by which a missing block comes: bitswap, and gateways after it.
+//! The two sources of a missing block: bitswap, and gateways after it.
 //!
-//! A want goes to bitswap first. Where nobody there has the block it goes to the gateways, and where
-//! these refuse as well it is not to be had for now. So no block is fetched twice, and a gateway is
-//! spared what a peer gives. A whole DAG of which nothing is here is asked for as one stream.
+//! A want goes to bitswap first. If no peer there has the block, the want goes to the gateways. If the
+//! gateways refuse as well, the block is not available for now. So no block is fetched twice, and
+//! gateways are asked only for blocks that no peer gives. If the root of a wanted DAG goes to the
+//! gateways, the whole DAG is asked for as one stream.
 //!
 //! ```text
 //! want ──▶ bitswap ──NotFound──▶ gateways ──Failed──▶ NotFound

@@ -1,10 +1,10 @@
-//! Fetching what is not here: one block when it is read, and what is below it meanwhile.
+//! Fetching of missing blocks: one block when it is read, and the blocks below it meanwhile.
 //!
-//! A [`Fetcher`] is the [`Blocks`] of a repository, and behind them those of peers. The first
-//! block that is missing starts the node; a process that misses nothing opens no socket. Whoever
-//! waits for a block does the work for all: takes in what came, keeps it, and asks for what those
-//! blocks link to. So nothing is fetched faster than it can be kept, and while nobody waits no
-//! more than a window of blocks is on its way.
+//! A [`Fetcher`] is the [`Blocks`] of a repository, and behind them the blocks of peers. The first
+//! missing block starts the node. A process that misses no block opens no socket. One of the threads
+//! that wait for blocks does the work for all: it takes in the blocks that came, keeps them, and asks
+//! for the blocks that they link to. So blocks are not fetched faster than they can be kept. While no
+//! thread waits, at most one window of blocks is on its way.
 //!
 //! ```text
 //! read(cid) ─ here ─▶ data

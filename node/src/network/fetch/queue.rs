@@ -1,7 +1,7 @@
-//! What of a DAG is still to be fetched, and in which order.
+//! Queue of the blocks of a DAG that are still to be fetched, in order.
 //!
-//! Depth first, and of siblings the first first, so that the blocks of a file arrive about as they
-//! are read. Up to a window of blocks is on its way at a time.
+//! The order is depth first, and the first of several siblings comes first. So the blocks of a file
+//! arrive about in the order in which they are read. Up to one window of blocks is on its way at a time.
 
 use std::collections::HashMap;
 

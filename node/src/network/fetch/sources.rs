@@ -1,4 +1,4 @@
-//! Who may still have what is missing, and when to give up.
+//! Sources of missing blocks, and when a fetch gives up.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

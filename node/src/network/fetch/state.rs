@@ -1,4 +1,4 @@
-//! What is on its way, and who waits for it.
+//! State of a fetch: the blocks on their way, and the readers that wait for them.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

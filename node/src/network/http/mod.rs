@@ -1,7 +1,7 @@
-//! Asking over HTTP: who has content ([`routing`]), and for the content itself ([`gateway`]).
+//! Requests over HTTP: for the providers of content ([`routing`]), and for the content itself ([`gateway`]).
 //!
-//! Servers are trusted with nothing but an answer in time: sizes, types and redirects are bounded,
-//! and blocks are verified.
+//! Servers are trusted only to answer in time. Sizes, types and redirects are bounded, and blocks are
+//! verified.
 
 pub mod gateway;
 pub(super) mod routing;
@@ -40,7 +40,7 @@ const USER_AGENT: &str = concat!("ipfs-exec/", env!("CARGO_PKG_VERSION"));
 #[non_exhaustive]
 pub enum HttpError {
     /// The system's certificates or settings cannot be used.
-    #[error("cannot prepare for HTTP")]
+    #[error("cannot set up the HTTP client")]
     Client(#[source] reqwest::Error),
     /// The text is no URL of a server.
     #[error(
@@ -51,7 +51,7 @@ pub enum HttpError {
         text: String,
     },
     /// The server cannot be reached, broke off, or sent the request in circles.
-    #[error("cannot ask {url}")]
+    #[error("cannot send a request to {url}")]
     Request {
         /// What was asked.
         url: Url,

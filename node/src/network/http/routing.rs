@@ -1,7 +1,7 @@
-//! Delegated routing: asking a server who has content.
+//! Delegated routing: a server is asked for the providers of content.
 //!
-//! `GET /routing/v1/providers/{cid}` of the [Routing V1 HTTP API], answered as one JSON object or as
-//! a line of JSON for each provider.
+//! The request is `GET /routing/v1/providers/{cid}` of the [Routing V1 HTTP API]. The server answers with
+//! one JSON object, or with one line of JSON for each provider.
 //!
 //! [Routing V1 HTTP API]: https://specs.ipfs.tech/routing/http-routing-v1/
 

@@ -1,4 +1,4 @@
-//! What a node does on its connections.
+//! Behaviour of a node on its connections: all its protocols.
 
 use std::io;
 use std::num::NonZeroUsize;

@@ -1,5 +1,5 @@
-//! The node at work: one task that carries events between the protocols, the handle and everybody
-//! who listens.
+//! The node at work: one task that carries events between the protocols, the handle and all
+//! subscribers.
 
 pub(super) mod behaviour;
 mod providers;

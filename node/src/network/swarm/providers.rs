@@ -1,4 +1,4 @@
-//! Who has what: questions to the DHTs and to routers, what they answer, and what they are told.
+//! Providers of content: questions to the DHTs and routers, their answers, and announcements to the DHTs.
 
 use futures::FutureExt;
 use libp2p::kad::{self, GetProvidersOk, QueryResult};

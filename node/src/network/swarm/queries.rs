@@ -1,5 +1,5 @@
-//! What the DHTs and routers are being asked and told. Pure: it keeps which question belongs to
-//! which content, and when all answers are in.
+//! Open questions and announcements to the DHTs and routers. Pure: it keeps the content that each
+//! question belongs to, and says when all answers are in.
 
 use std::collections::HashSet;
 

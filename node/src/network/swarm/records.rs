@@ -1,5 +1,7 @@
-//! What peers leave word of in a DHT: who has which content. Bounded in every way, and dropped when
-//! its time is over. Values, the other kind of record, are not kept.
+//! Provider records: entries that peers leave in a DHT, each of which says that a peer has some content.
+//!
+//! Number and size of the records are bounded, and a record is dropped when it expires. Values, the other
+//! kind of record, are not kept.
 
 use std::borrow::Cow;
 use std::collections::HashMap;

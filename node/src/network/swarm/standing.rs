@@ -1,5 +1,5 @@
-//! Peers that are connected from the start and kept connected: those that were named, and those
-//! that the DHT is entered by. Pure: it says which dials are due, and learns what became of them.
+//! Peers that are connected from the start and kept connected: the named peers, and the peers through
+//! which the node enters the DHT. Pure: it says which dials are due, and is told the outcome of each.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

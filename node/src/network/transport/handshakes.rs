@@ -1,15 +1,16 @@
 //! Inbound connections whose handshake is not done yet.
 //!
-//! Such a connection costs the other side a socket alone, so it has a place only for a short time,
-//! and the places are few. Where all are taken, a new connection takes the place of another one:
+//! Such a connection costs the other side only a socket. So it has a place for a short time only, and
+//! there are few places. If all places are taken, the new connection competes with the oldest connection
+//! of the address that has the most places. The new connection takes its place in two cases:
 //!
-//! - of the address that has the most, whatever its age, where that has more than the new one's
-//!   address has with it;
-//! - else of one that has had [`PATIENCE`] and is not done.
+//! - the address of the old connection has more places than the address of the new connection would
+//!   have with it;
+//! - the old connection has had its place for [`PATIENCE`] or longer.
 //!
-//! Where neither is there, the new connection is closed. So an address that opens idle connections
-//! takes places from itself alone, and not from other addresses. Of IPv6 the first 64 bits count,
-//! since every host has all the addresses behind them.
+//! Otherwise the new connection is closed. So an address that opens idle connections takes places only
+//! from itself, and not from other addresses. Of an IPv6 address only the first 64 bits count, since
+//! every host has all the addresses behind them.
 
 use std::collections::{HashMap, VecDeque};
 use std::error::Error;

@@ -1,4 +1,4 @@
-//! How bytes reach a peer: TCP with noise and yamux, QUIC, names through DNS, and other peers as
+//! Transports to peers: TCP with noise and yamux, QUIC, names through DNS, and other peers as
 //! relays.
 
 mod frames;

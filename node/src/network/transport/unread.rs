@@ -1,10 +1,10 @@
-//! Streams whose opener does not read: QUIC tells the accepting side so, and that is no failure.
+//! Streams whose opener does not read. QUIC reports this to the accepting side; it is no failure.
 //!
-//! Kubo sends each bitswap message on a stream of its own, writes protocol name, message and end in
-//! one go, and asks for no answer: over QUIC it resets the other direction at once. The answer of
-//! the negotiation then cannot be written, and the negotiation would fail before the message was
-//! read. So what is written to an inbound stream after the peer has stopped reading is dropped,
-//! as a datagram to nobody is; reading goes on.
+//! Kubo sends each bitswap message on a stream of its own. It writes protocol name, message and end at
+//! once, and asks for no answer. Over QUIC it resets the other direction at once. Then the answer of the
+//! negotiation cannot be written, and the negotiation would fail before the message is read. So bytes
+//! that are written to an inbound stream after the peer has stopped reading are dropped, and reading
+//! continues.
 
 use std::io;
 use std::pin::Pin;

@@ -1,8 +1,8 @@
 //! A file that several threads fill.
 //!
-//! The kernel lets one thread write to a file at a time and makes the others spin. So a thread that
-//! finds another one writing leaves its data in a queue and goes on with reading and hashing; who
-//! writes empties the queue before it stops.
+//! The kernel lets one thread write to a file at a time and makes the others spin. So a thread does not
+//! write while another thread writes: it leaves its data in a queue, and goes on with reading and
+//! hashing. The writing thread empties the queue before it stops.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;

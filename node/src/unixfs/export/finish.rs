@@ -1,4 +1,4 @@
-//! What is done to an entry once everything in it is written.
+//! Last step of an entry: its mode and time are set once everything in it is written.
 
 use std::os::fd::BorrowedFd;
 use std::path::Path;

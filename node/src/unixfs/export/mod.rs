@@ -1,11 +1,12 @@
 //! Writes a UnixFS DAG to disk.
 //!
 //! Everything is made relative to descriptors of directories that this export itself made, and
-//! only where nothing was before: no symbolic link is ever followed, whoever put it there.
+//! only under names that do not exist yet. So the export never follows a symbolic link, whether the
+//! link comes from the DAG or from another program.
 //!
-//! Threads work on one stack of tasks, the newest first, so that what is pending stays bounded by
-//! the depth of the DAG and not by its width. Leaves of one file are written at their offsets as
-//! they come, by one thread at a time. Modes and times are set when the last task below a file or directory is done.
+//! Threads work on one stack of tasks, the newest first. So the depth of the DAG bounds the number of
+//! pending tasks, and its width does not. Leaves of one file are written at their offsets as they come,
+//! by one thread at a time. Modes and times are set when the last task below a file or directory is done.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};

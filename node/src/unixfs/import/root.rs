@@ -1,4 +1,4 @@
-//! What an archive of a root file system records, and so an import of its tree.
+//! Metadata that an import of a root file system records: the same as an archive of it records.
 
 use rustix::fs::FileType;
 

@@ -1,7 +1,7 @@
 //! Walks local directories by descriptor.
 //!
-//! Below the root of an import nothing is opened by a path: each step opens one name in a directory
-//! that is open already and follows no link, so that whoever changes the tree meanwhile cannot lead
+//! Below the root of an import nothing is opened by a path. Each step opens one name in a directory
+//! that is open already, and follows no link. So a program that changes the tree meanwhile cannot lead
 //! the walk elsewhere.
 
 use std::ffi::{OsStr, OsString};

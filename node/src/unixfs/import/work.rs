@@ -1,7 +1,7 @@
-//! What worker threads do: read chunks and hash them.
+//! Work of the worker threads: they read chunks and hash them.
 //!
 //! A leaf block is made in place: content is read into a buffer that has room for the dag-pb frame
-//! around it, so that no byte is copied between the file and the store. Chunks of zeros are told apart
+//! around it, so that no byte is copied between the file and the store. Chunks of zeros are recognised
 //! and not hashed: all of them are one block.
 
 use std::ffi::OsString;

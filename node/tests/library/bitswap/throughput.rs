@@ -1,4 +1,4 @@
-//! How fast blocks go from one swarm to another, in one process.
+//! Speed of blocks on the way from one swarm to another, in one process.
 
 use std::time::Instant;
 

@@ -143,7 +143,7 @@ fn what_nobody_has_is_told_with_the_cause() {
     assert!(gone.stderr.contains("Connection refused"), "{gone:?}");
     taker
         .ipfs_exec(["cat", "--offline", "--peer", &address, BLABLA])
-        .fails(1, &[BLABLA, "is not here"]);
+        .fails(1, &[BLABLA, "is not in the repository"]);
     taker.assert_nothing_left();
 }
 

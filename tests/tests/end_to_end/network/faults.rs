@@ -99,7 +99,7 @@ fn silence_ends_after_the_idle_time() {
     served.running.signal(Signal::CONT);
     assert_eq!(outcome.code, Some(1), "{outcome:?}");
     assert!(
-        outcome.stderr.contains("nothing came for 2 s"),
+        outcome.stderr.contains("no data arrived for 2 s"),
         "{outcome:?}"
     );
     assert!(outcome.elapsed < Duration::from_secs(20), "{outcome:?}");

@@ -1,4 +1,4 @@
-//! Private networks: a key in the repository, and nobody without it is spoken with.
+//! Private networks: a node with a key in its repository speaks only with peers that have the same key.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! `run --serve`, `provide` and `peers`: what those do who give.
+//! `run --serve`, `provide` and `peers`: the commands of a node that gives content to others.
 
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -129,7 +129,7 @@ fn what_cannot_be_provided_is_refused() {
     let cid = unknown_cid("what is to be provided").to_string();
     environment
         .ipfs_exec(["provide", &cid])
-        .fails(1, &[&cid, "is not here"]);
+        .fails(1, &[&cid, "is not in the repository"]);
     environment.write("file", "content");
     let cid = environment.add("file");
     environment

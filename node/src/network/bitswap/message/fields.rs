@@ -1,4 +1,4 @@
-//! Numbers of the fields, and of the values that have a name, and how the wire tells them.
+//! Numbers of the message fields and of their named values, and the wire types of fields.
 
 pub(super) const MESSAGE_WANTLIST: u64 = 1;
 pub(super) const MESSAGE_BLOCKS: u64 = 2;

@@ -1,7 +1,7 @@
 //! Messages of bitswap [1.0, 1.1 and 1.2]: protobufs behind a varint of their length.
 //!
-//! Block data are copied neither way: decoding takes one buffer and slices it, encoding makes pieces
-//! of which the data of large blocks are some.
+//! Decoding takes one buffer and slices it, so it copies no block data. Encoding makes several pieces.
+//! The data of a large block is a piece of its own, and is not copied.
 //!
 //! [1.0, 1.1 and 1.2]: https://specs.ipfs.tech/bitswap-protocol/
 

@@ -1,4 +1,4 @@
-//! What peers answer, and what they fail to answer.
+//! Answers of peers to wants, and wants that a peer leaves unanswered.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Which peer is asked for what next, and what is said to it.
+//! Assignment of wants to peers, and the messages that the peers then get.
 
 use std::collections::HashSet;
 use std::time::Instant;

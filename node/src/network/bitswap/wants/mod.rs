@@ -1,12 +1,12 @@
-//! The asking side: which block is asked for at which peer. Pure: it reads no clock and no
-//! socket; the behaviour feeds it events and carries out its [`Action`]s.
+//! The asking side: it decides which peer is asked for which block. Pure: it reads no clock and no
+//! socket. The behaviour feeds it events and carries out its [`Action`]s.
 //!
 //! ```text
 //!             ┌────────────── time-out, DONT_HAVE, peer gone ──────────────┐
 //!             ▼                                                            │
 //! want ──▶ pending ── a provider has room ──▶ asked at one peer ──▶ block ─┴▶ delivered
 //!             │  ▲
-//!   nobody    ▼  │ a peer comes or goes, HAVE, or half a minute
+//!   no peer   ▼  │ a peer comes or goes, HAVE, or half a minute
 //!           parked: want-have to every other connected peer; all refuse ──▶ NotFound
 //! ```
 //!

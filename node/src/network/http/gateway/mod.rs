@@ -1,8 +1,8 @@
 //! Trustless gateways: blocks over HTTP, each verified here.
 //!
-//! A block comes by `?format=raw`, a whole DAG by `?format=car`, as the [Trustless Gateway]
-//! specification has it. A [`GatewaySession`] is to HTTP what a bitswap session is to peers: it
-//! takes wants from any thread and gives events.
+//! The [Trustless Gateway] specification defines two requests: `?format=raw` gets a block, and
+//! `?format=car` gets a whole DAG. A [`GatewaySession`] works like a bitswap session: it takes wants from
+//! any thread and gives events.
 //!
 //! ```text
 //! want ──▶ pending ──a few at a time──▶ gateway ──▶ verify (thread) ──▶ Block
@@ -84,7 +84,7 @@ pub enum GatewayError {
         source: CarError,
     },
     /// The stream was left: it brought nothing that was missing.
-    #[error("{url} streams nothing that is missing")]
+    #[error("{url} sends no block that is missing")]
     Useless {
         /// What was asked.
         url: Url,
