@@ -7,30 +7,36 @@
 //! [UnixFS specification]: https://specs.ipfs.tech/unixfs/
 
 mod data;
+mod diff;
 mod directory;
 mod entries;
 mod export;
 mod hamt;
 mod hamt_writer;
 mod import;
+mod merge;
 mod node;
 mod range;
 mod read;
 mod resolve;
 mod search;
 mod tasks;
+mod walk;
 
 pub use data::{Metadata, Mtime};
+pub use diff::{Change, Changed, Difference, diff};
 pub use directory::{Branch, BuiltDirectory, DirectoryBuilder, Entry, Listing, list};
 pub use export::{ExportOptions, export};
 pub use import::{
     Filter, ImportOptions, Imported, ImportedEntry, import_path, import_stream, import_symlink,
 };
+pub use merge::merge;
 pub use node::{Node, NodeKind};
 pub use range::{blocks_from, read_range};
 pub use read::FileReader;
 pub use resolve::resolve;
 pub use search::{DirectoryNode, lookup, lookup_with};
+pub use walk::{Visitor, walk};
 
 use std::io;
 use std::path::{Path, PathBuf};

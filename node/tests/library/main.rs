@@ -22,3 +22,4 @@ mod relay;
 mod repository;
 mod sparse;
 mod support;
+mod trees;
