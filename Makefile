@@ -8,7 +8,7 @@ export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 # Names under which the program takes the arguments of an older tool.
-ALIASES := ipfs-execute ipfs-mkdir
+ALIASES := ipfs-execute ipfs-ls-r ipfs-merge ipfs-mkdir
 
 .PHONY: help build install uninstall demo test images clean
 

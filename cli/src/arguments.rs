@@ -10,8 +10,9 @@ use clap::{Arg, ArgMatches, Command, CommandFactory, FromArgMatches};
 use crate::commands::{Cli, RUN};
 
 /// Commands that may fetch content or talk to peers, and the commands above them.
-const NETWORK_COMMANDS: [&str; 16] = [
+const NETWORK_COMMANDS: [&str; 20] = [
     "cat",
+    "diff",
     "doctor",
     "export",
     "fetch",
@@ -19,6 +20,9 @@ const NETWORK_COMMANDS: [&str; 16] = [
     "image",
     "image unpack",
     "ls",
+    "ls-r",
+    "merge",
+    "mkdir",
     "mount",
     "peers",
     "pin",

@@ -1,22 +1,18 @@
 //! `ls`: what a directory holds.
 
 use std::io::Write;
-use std::ops::ControlFlow;
 
 use clap::Args;
 use ipfs_exec_node::block::inline_data;
 use ipfs_exec_node::budget::{Budget, Spending};
 use ipfs_exec_node::path::escape;
-use ipfs_exec_node::unixfs::{self, Entry, Node, UnixfsError};
+use ipfs_exec_node::unixfs::{self, Entry, Node, UnixfsError, Visitor};
 use ipfs_exec_node::{Blocks, Cid, limits};
 use serde_json::{Map, Value, json};
 
 use crate::context::{Context, content_paths, resolve};
 use crate::error::CommandError;
 use crate::output::{self, put_metadata};
-
-/// Entries whose nodes are read together, where they come from afar.
-const BATCH_ENTRIES: usize = 512;
 
 /// List directories
 ///
@@ -76,7 +72,7 @@ fn list(context: &Context, arguments: &LsArgs, blocks: &dyn Blocks) -> Result<()
         if node.kind().is_directory() {
             lister.root = path.to_string();
             // What was listed is printed, also where there is more than may be.
-            let listed = lister.list(cid);
+            let listed = unixfs::walk(blocks, &cid, &mut lister);
             lister.out.flush()?;
             listed?;
         } else {
@@ -109,108 +105,46 @@ struct Lister<'a, W> {
     failures: u64,
 }
 
-/// A directory that is still to be listed.
-struct Below {
-    cid: Cid,
-    path: Vec<u8>,
-    depth: usize,
-}
+impl<W: Write> Visitor for Lister<'_, W> {
+    type Error = CommandError;
 
-impl<W: Write> Lister<'_, W> {
-    /// Lists `root` and, if asked, what is below, depth first.
-    fn list(&mut self, root: Cid) -> Result<(), CommandError> {
-        let mut pending = vec![Below {
-            cid: root,
-            path: Vec::new(),
-            depth: 1,
-        }];
-        while let Some(directory) = pending.pop() {
-            if directory.depth > limits::MAX_DIRECTORY_DEPTH {
-                let limit = limits::MAX_DIRECTORY_DEPTH;
-                return Err(UnixfsError::TooDeep {
-                    cid: directory.cid,
-                    limit,
-                }
-                .into());
-            }
-            let mut below = Vec::new();
-            let mut batch = Vec::new();
-            let mut outcome = Ok(());
-            let listed = unixfs::list(self.blocks, &directory.cid, &mut |entry| {
-                batch.push(entry);
-                if batch.len() >= BATCH_ENTRIES {
-                    outcome = self.entries(&directory, &mut batch, &mut below);
-                }
-                Ok(if outcome.is_ok() {
-                    ControlFlow::Continue(())
-                } else {
-                    ControlFlow::Break(())
-                })
-            });
-            outcome?;
-            self.entries(&directory, &mut batch, &mut below)?;
-            match listed {
-                Ok(()) => {}
-                // What was listed stays true; the rest is told and missing.
-                Err(error) if !directory.path.is_empty() => self.fail(&directory.path, error)?,
-                Err(error) => return Err(error.into()),
-            }
-            pending.extend(below.into_iter().rev());
-        }
-        Ok(())
-    }
-
-    /// Prints entries, whose nodes are read together.
-    fn entries(
-        &mut self,
-        directory: &Below,
-        batch: &mut Vec<Entry>,
-        below: &mut Vec<Below>,
-    ) -> Result<(), CommandError> {
+    fn batch(&mut self, entries: &[Entry]) -> Result<(), CommandError> {
         if self.fetches_entries {
-            let cids: Vec<_> = batch.iter().map(|entry| entry.cid).collect();
+            let cids: Vec<_> = entries.iter().map(|entry| entry.cid).collect();
             self.blocks.expect(&cids);
         }
-        for entry in batch.drain(..) {
-            below.extend(self.entry(directory, &entry)?);
-        }
         Ok(())
     }
 
-    /// Prints one entry; gives the directory to be listed after it, if it is one.
-    fn entry(&mut self, directory: &Below, entry: &Entry) -> Result<Option<Below>, CommandError> {
+    fn entry(&mut self, path: &[u8], entry: &Entry) -> Result<bool, CommandError> {
         if self.context.interrupt.asked() {
             return Err(CommandError::interrupted());
         }
         self.spending.take_entry().map_err(|error| {
             CommandError::from_chain(&error).about(&format!("cannot list {}", self.root))
         })?;
-        let mut path = directory.path.clone();
-        if !path.is_empty() {
-            path.push(b'/');
-        }
-        path.extend_from_slice(&entry.name);
-        if let Err(error) = entry.checked_name(&directory.cid) {
-            self.fail(&path, error)?;
-            return Ok(None);
-        }
         let node = match self.load(&entry.cid) {
             Ok(node) => node,
             Err(error) => {
-                self.print(&path, &entry.cid, None)?;
-                self.fail(&path, error)?;
-                return Ok(None);
+                self.print(path, &entry.cid, None)?;
+                self.unreadable(path, error)?;
+                return Ok(false);
             }
         };
-        self.print(&path, &entry.cid, node.as_ref())?;
-        let descend = self.recursive && node.is_some_and(|node| node.kind().is_directory());
-        Ok(descend.then(|| Below {
-            cid: entry.cid,
-            path,
-            depth: directory.depth + 1,
-        }))
+        self.print(path, &entry.cid, node.as_ref())?;
+        Ok(self.recursive && node.is_some_and(|node| node.kind().is_directory()))
     }
 
+    fn unreadable(&mut self, path: &[u8], error: UnixfsError) -> Result<(), CommandError> {
+        self.failures += 1;
+        self.out.flush()?;
+        let error = CommandError::from(error);
+        output::tell_line(format_args!("error: {}: {}", escape(path), error.message()));
+        Ok(())
+    }
+}
+
+impl<W: Write> Lister<'_, W> {
     /// The node of an entry; `None` where it is not here, and none is fetched, or where it is no node
     /// of a file system: a directory may link to other data.
     fn load(&self, cid: &Cid) -> Result<Option<Node>, UnixfsError> {
@@ -223,14 +157,6 @@ impl<W: Write> Lister<'_, W> {
             Err(UnixfsError::NotUnixfs { .. }) => Ok(None),
             Err(error) => Err(error),
         }
-    }
-
-    fn fail(&mut self, path: &[u8], error: UnixfsError) -> Result<(), CommandError> {
-        self.failures += 1;
-        self.out.flush()?;
-        let error = CommandError::from(error);
-        output::tell_line(format_args!("error: {}: {}", escape(path), error.message()));
-        Ok(())
     }
 
     fn print(&mut self, path: &[u8], cid: &Cid, node: Option<&Node>) -> std::io::Result<()> {

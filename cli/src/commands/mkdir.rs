@@ -1,10 +1,11 @@
 //! `mkdir`: a directory of content that exists already.
 
 use clap::Args;
-use ipfs_exec_node::Pin;
+use ipfs_exec_node::Blocks;
 use ipfs_exec_node::path::{ContentPath, EntryName};
 use ipfs_exec_node::unixfs::{DirectoryBuilder, Metadata, Node};
 
+use crate::commands::pin;
 use crate::context::{Context, resolve};
 use crate::error::CommandError;
 use crate::output;
@@ -13,7 +14,9 @@ use crate::profile::ProfileArgs;
 /// Make a directory from existing content, and print its CID
 ///
 /// Takes pairs of an entry name and a content path. Without pairs, `mkdir` makes the empty directory.
-/// The directory is pinned.
+///
+/// `mkdir` fetches only the first block of each content path. It pins the directory with all content
+/// below, or alone if content is missing in the repository; a warning says so.
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLE)]
 pub(crate) struct MkdirArgs {
@@ -44,21 +47,26 @@ pub(crate) fn mkdir(context: &Context, arguments: MkdirArgs) -> Result<(), Comma
     }
     let repository = context.repository()?;
     let session = repository.session()?;
-    let mut builder = DirectoryBuilder::new(Metadata::default());
-    for [name, path] in pairs {
-        let name = EntryName::new(name.as_bytes())?;
-        let path: ContentPath = path.parse()?;
-        let cid = resolve(&session, &path)?;
-        session.protect(&[cid])?;
-        builder.add(&name, &cid, Node::load(&session, &cid)?.cumulative_size());
-    }
+    let progress = context.progress();
+    let builder = context.with_blocks(&repository, &progress, |source| {
+        let mut builder = DirectoryBuilder::new(Metadata::default());
+        for [name, path] in pairs {
+            let name = EntryName::new(name.as_bytes())?;
+            let path: ContentPath = path.parse()?;
+            let cid = resolve(source.blocks(), &path)?;
+            session.protect(&[cid])?;
+            let node = Node::load(source.blocks(), &cid)?;
+            builder.add(&name, &cid, node.cumulative_size());
+        }
+        Ok(builder)
+    })?;
     let mut blocks = Vec::new();
     let built = builder.finish(&profile, &mut |block| {
         blocks.push(block);
         Ok(())
     })?;
-    ipfs_exec_node::Blocks::put(&session, &blocks)?;
-    session.commit(&[Pin::recursive(built.cid)])?;
+    session.put(&blocks)?;
+    pin::keep(session, &built.cid)?;
     output::cid(&built.cid, arguments.json)?;
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 mod add;
 mod cat;
+mod diff;
 mod doctor;
 mod export;
 mod fetch;
@@ -11,6 +12,8 @@ mod id;
 mod image;
 mod import;
 mod ls;
+mod ls_r;
+mod merge;
 mod mkdir;
 mod mount;
 mod peers;
@@ -65,6 +68,9 @@ enum Command {
     Cat(cat::CatArgs),
     Get(get::GetArgs),
     Ls(ls::LsArgs),
+    LsR(ls_r::LsRArgs),
+    Diff(diff::DiffArgs),
+    Merge(merge::MergeArgs),
     Stat(stat::StatArgs),
     Mkdir(mkdir::MkdirArgs),
     Mount(mount::MountArgs),
@@ -101,6 +107,9 @@ impl Cli {
             Command::Cat(arguments) => cat::cat(&context, arguments).map(done),
             Command::Get(arguments) => get::get(&context, arguments).map(done),
             Command::Ls(arguments) => ls::ls(&context, arguments).map(done),
+            Command::Diff(arguments) => diff::diff(&context, &arguments),
+            Command::LsR(arguments) => ls_r::ls_r(&context, &arguments).map(done),
+            Command::Merge(arguments) => merge::merge(&context, &arguments).map(done),
             Command::Stat(arguments) => stat::stat(&context, arguments).map(done),
             Command::Mkdir(arguments) => mkdir::mkdir(&context, arguments).map(done),
             Command::Mount(arguments) => mount::mount(&context, &arguments),
@@ -131,11 +140,16 @@ pub(crate) fn as_subcommand(mut arguments: Vec<OsString>) -> Vec<OsString> {
     let called = arguments
         .first()
         .and_then(|path| Path::new(path).file_name());
-    let subcommand = match called.and_then(|name| name.to_str()) {
-        Some("ipfs-execute") => RUN,
-        Some("ipfs-mkdir") => "mkdir",
+    let words: &[&str] = match called.and_then(|name| name.to_str()) {
+        // The original passed its standard input on, and had no use for the exit code of the program.
+        Some("ipfs-execute") => &[RUN, "--interactive", "--ignore-exit-code"],
+        Some("ipfs-ls-r") => &["ls-r"],
+        Some("ipfs-merge") => &["merge"],
+        Some("ipfs-mkdir") => &["mkdir"],
         _ => return arguments,
     };
-    arguments.splice(0..1, ["ipfs-exec".into(), subcommand.into()]);
+    let words = ["ipfs-exec"].iter().chain(words).map(OsString::from);
+    let words: Vec<OsString> = words.collect();
+    arguments.splice(0..1, words);
     arguments
 }

@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use clap::{Args, Subcommand, ValueEnum};
 use ipfs_exec_node::network::Fetched;
 use ipfs_exec_node::path::{ContentPath, escape};
-use ipfs_exec_node::repo::{PinKind, Repository};
+use ipfs_exec_node::repo::{PinKind, Repository, Session};
 use ipfs_exec_node::{Cid, KeepFree, Pin, dag};
 use serde_json::json;
 
@@ -155,6 +155,24 @@ pub(super) fn add(
     session.commit(&pins)?;
     for pin in &pins {
         output::cid(&pin.cid, is_json)?;
+    }
+    Ok(())
+}
+
+/// Commits a session, and pins its tree with all content below. Where some is missing, the root alone is
+/// pinned.
+pub(super) fn keep(session: Session<'_>, cid: &Cid) -> Result<(), CommandError> {
+    let missing = dag::first_missing(&session, cid)?;
+    let pin = match &missing {
+        None => Pin::recursive(*cid),
+        Some(_) => Pin::direct(*cid),
+    };
+    session.commit(&[pin])?;
+    if let Some(error) = missing {
+        tracing::warn!(
+            "{cid} is pinned alone, because {error}: `ipfs-exec pin add {cid}` fetches and pins \
+             all content below"
+        );
     }
     Ok(())
 }

@@ -87,6 +87,7 @@ fn every_command_prints_the_keys_of_the_readme() {
         ("pin ls", &[]),
         ("pin rm", &[&tree]),
         ("pin add", &[&tree]),
+        ("merge", &[&tree, EMPTY]),
         ("verify", &[]),
         ("repo stat", &[]),
         ("repo reindex", &[]),

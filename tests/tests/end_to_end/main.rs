@@ -12,6 +12,7 @@ mod machine;
 mod memory;
 
 mod commands;
+mod companions;
 mod directories;
 mod escapes;
 mod transfer;

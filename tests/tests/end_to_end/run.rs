@@ -414,6 +414,18 @@ fn the_old_name_takes_its_arguments() {
         .arguments(arguments)
         .succeeds();
     assert_eq!(outcome.line(), BLABLA);
+    // As of the original: input is passed on, and an output is a success.
+    let arguments = [
+        &*machine.rootfs,
+        EMPTY,
+        "sh",
+        "-c",
+        "cat > /output/test; exit 3",
+    ];
+    let called = machine.environment.program(&link).arguments(arguments);
+    let failed = called.input("blabla\n").succeeds();
+    assert_eq!(failed.line(), BLABLA);
+    assert!(failed.stderr.contains("exit code 3"), "{failed:?}");
     let version = machine
         .run(["true"])
         .called_as("/somewhere/ipfs-exec")
