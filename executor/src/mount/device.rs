@@ -11,6 +11,7 @@ use fuser::{
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
+use super::agreement::agree;
 use super::server::MAX_READ_BYTES;
 
 /// The device.
@@ -20,7 +21,7 @@ pub(crate) const DEVICE: &str = "/dev/fuse";
 pub(super) const SOURCE: &str = "ipfs-exec";
 
 /// What the kernel may ask for at a time without being asked for it itself: reading ahead.
-const MAX_BACKGROUND: u16 = 64;
+pub(super) const MAX_BACKGROUND: u16 = 64;
 
 /// What is agreed on at the first exchange. All further requests are answered by our own server.
 #[derive(Debug)]
@@ -58,6 +59,7 @@ impl Filesystem for Agreement {
 /// it mounted.
 #[derive(Debug)]
 pub(super) struct Connection {
+    /// That of a mount on the host.
     session: Option<Session<Agreement>>,
     /// Ours to the end of the process, where the session is given up.
     device: OwnedFd,
@@ -83,10 +85,6 @@ impl Connection {
             config.acl = SessionACL::All;
         }
         let session = Session::new(Agreement { lists_nodes }, directory, &config)?;
-        Connection::new(session)
-    }
-
-    fn new(session: Session<Agreement>) -> io::Result<Connection> {
         let device = session.as_fd().try_clone_to_owned()?;
         Ok(Connection {
             session: Some(session),
@@ -96,9 +94,11 @@ impl Connection {
 
     /// Takes over a device that was mounted by somebody else, who need not wait for this.
     pub(super) fn of(device: OwnedFd, lists_nodes: bool) -> io::Result<Connection> {
-        let agreement = Agreement { lists_nodes };
-        let session = Session::from_fd(agreement, device, SessionACL::All, Config::default())?;
-        Connection::new(session)
+        agree(device.as_fd(), lists_nodes)?;
+        Ok(Connection {
+            session: None,
+            device,
+        })
     }
 
     pub(super) fn device(&self) -> BorrowedFd<'_> {

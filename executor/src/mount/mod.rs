@@ -18,6 +18,7 @@
 //! lives as long as the mount namespace of that sandbox. No part of it is ever on the host, even if this
 //! process is killed.
 
+mod agreement;
 mod ahead;
 mod cache;
 mod device;

@@ -357,6 +357,63 @@ pub(super) fn reply_header(unique: u64, error: i32, length: usize) -> [u8; REPLY
     header
 }
 
+/// The first request: what the kernel offers. Of `struct fuse_init_in`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Initial {
+    pub(super) major: u32,
+    pub(super) max_readahead: u32,
+    pub(super) flags: u32,
+}
+
+impl Initial {
+    const OPCODE: u32 = 26;
+
+    /// Reads the first request, with its number; `None` where it is another one.
+    pub(super) fn decode(bytes: &[u8]) -> Option<(u64, Initial)> {
+        let mut header = Fields(bytes.get(..REQUEST_HEADER_BYTES)?);
+        let (_length, opcode, unique) = (header.u32()?, header.u32()?, header.u64()?);
+        let mut fields = Fields(&bytes[REQUEST_HEADER_BYTES..]);
+        let (major, _minor) = (fields.u32()?, fields.u32()?);
+        let initial = Initial {
+            major,
+            max_readahead: fields.u32()?,
+            flags: fields.u32()?,
+        };
+        (opcode == Initial::OPCODE).then_some((unique, initial))
+    }
+}
+
+/// What both sides keep to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Agreed {
+    pub(super) version: (u32, u32),
+    pub(super) max_readahead: u32,
+    pub(super) flags: u32,
+    pub(super) max_background: u16,
+    /// Most bytes of a write, in bytes; that of a read are `max_pages`.
+    pub(super) max_bytes: u32,
+    pub(super) max_pages: u16,
+}
+
+/// `struct fuse_init_out`, of the version 7.23 and later.
+pub(super) fn initial_answer(agreed: &Agreed) -> Vec<u8> {
+    const BYTES: usize = 64;
+    const NANOSECOND: u32 = 1;
+    let mut out = Vec::with_capacity(BYTES);
+    let (major, minor) = agreed.version;
+    for number in [major, minor, agreed.max_readahead, agreed.flags] {
+        put32(&mut out, number);
+    }
+    let congested = agreed.max_background / 4 * 3;
+    out.extend(agreed.max_background.to_ne_bytes());
+    out.extend(congested.to_ne_bytes());
+    put32(&mut out, agreed.max_bytes);
+    put32(&mut out, NANOSECOND);
+    out.extend(agreed.max_pages.to_ne_bytes());
+    out.resize(BYTES, 0);
+    out
+}
+
 /// Numbers of the kinds of notices to the kernel.
 const NOTICE_INVALID_ENTRY: i32 = 3;
 const NOTICE_PRUNE: i32 = 9;
@@ -412,6 +469,44 @@ mod tests {
         }
         bytes.extend(body);
         bytes
+    }
+
+    /// The layout of `linux/fuse.h`: a kernel of version 7.45 offers all flags.
+    #[test]
+    fn the_first_exchange() {
+        let mut request = Vec::new();
+        for number in [104, 26] {
+            put32(&mut request, number);
+        }
+        put64(&mut request, 77);
+        request.resize(REQUEST_HEADER_BYTES, 0);
+        for number in [7, 45, 131_072, u32::MAX] {
+            put32(&mut request, number);
+        }
+        request.resize(REQUEST_HEADER_BYTES + 64, 0);
+        let (unique, initial) = Initial::decode(&request).unwrap();
+        assert_eq!(
+            (unique, initial.major, initial.max_readahead),
+            (77, 7, 131_072)
+        );
+        for length in [0, 39, 55] {
+            assert_eq!(Initial::decode(&request[..length]), None);
+        }
+        request[4] = 1;
+        assert_eq!(Initial::decode(&request), None);
+        let answer = initial_answer(&Agreed {
+            version: (7, 40),
+            max_readahead: 131_072,
+            flags: 0x21,
+            max_background: 64,
+            max_bytes: 1 << 20,
+            max_pages: 256,
+        });
+        assert_eq!(answer.len(), 64);
+        assert_eq!(answer[12..16], 0x21_u32.to_ne_bytes());
+        assert_eq!(answer[16..20], [64, 0, 48, 0]);
+        assert_eq!(answer[20..24], (1_u32 << 20).to_ne_bytes());
+        assert_eq!(answer[28..30], 256_u16.to_ne_bytes());
     }
 
     #[test]
