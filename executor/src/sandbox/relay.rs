@@ -24,9 +24,9 @@ use rustix::termios::isatty;
 /// Bytes of output that are carried at a time: the usual capacity of a pipe.
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// Bytes of input that are carried at a time, and that the program's pipe holds: together they are what
-/// is lost of a pipe.
-const INPUT_BYTES: usize = 32 << 10;
+/// Bytes of input in the relay and in the program's pipe together: what is lost of a pipe at most. All of them
+/// may be in the pipe, so that the program reads while the relay does.
+const INPUT_BYTES: usize = 64 << 10;
 
 /// How long a line that has no end yet waits for it.
 const LINE_PATIENCE: Duration = Duration::from_millis(100);
@@ -245,7 +245,7 @@ fn after_last_line(bytes: &[u8]) -> Option<usize> {
 
 /// Carries the caller's standard input. Dropped, it reads no more; what the program did not take of a
 /// file is there again for the next reader. Of a pipe up to [`INPUT_BYTES`] that were read and not
-/// taken are lost, and as many that the program's pipe holds.
+/// taken are lost.
 #[derive(Debug)]
 pub(super) struct InputRelay {
     thread: Option<JoinHandle<usize>>,
@@ -320,7 +320,15 @@ fn carry_input(
             Ok(Woken::Ready) => {}
             Ok(_) | Err(_) => return 0,
         }
-        let length = match read(from, &mut buffer) {
+        // Nobody else fills the pipe: there is no less room later.
+        let room = INPUT_BYTES.saturating_sub(ioctl_fionread(to).unwrap_or(0) as usize);
+        if room == 0 {
+            match wait(to, PollFlags::OUT, Some(stop), None) {
+                Ok(Woken::Ready) => continue,
+                Ok(_) | Err(_) => return 0,
+            }
+        }
+        let length = match read(from, &mut buffer[..room]) {
             Ok(0) => return 0,
             Ok(length) => length,
             Err(Errno::INTR | Errno::AGAIN) => continue,
