@@ -177,7 +177,7 @@ mod tests {
 
     /// A shell pipeline whose reader had stopped held a command for ever at its first warning.
     #[test]
-    fn a_pipe_that_nobody_reads_holds_a_message_only_until_the_deadline() {
+    fn a_pipe_without_reads_holds_a_message_only_until_the_deadline() {
         let (reader, writer) = io::pipe().unwrap();
         let long = vec![b'x'; 1 << 20];
         let started = Instant::now();

@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_mean_what_they_mean_in_a_gitignore_file() {
+    fn rules_have_the_meaning_of_a_gitignore_file() {
         let table: [(&[&str], &str, bool, bool); 8] = [
             (&["*.log"], "a/b.log", false, true),
             (&["*.log"], "a/b.text", false, false),

@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_program_can_be_given() {
+    fn invalid_arguments_and_variables_are_refused() {
         let long = "x".repeat(MAX_STRING_BYTES + 1);
         for argument in ["a\0b", &long] {
             assert!(

@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_removed() {
+    fn missing_entries_count_as_removed() {
         let parent = tempfile::tempdir().unwrap();
         remove(parent.path(), "nothing").unwrap();
     }

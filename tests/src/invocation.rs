@@ -473,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn an_outcome_is_what_the_program_did() {
+    fn an_outcome_has_the_output_and_the_exit_code() {
         let outcome = shell("cat; echo oops >&2; exit 3")
             .input("data")
             .ends_with(3);

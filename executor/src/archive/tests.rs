@@ -478,7 +478,7 @@ fn a_skippable_zstd_frame_may_come_first() {
 }
 
 #[test]
-fn what_is_no_archive() {
+fn files_that_are_no_archive() {
     let text = b"no archive at all\n".repeat(100);
     let mut cases = vec![
         Vec::new(),

@@ -357,7 +357,7 @@ mod tests {
 
     /// Seen at once or not, what is there counts and nothing else.
     #[test]
-    fn what_was_not_seen_in_time_is_looked_at_again() {
+    fn an_unfinished_walk_is_repeated() {
         let place = tempfile::tempdir().unwrap();
         for number in 0..2 * ENTRIES_A_LOOK {
             File::create(place.path().join(number.to_string())).unwrap();

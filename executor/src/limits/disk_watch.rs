@@ -319,7 +319,7 @@ mod tests {
 
     /// A program is to blame if most of the missing inodes are its own, and only for the missing resource.
     #[test]
-    fn the_program_is_to_blame_for_what_it_has() {
+    fn a_program_is_blamed_for_its_own_share() {
         let place = tempfile::tempdir().unwrap();
         let path = |name: &str| place.path().join(name);
         for name in ["output", "tmp"] {

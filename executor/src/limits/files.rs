@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn those_who_have_them_are_found() {
+    fn providers_are_found() {
         let before = OpenFiles { used: 0, most: 100 };
         let now = OpenFiles { used: 4, most: 100 };
         let open = [0; 4].map(|_| fs::File::open("/proc/self/stat").unwrap());

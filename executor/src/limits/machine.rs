@@ -209,7 +209,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     #[test]
-    fn the_kernel_has_what_is_left() {
+    fn the_rest_of_memory_counts_for_the_kernel() {
         let text = "MemTotal:  1000 kB\nMemFree:  100 kB\nMemAvailable:  600 kB\nBuffers:  10 kB\n\
                     Cached:  200 kB\nAnonPages:  300 kB\nShmem:  50 kB\nSReclaimable:  40 kB\n\
                     PageTables:  5 kB\nKernelStack:  3 kB\nHugePages_Total:  7\n";
@@ -271,7 +271,7 @@ mod tests {
 
     /// Memory of the program itself is not counted as that of others.
     #[test]
-    fn what_others_have_is_seen() {
+    fn memory_of_other_processes_is_measured() {
         assert!(others(&[]) >= others(&[std::process::id()]));
     }
 }

@@ -433,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn those_that_are_gone_count_on() {
+    fn totals_include_ended_processes() {
         let census = |ticks: &[(u32, u64)]| Census {
             own_ticks: ticks.iter().map(|(pid, own)| ((*pid, 1), *own)).collect(),
             ..Census::default()
@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn somebody_is_there() {
+    fn the_machine_has_processes() {
         assert!(count_all().unwrap() > 0);
     }
 

@@ -380,7 +380,7 @@ mod tests {
 
     /// The oldest come first, without the first ones of all and without parents of others.
     #[test]
-    fn what_is_too_much_is_given_up() {
+    fn surplus_nodes_are_given_up() {
         let table = table();
         let root = table.get(ROOT).unwrap();
         let enter = |parent: &Arc<Inode>, name: String| {
@@ -420,7 +420,7 @@ mod tests {
 
     /// A node that comes and goes all the time does not fill the queue.
     #[test]
-    fn the_queue_keeps_to_what_is_held() {
+    fn the_queue_is_bounded_by_held_nodes() {
         let table = table();
         let root = table.get(ROOT).unwrap();
         let enter = |number: usize| {
@@ -438,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_those_of_the_place() {
+    fn inode_numbers_follow_from_the_path() {
         let (one, other) = (table(), table());
         let enter = |table: &Inodes| {
             let root = table.get(ROOT).unwrap();

@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_not_used_goes_first() {
+    fn unused_entries_go_first() {
         let mut lru = Lru::new(10);
         for key in 0..3 {
             lru.insert(key, key * 10, 3);
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_heavy_is_not_kept() {
+    fn heavy_nodes_are_not_kept() {
         let mut lru = Lru::new(10);
         lru.insert(1, "light", 1);
         lru.insert(2, "heavy", 11);

@@ -118,7 +118,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn what_is_closed_is_read() {
+    fn closed_directories_are_read() {
         let place = tempfile::tempdir().unwrap();
         fs::write(place.path().join("file"), "x").unwrap();
         let close = |mode| fs::set_permissions(place.path(), Permissions::from_mode(mode));
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fails_there_fails_here() {
+    fn errors_equal_the_errors_of_the_disk() {
         let fail = || -> io::Result<()> { Err(io::ErrorKind::AlreadyExists.into()) };
         let error = with_all_rights(fail).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);

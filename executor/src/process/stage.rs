@@ -413,7 +413,7 @@ mod tests {
 
     /// A device is matched to its mount by what is told here.
     #[test]
-    fn what_became_of_a_stage_is_told() {
+    fn the_result_of_a_stage_is_reported() {
         for number in 0..8 {
             let bit = |bit: u8| number & bit != 0;
             let staged = Staged {

@@ -304,7 +304,7 @@ fn init_is_looked_up_as_the_sandbox_does() {
 }
 
 #[test]
-fn eviction_takes_the_least_recently_used_that_nobody_uses() {
+fn eviction_takes_the_least_recently_used_free_entry() {
     let (_directory, repository) = repository();
     let cids = ["1", "2", "3"].map(|name| add(&repository, &[INIT, (FILE, name, "")]));
     let options = RootfsOptions {

@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_in_the_program_is_what_it_says() {
+    fn the_written_version_equals_the_printed_version() {
         let installed = Bubblewrap::find().expect("install bubblewrap to run this test");
         assert_eq!(version_of(&installed.path).unwrap(), installed.version);
     }

@@ -585,7 +585,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_above_the_limit_is_counted_and_stays_back() {
+    fn output_above_the_limit_is_counted_and_held_back() {
         let mut to = tempfile::tempfile().unwrap();
         let (from, mut program) = std::io::pipe().unwrap();
         let count = Arc::new(AtomicU64::new(0));

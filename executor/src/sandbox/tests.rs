@@ -277,7 +277,7 @@ fn no_capabilities_and_no_way_to_get_any() {
 }
 
 #[test]
-fn what_can_be_written() {
+fn only_writable_places_accept_writes() {
     let mut host = Host::new();
     let listed = host.shell(
         "for path in /x /etc/x /etc/passwd /sbin/init /input/x /input/file /input /dev/x /proc/x \
@@ -468,7 +468,7 @@ fn cancelling_at_once() {
 
 /// Processes that outlive process 1 do not: nothing may write to `/output` after its end.
 #[test]
-fn what_the_program_leaves_running_dies_with_it() {
+fn processes_left_running_die_with_the_program() {
     let host = Host::new();
     let script = "(trap '' HUP TERM; while :; do echo x >> /output/grows; done) & \
                   while [ ! -s /output/grows ]; do :; done; exit 3";

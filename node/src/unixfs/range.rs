@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_next_is_told_as_far_as_it_is_known() {
+    fn known_blocks_that_follow_are_reported() {
         let content: Vec<u8> = (0..187).collect();
         let (blocks, root) = file(&content);
         let mut known = |cid: &Cid| {

@@ -73,7 +73,7 @@ fn every_supported_hash_is_verified() {
 }
 
 #[test]
-fn what_cannot_be_verified_is_refused() {
+fn unverifiable_blocks_are_refused() {
     let sha1 = Cid::new_v1(RAW, Multihash::wrap(0x11, &[0; 20]).unwrap());
     assert!(matches!(
         Block::verified(sha1, b"x".as_slice().into()),

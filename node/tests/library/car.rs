@@ -17,7 +17,7 @@ fn exported() -> (ipfs_exec_node::Cid, Vec<u8>) {
 }
 
 #[test]
-fn what_was_exported_is_imported() {
+fn an_exported_car_is_imported() {
     let (root, bytes) = exported();
     let blocks = MemoryBlocks::default();
     let imported = car::import(&blocks, &bytes[..], &Budget::UNLIMITED, &Silent).unwrap();

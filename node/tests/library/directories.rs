@@ -126,7 +126,7 @@ fn set_times(root: &Path, nanoseconds: i64) {
 }
 
 #[test]
-fn a_tree_comes_back_with_what_was_recorded() {
+fn a_tree_comes_back_with_its_recorded_metadata() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().join("tree");
     make_tree(&root);
@@ -258,7 +258,7 @@ fn a_new_export_never_replaces_anything() {
 }
 
 #[test]
-fn what_was_not_recorded_is_as_the_options_say() {
+fn unrecorded_modes_follow_the_options() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().join("tree");
     std::fs::create_dir(&root).unwrap();

@@ -128,7 +128,7 @@ fn of_the_making_of_a_repository() {
 
 /// An interrupted operation cleans up, which must not fail because it was interrupted.
 #[test]
-fn what_is_free_is_still_taken_after_an_interruption() {
+fn a_free_lock_is_taken_after_an_interruption() {
     let directory = tempfile::tempdir().unwrap();
     let flag = Flag::new();
     flag.ask();

@@ -113,7 +113,7 @@ fn a_sticky_directory_stays_as_it_is() {
 }
 
 #[test]
-fn only_what_content_is_read_with_is_shared() {
+fn only_files_needed_for_reading_are_shared() {
     let place = tempfile::tempdir().unwrap();
     let path = place.path().join("repository");
     use_repository(&path, Sharing::Private, b"before it is shared");

@@ -61,7 +61,7 @@ fn assert_segments_are_car_files(repository: &Repository) {
 }
 
 #[test]
-fn what_was_committed_is_there_after_reopening() {
+fn committed_blocks_are_there_after_reopening() {
     let (directory, repository) = repository();
     let bytes = content(3_000_000, 1);
     let session = repository.session().unwrap();
@@ -76,7 +76,7 @@ fn what_was_committed_is_there_after_reopening() {
 }
 
 #[test]
-fn what_was_not_committed_leaves_nothing() {
+fn uncommitted_blocks_leave_nothing() {
     let (_directory, repository) = repository();
     repository.put(&[raw(b"kept")]).unwrap();
     let before = disk_bytes(&repository);
@@ -194,7 +194,7 @@ fn a_segment_that_is_mostly_dead_is_rewritten() {
 }
 
 #[test]
-fn collection_spares_what_living_sessions_use() {
+fn collection_spares_blocks_of_living_sessions() {
     let (_directory, repository) = repository();
     let [known, fresh, rooted] = [raw(b"known before"), raw(b"fresh"), raw(b"only protected")];
     repository.put(&[known.clone(), rooted.clone()]).unwrap();
@@ -244,7 +244,7 @@ fn a_lease_of_the_dead_holds_nothing() {
 }
 
 #[test]
-fn unpinning_what_is_not_pinned_is_an_error() {
+fn removing_a_missing_pin_is_an_error() {
     let (_directory, repository) = repository();
     let cid = *raw(b"x").cid();
     assert!(matches!(

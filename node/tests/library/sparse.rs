@@ -115,7 +115,7 @@ fn a_third_level_of_zeros_is_that_of_kubo() {
 }
 
 #[test]
-fn what_was_imported_can_be_read_back() {
+fn imported_content_can_be_read_back() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("file");
     sparse_file(

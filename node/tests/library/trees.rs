@@ -124,7 +124,7 @@ fn later_trees_win_and_directories_are_merged() {
 
 /// Only directories that are merged are read: the rest of a tree need not be here.
 #[test]
-fn a_merge_reads_only_what_it_merges() {
+fn a_merge_reads_only_directories_that_it_merges() {
     let (blocks, here) = (MemoryBlocks::default(), MemoryBlocks::default());
     let far = file(&blocks, &[7; 5000], 1024);
     let of_far = directory(&blocks, &[("far", far)]);

@@ -324,7 +324,7 @@ fn special_files_are_refused_by_name() {
 }
 
 #[test]
-fn what_cannot_be_read_is_named() {
+fn unreadable_paths_are_named() {
     let environment = Environment::new();
     environment
         .ipfs_exec(["add", "not-there"])

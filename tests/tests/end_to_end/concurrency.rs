@@ -84,7 +84,7 @@ fn many_adds_at_once() {
 }
 
 #[test]
-fn gc_leaves_what_a_run_uses() {
+fn gc_leaves_blocks_of_a_run() {
     let machine = Machine::new();
     let environment = &machine.environment;
     environment.write("input/hello", "hello\n");

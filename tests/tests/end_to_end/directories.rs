@@ -94,7 +94,7 @@ fn mkdir_makes_directories_of_pairs() {
 }
 
 #[test]
-fn mkdir_refuses_what_is_no_directory() {
+fn mkdir_refuses_invalid_entries() {
     let environment = Environment::new();
     environment.ipfs_exec(["mkdir"]).succeeds();
     environment.ipfs_exec(["mkdir", "name"]).ends_with(2);

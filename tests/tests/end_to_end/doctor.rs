@@ -70,7 +70,7 @@ fn a_machine_that_runs_programs() {
 
 /// What it advises is the hint of a run that fails for the same reason.
 #[test]
-fn a_run_says_what_the_doctor_says() {
+fn a_run_gives_the_remedy_of_the_doctor() {
     let machine = Machine::new();
     let environment = &machine.environment;
     let run = || environment.ipfs_exec(["run", &machine.rootfs, EMPTY, "true"]);

@@ -215,7 +215,7 @@ fn calls_that_reach_for_the_kernel_are_refused() {
 
 /// What depends on how a kernel was built fails as where it was built without.
 #[test]
-fn what_a_kernel_may_lack_is_lacking() {
+fn optional_kernel_features_are_absent() {
     for (attack, wanted) in [
         ("vsock", "EAFNOSUPPORT"),
         ("alg", "EAFNOSUPPORT"),
@@ -276,7 +276,7 @@ fn calls_that_are_unknown_do_not_exist() {
 }
 
 #[test]
-fn what_harms_nobody_is_allowed() {
+fn harmless_calls_are_allowed() {
     for (name, error) in outcomes(&machine(), &["unix", "unshare-files"]) {
         assert_eq!(error, "done", "{name}");
     }

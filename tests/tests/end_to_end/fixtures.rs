@@ -243,7 +243,7 @@ fn every_tree_survives_export_and_import() {
 }
 
 #[test]
-fn what_is_missing_is_named() {
+fn missing_blocks_are_named() {
     let listing = vector::listing("partial-dag-scope-entity.car");
     let environment = Environment::new();
     import(&environment, &listing);

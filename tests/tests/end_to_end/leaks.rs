@@ -141,7 +141,7 @@ fn a_log_that_does_not_block_loses_nothing() {
 
 /// `while read` loops lost their lines to the first program.
 #[test]
-fn what_the_program_does_not_take_stays_for_the_next() {
+fn untaken_input_stays_for_the_next_reader() {
     let machine = Machine::new();
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(
@@ -265,7 +265,7 @@ fn mounts_tell_nothing_of_the_host() {
 
 /// The list in the documentation, and nothing else: also with a kernel that has more.
 #[test]
-fn proc_shows_what_is_documented() {
+fn proc_shows_only_documented_entries() {
     let machine = Machine::new();
     let script = "cd /proc; for name in *; do case $name in [0-9]*) continue;; esac; \
                   if [ -L $name ]; then echo $name; \
@@ -291,7 +291,7 @@ fn proc_shows_what_is_documented() {
 }
 
 #[test]
-fn dev_shows_what_is_documented() {
+fn dev_shows_only_documented_entries() {
     let machine = Machine::new();
     let seen = machine.says("cd /dev; ls -A1");
     let documented: Vec<_> = VISIBLE_DEVICES.iter().map(|(name, _)| *name).collect();
@@ -300,7 +300,7 @@ fn dev_shows_what_is_documented() {
 
 /// A mask that is the host's `/dev/null` tells whoever watches it when the host uses that.
 #[test]
-fn what_is_covered_is_no_file_of_the_host() {
+fn masks_are_no_files_of_the_host() {
     let machine = Machine::new();
     let seen = machine
         .says("stat -c '%t:%T %F %s' /proc/keys /proc/kcore /proc/cmdline 2>/dev/null | sort -u");

@@ -601,7 +601,7 @@ fn a_limit_is_held_or_refused() {
 
 /// Also what computed and went, faster than anybody could look, without anybody waiting for it.
 #[test]
-fn computing_that_nobody_waits_for_is_counted() {
+fn processor_time_of_unwaited_children_is_counted() {
     const SOURCE: &str = r"
 #include <signal.h>
 #include <sys/wait.h>

@@ -76,7 +76,7 @@ fn hard_links_are_two_files() {
 }
 
 #[test]
-fn what_no_dag_can_hold_is_refused_by_name() {
+fn entries_that_no_dag_can_hold_are_refused_by_name() {
     let machine = Machine::new();
     let attempt = machine.run(["sh", "-c", "mkdir /output/sub; mkfifo /output/sub/the-fifo"]);
     attempt.fails(123, &["the-fifo"]);
@@ -111,7 +111,7 @@ fn make_socket() -> Vec<u8> {
 }
 
 #[test]
-fn what_the_program_made_unreadable_is_read() {
+fn unreadable_output_is_read() {
     let machine = Machine::new();
     let script = "cd /output; mkdir -p closed/inner; echo x > closed/inner/file; echo y > file; \
                   chmod 000 file closed/inner/file closed/inner closed; chmod 000 /output";
@@ -125,7 +125,7 @@ fn what_the_program_made_unreadable_is_read() {
 }
 
 #[test]
-fn what_is_left_in_tmp_is_removed_whatever_its_mode() {
+fn files_in_tmp_are_removed_whatever_their_mode() {
     let machine = Machine::new();
     machine.shell("mkdir -p /tmp/a/b; touch /tmp/a/b/c; chmod 000 /tmp/a/b /tmp/a /tmp");
     machine.environment.assert_clean();

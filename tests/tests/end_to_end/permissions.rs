@@ -130,7 +130,7 @@ fn as_other_user(environment: &Environment, arguments: &[&str]) -> Invocation {
 }
 
 #[test]
-fn other_users_read_what_is_shared_and_write_nothing() {
+fn other_users_read_shared_files_and_write_nothing() {
     let environment = Environment::new();
     environment.write("file", "content");
     environment.configure("mdns = false\nshared = \"all\"\n");

@@ -198,7 +198,7 @@ fn bytes_after_a_compressed_archive_are_a_warning() {
 
 /// `docker save` gives an archive of archives. It unpacked, and then had no `/sbin/init`.
 #[test]
-fn archives_of_images_are_named_with_what_to_do() {
+fn archives_of_images_are_errors_with_a_remedy() {
     let machine = Machine::new();
     let environment = &machine.environment;
     let saved = Archive::new()
@@ -354,7 +354,7 @@ fn a_sparse_file_counts_by_its_size() {
 /// Programs that are the file which starts the program: it would start itself, and its end would be taken for
 /// that of a program.
 #[test]
-fn what_starts_the_program_is_no_program() {
+fn links_to_the_stub_are_no_program() {
     let machine = Machine::new();
     let environment = &machine.environment;
     let with = |target: &str| Archive::busybox_without_init().symlink("sbin/init", target);

@@ -199,7 +199,7 @@ fn arguments_need_not_be_unicode_and_may_be_long() {
 }
 
 #[test]
-fn the_environment_is_what_is_documented() {
+fn the_environment_has_only_documented_variables() {
     let machine = Machine::with(&Archive::script(
         "cat /proc/1/environ > /output/environment",
     ));
@@ -370,7 +370,7 @@ fn standard_input_reaches_the_program() {
 }
 
 #[test]
-fn what_the_program_says_goes_to_standard_error() {
+fn program_output_goes_to_standard_error() {
     let machine = Machine::new();
     let script = "echo to-stdout; echo to-stderr >&2; echo blabla > /output/test";
     let outcome = machine.run(["sh", "-c", script]).succeeds();

@@ -193,7 +193,7 @@ fn a_killed_run_takes_its_program_along() {
 }
 
 #[test]
-fn gc_removes_what_a_killed_run_left() {
+fn gc_removes_files_of_a_killed_run() {
     let machine = Machine::new();
     let marker = marker(6);
     let running = sleeper(&machine, &marker);

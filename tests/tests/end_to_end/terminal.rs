@@ -202,7 +202,7 @@ fn the_window_may_change_its_size() {
 
 /// Programs that handle Ctrl-C by themselves, in no group of their own, as interpreters do.
 #[test]
-fn who_handles_what_is_typed_goes_on() {
+fn a_program_that_handles_typed_signals_goes_on() {
     let machine = Machine::new();
     let script = "trap 'n=$((n + 1)); echo cau''ght $n' INT; echo re''ady; \
                   while [ \"$n\" != 2 ]; do sleep 0.1; done; \
@@ -294,7 +294,7 @@ fn the_terminal_of_the_user_is_out_of_reach() {
 
 /// A program may reach what stands beside it in its group, and cannot make a run hang by that.
 #[test]
-fn who_stops_its_group_does_not_stop_the_run() {
+fn a_program_that_stops_its_group_does_not_stop_the_run() {
     let machine = Machine::new();
     let script = "trap '' CONT; echo re''ady; kill -STOP 0; exit 7";
     let mut terminal = Terminal::start(&machine, &["sh", "-c", script]);

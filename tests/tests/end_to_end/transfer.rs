@@ -7,7 +7,7 @@ use ipfs_exec_tests::random::Random;
 use ipfs_exec_tests::{Environment, dag, tree};
 
 #[test]
-fn what_is_pinned_survives_gc() {
+fn pinned_content_survives_gc() {
     let environment = Environment::new();
     environment.write("kept", Random::new(1).bytes(3_000_000));
     environment.write("dropped", Random::new(2).bytes(3_000_000));
@@ -167,7 +167,7 @@ fn export_replaces_nothing_by_accident() {
 }
 
 #[test]
-fn verify_and_repo_stat_count_what_is_there() {
+fn verify_and_repo_stat_count_blocks_and_pins() {
     let environment = Environment::new();
     environment.ipfs_exec(["verify"]).succeeds();
     assert_eq!(environment.statistic("blocks"), 0);

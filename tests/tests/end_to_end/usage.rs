@@ -174,7 +174,7 @@ fn a_standard_error_that_cannot_be_written_costs_only_the_message() {
 
 /// A reader of standard error that had stopped held the command for ever.
 #[test]
-fn a_standard_error_that_nobody_reads_delays_a_command_by_seconds() {
+fn a_standard_error_without_reads_delays_a_command_by_seconds() {
     let environment = Environment::new();
     let full = "mkfifo pipe; exec 3<>pipe; dd if=/dev/zero of=pipe bs=65536 count=1 2>/dev/null; \
                 exec \"$0\" \"$@\" 2>&3";

@@ -81,7 +81,7 @@ fn set_mode(path: &Path, mode: u32) {
 
 /// A program must not be able to tell a mount from the overlay that it stands for.
 #[test]
-fn attributes_are_those_of_the_disk() {
+fn attributes_equal_the_attributes_on_disk() {
     let place = Place::new(None, |top| {
         fs::create_dir(top.join("directory")).unwrap();
         fs::write(top.join("directory/file"), vec![7; 5000]).unwrap();

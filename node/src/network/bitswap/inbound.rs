@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_crawls_holds_up_nobody() {
+    async fn a_crawling_peer_holds_up_no_other() {
         for were_asked in [true, false] {
             let verifier = Verifier::new(unbounded().0);
             let budget = match were_asked {

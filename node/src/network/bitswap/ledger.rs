@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_over_the_limit_is_refused_and_that_is_bounded_too() {
+    fn excess_requests_are_refused_and_refusals_are_bounded() {
         let mut ledger = Ledger::new(0);
         let limit = limits::MAX_WANTLIST_ENTRIES as u64;
         for seed in 0..3 * limit {

@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_slow_give_way_to_those_who_wait() {
+    async fn slow_peers_give_way_to_waiting_peers() {
         let crowd = Crowd::default();
         assert_eq!(seconds(MIB, 20_000, &crowd).await, None);
         assert_eq!(seconds(MIB, 0, &crowd).await, Some((10, Slow::Stalled)));

@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_alone_comes_again_with_all_below_it() {
+    fn a_block_fetched_alone_is_fetched_again_with_its_dag() {
         let mut queue = Queue::default();
         let deep = task(1, 1);
         let alone = Task {

@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_expired_makes_room() {
+    fn expired_records_make_room() {
         let (local, other, now) = (PeerId::random(), PeerId::random(), Instant::now());
         let mut store = ProviderRecords::new(local);
         for number in 0..limits::MAX_PROVIDED_KEYS {
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_expired_goes_though_there_is_room() {
+    fn expired_records_go_even_with_room() {
         let (other, now) = (PeerId::random(), Instant::now());
         let mut store = ProviderRecords::new(PeerId::random());
         for number in 0..10 {

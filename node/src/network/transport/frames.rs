@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_small_passes_as_it_is() {
+    async fn small_frames_pass_unchanged() {
         let mut bytes = frame(DATA, SYN, 5, b"hello");
         // The length of a window update is no length, and that of a ping neither.
         bytes.extend(frame(WINDOW_UPDATE, 0, 16 << 20, b""));
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_large_becomes_small_and_ends_once() {
+    async fn large_frames_become_small_and_end_once() {
         let length = 2 * MAX_BODY_BYTES + 1;
         let body: Vec<u8> = (0..length).map(|index| index as u8).collect();
         let mut bytes = frame(DATA, SYN | FIN, length, &body);

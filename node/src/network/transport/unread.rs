@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_inbound_stream_is_read_though_nobody_reads_the_answer() {
+    async fn an_inbound_stream_is_read_while_its_answer_is_unread() {
         let reset = || Reset(futures::io::Cursor::new(b"message".to_vec()));
         let mut inbound = UnreadStream::new(reset(), true);
         inbound.write_all(b"answer").await.unwrap();

@@ -158,7 +158,7 @@ fn a_connected_peer_that_has_the_root_becomes_a_provider() {
 }
 
 #[test]
-fn who_does_not_serve_says_so() {
+fn a_node_that_does_not_serve_says_so() {
     let block = some_blocks(1, 2000).remove(0);
     let provider = Node::with_options(BitswapOptions { serve: false });
     provider.blocks.put(std::slice::from_ref(&block)).unwrap();
@@ -173,7 +173,7 @@ fn who_does_not_serve_says_so() {
 }
 
 #[test]
-fn nobody_to_ask_is_not_found() {
+fn a_fetch_without_sources_finds_nothing() {
     let cid = *some_blocks(1, 2000)[0].cid();
     let asker = Node::new();
     let session = asker.client.session();

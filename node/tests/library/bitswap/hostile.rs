@@ -119,7 +119,7 @@ fn malformed_streams_are_reset() {
 }
 
 #[test]
-fn silence_and_resets_within_messages_hurt_nobody_else() {
+fn silence_and_resets_within_messages_leave_other_peers_alone() {
     let blocks = some_blocks(20, 3000);
     let node = Node::holding(&blocks);
     let raw = Raw::new(NEWEST);
@@ -201,7 +201,7 @@ fn crawlers(node: &Node, budget: usize, are_asked: bool) -> Vec<Raw> {
 }
 
 #[test]
-fn who_was_not_asked_cannot_hold_up_who_was() {
+fn unasked_peers_cannot_hold_up_asked_peers() {
     let blocks = some_blocks(8, 1024 * 1024);
     let node = Node::new();
     let crawlers = crawlers(&node, limits::MAX_UNASKED_BYTES, false);
@@ -318,7 +318,7 @@ fn older_versions_are_spoken() {
 }
 
 #[test]
-fn nobody_older_is_asked_whether_it_has_a_block() {
+fn older_peers_are_not_asked_for_presence() {
     let block = Block::new(cid::Version::V1, RAW, Bytes::from(vec![1; 3000]));
     let old = Raw::new("/ipfs/bitswap/1.1.0");
     let (node, session) = asker(&old);

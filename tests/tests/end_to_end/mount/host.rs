@@ -83,7 +83,7 @@ fn trees_of_every_form_are_shown_as_they_are() {
 }
 
 #[test]
-fn attributes_are_those_of_content_that_never_changes() {
+fn attributes_are_constant() {
     let environment = Environment::new();
     let cid = tree(&environment, &[]);
     let mounted = Mounted::new(&environment, [&*cid], "at");
@@ -123,7 +123,7 @@ fn recorded_modes_and_times_are_shown() {
 }
 
 #[test]
-fn what_cannot_be_done_is_said_as_on_every_disk() {
+fn unsupported_calls_fail_as_on_every_disk() {
     let environment = Environment::new();
     let cid = tree(&environment, &[]);
     let mounted = Mounted::new(&environment, [&*cid], "at");
@@ -205,7 +205,7 @@ fn everything_is_below_one_directory() {
 }
 
 #[test]
-fn what_cannot_be_mounted_is_refused() {
+fn unmountable_content_is_refused() {
     let environment = Environment::new();
     let cid = tree(&environment, &[]);
     environment.directory("at");
@@ -291,7 +291,7 @@ fn mounted_from_silence(environment: &Environment) -> (Mounted, TcpListener, Pat
 
 /// Nobody answers for as long as the time limit allows, and the reader is asked to end.
 #[test]
-fn who_waits_for_the_network_can_be_ended() {
+fn a_reader_that_waits_for_the_network_can_be_ended() {
     let environment = Environment::new();
     let (mounted, silent, path) = mounted_from_silence(&environment);
     // The kernel makes SIGKILL of the first, and not of the second, which may leave a core.
@@ -314,7 +314,7 @@ fn who_waits_for_the_network_can_be_ended() {
 
 /// Whoever waits for the network does not keep a mount from ending.
 #[test]
-fn a_mount_ends_while_somebody_waits() {
+fn a_mount_ends_while_a_reader_waits() {
     let environment = Environment::new();
     let (mounted, silent, path) = mounted_from_silence(&environment);
     let reader = environment.program("cat").argument(&path).start();

@@ -106,7 +106,7 @@ fn a_run_that_is_killed_leaves_no_mount() {
 }
 
 #[test]
-fn what_cannot_be_read_fails_the_run() {
+fn unreadable_content_fails_the_run() {
     let machine = machine();
     let mut blocks = Blocks::new();
     let (here, gone) = (blocks.file(b"here"), blocks.file(b"gone"));
@@ -129,7 +129,7 @@ fn what_cannot_be_read_fails_the_run() {
 
 /// One megabyte is wanted in the middle of a file that a peer has.
 #[test]
-fn a_job_fetches_what_it_reads() {
+fn a_job_fetches_only_the_blocks_that_it_reads() {
     let giver = Environment::new();
     giver.write("part", Random::new(73).bytes(64 << 20));
     let part = giver.add("part");
@@ -158,7 +158,7 @@ fn a_job_fetches_what_it_reads() {
 
 /// A trace holds what was touched and nothing else, and is enough to do it again.
 #[test]
-fn a_trace_is_what_a_job_depends_on() {
+fn a_trace_lists_the_dependencies_of_a_job() {
     let machine = machine();
     let environment = &machine.environment;
     let mut blocks = Blocks::new();
@@ -279,7 +279,7 @@ fn a_tree_without_end_takes_bounded_memory() {
 
 /// Files in use keep their names while a program looks at more files than the table holds.
 #[test]
-fn what_is_in_use_is_not_given_up() {
+fn nodes_in_use_are_kept() {
     let machine = machine();
     let mut blocks = Blocks::new();
     let file = blocks.file(b"content");

@@ -80,7 +80,7 @@ fn an_archive_and_a_directory_give_the_same_output() {
 }
 
 #[test]
-fn a_start_reads_what_it_touches() {
+fn a_start_reads_only_touched_files() {
     let giver = Environment::new();
     tree(&giver);
     let rootfs = add(&giver, &["--preserve-mode"]);
@@ -179,7 +179,7 @@ fn a_local_directory_is_a_root_file_system() {
 
 /// A chroot that is in use has `/proc` and more mounted, and files that only its owner may read.
 #[test]
-fn what_a_local_directory_cannot_give() {
+fn unusable_local_directories_are_errors() {
     let machine = Machine::new();
     requirement::fuse();
     let environment = &machine.environment;

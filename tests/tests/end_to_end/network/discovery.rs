@@ -66,7 +66,7 @@ fn content_is_found_through_a_dht_without_its_address() {
 
 /// What is pinned is announced without having been asked for, also when it comes later.
 #[test]
-fn those_who_serve_announce_their_pins() {
+fn a_serving_node_announces_its_pins() {
     let dht = Dht::start();
     for strategy in ["roots", "pinned", "all"] {
         let giver = Environment::new();
@@ -92,7 +92,7 @@ fn those_who_serve_announce_their_pins() {
 }
 
 #[test]
-fn who_wants_to_announce_is_told_that_nobody_listens() {
+fn an_announcement_without_peers_is_reported() {
     let giver = Environment::new();
     let mut served = Served::with(&giver, ["--provide", "all"]);
     served.running.wait_for("name one with `--peer`");
@@ -117,7 +117,7 @@ fn content_that_is_to_be_provided_by_a_process_without_a_server_is_announced_onc
 }
 
 #[test]
-fn a_router_says_who_has_the_content() {
+fn a_router_names_providers_of_the_content() {
     let giver = Environment::new();
     giver.write("file", "found by a router");
     let cid = giver.add("file");
@@ -453,7 +453,7 @@ fn a_fetch_outlives_a_partition_that_heals() {
 
 /// A peer calls back (AutoNAT), which it does at public addresses alone.
 #[test]
-fn those_who_serve_find_out_that_they_can_be_reached() {
+fn a_serving_node_learns_that_it_is_reachable() {
     let environment = Environment::new();
     environment.directory("other");
     let client = r#"

@@ -41,7 +41,7 @@ fn content_goes_from_one_repository_to_another() {
 }
 
 #[test]
-fn commands_fetch_what_they_read_and_no_more() {
+fn commands_fetch_only_blocks_that_they_read() {
     let giver = Environment::new();
     let cid = fill(&giver);
     let served = Served::start(&giver);
@@ -70,7 +70,7 @@ fn commands_fetch_what_they_read_and_no_more() {
 
 /// The way to a part of a DAG is no reason to fetch, or to miss, what lies beside it.
 #[test]
-fn a_part_comes_from_who_has_no_more_than_that() {
+fn a_part_comes_from_a_peer_that_has_only_the_part() {
     let giver = Environment::new();
     let cid = fill(&giver);
     let part = format!("{cid}/small");
@@ -99,7 +99,7 @@ fn a_part_comes_from_who_has_no_more_than_that() {
 }
 
 #[test]
-fn what_another_process_adds_is_served_too() {
+fn blocks_of_other_processes_are_served() {
     let giver = Environment::new();
     let served = Served::start(&giver);
     giver.write("late", "added while it is served");
@@ -127,7 +127,7 @@ fn a_run_takes_its_image_and_input_from_a_peer() {
 }
 
 #[test]
-fn what_nobody_has_is_told_with_the_cause() {
+fn a_block_without_provider_is_reported_with_the_cause() {
     let giver = Environment::new();
     let served = Served::start(&giver);
     let taker = Environment::new();

@@ -304,7 +304,7 @@ fn trickle(mut stream: TcpStream) {
 
 /// Nothing that it sends beside what was asked for is kept.
 #[test]
-fn blocks_that_nobody_asked_for_are_dropped() {
+fn unrequested_blocks_are_dropped() {
     let (mut blocks, root) = content();
     for number in 0..50 {
         blocks.raw(format!("a present, number {number}"));

@@ -94,7 +94,7 @@ fn a_run_can_serve_beside_a_process_that_serves() {
 }
 
 #[test]
-fn peers_are_shown_with_what_they_are() {
+fn peers_are_listed_with_agent_and_protocols() {
     let giver = Environment::new();
     let served = Served::start(&giver);
     let id = giver.ipfs_exec(["id"]).succeeds().line();
@@ -124,7 +124,7 @@ fn peers_are_shown_with_what_they_are() {
 }
 
 #[test]
-fn what_cannot_be_provided_is_refused() {
+fn unprovidable_content_is_refused() {
     let environment = Environment::new();
     let cid = unknown_cid("what is to be provided").to_string();
     environment

@@ -187,7 +187,7 @@ fn not_found_is_said_once_for_each_set_of_peers() {
 
 /// However many there are, and though many do not answer.
 #[test]
-fn all_who_are_connected_are_asked() {
+fn all_connected_peers_are_asked() {
     let mut world = World::new();
     let peers: Vec<_> = (0..200).map(|_| world.peer()).collect();
     let (silent, answering) = peers.split_at(150);
@@ -210,7 +210,7 @@ fn all_who_are_connected_are_asked() {
 }
 
 #[test]
-fn who_has_a_block_becomes_a_provider() {
+fn a_peer_with_a_block_becomes_a_provider() {
     let mut world = World::new();
     let peer = world.peer();
     let _events = world.session(0, &[]);
@@ -331,7 +331,7 @@ fn only_a_window_is_asked_for() {
 }
 
 #[test]
-fn dropped_sessions_cancel_what_nobody_else_wants() {
+fn dropped_sessions_cancel_wants_of_their_own() {
     let mut world = World::new();
     let peer = world.peer();
     let _first = world.session(0, &[peer]);
