@@ -69,7 +69,7 @@ pub enum InputError {
         cid: Cid,
         /// The directory.
         path: PathBuf,
-        /// What the kernel says.
+        /// The error of the kernel.
         #[source]
         source: io::Error,
     },

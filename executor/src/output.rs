@@ -56,7 +56,7 @@ pub enum OutputError {
     Make {
         /// The directory.
         path: PathBuf,
-        /// What the kernel says.
+        /// The error of the kernel.
         #[source]
         source: io::Error,
     },

@@ -29,7 +29,7 @@ const OWNER_ALL: Mode = Mode::RWXU;
 pub struct TreeError {
     /// The entry at which removal stopped, by its name in its directory.
     name: Vec<u8>,
-    /// What the kernel says.
+    /// The error of the kernel.
     #[source]
     source: std::io::Error,
 }

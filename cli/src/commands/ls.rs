@@ -152,11 +152,7 @@ impl<W: Write> Lister<'_, W> {
         if !self.fetches_entries && !is_here()? {
             return Ok(None);
         }
-        match Node::load(self.blocks, cid) {
-            Ok(node) => Ok(Some(node)),
-            Err(UnixfsError::NotUnixfs { .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
+        Node::load_if_unixfs(self.blocks, cid)
     }
 
     fn print(&mut self, path: &[u8], cid: &Cid, node: Option<&Node>) -> std::io::Result<()> {

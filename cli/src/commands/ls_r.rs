@@ -89,9 +89,8 @@ impl<W: Write> Visitor for Lister<'_, W> {
         let mut failure = None;
         // A raw leaf is a file: only other nodes are read to tell what they are.
         if entry.cid.codec() != RAW {
-            match Node::load(self.blocks, &entry.cid) {
-                Ok(node) => is_directory = node.kind().is_directory(),
-                Err(UnixfsError::NotUnixfs { .. }) => {}
+            match Node::load_if_unixfs(self.blocks, &entry.cid) {
+                Ok(node) => is_directory = node.is_some_and(|node| node.kind().is_directory()),
                 Err(error) => failure = Some(error),
             }
         }

@@ -57,7 +57,7 @@ pub enum ArchiveError {
     Write {
         /// The entry's name, escaped.
         name: String,
-        /// What the kernel says.
+        /// The error of the kernel.
         #[source]
         source: io::Error,
     },

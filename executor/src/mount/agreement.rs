@@ -43,7 +43,12 @@ const MAX_PAGES: u32 = 1 << 22;
 const CACHE_SYMLINKS: u32 = 1 << 23;
 const NO_OPENDIR_SUPPORT: u32 = 1 << 24;
 
-/// Answers the first request of the kernel. The same as the agreement of mounts on the host.
+/// The flags of the protocol that a mount asks for, where the kernel has them.
+pub(super) fn flags(lists_nodes: bool) -> u32 {
+    FLAGS | if lists_nodes { LISTS_NODES } else { 0 }
+}
+
+/// Answers the first request of the kernel. The library agrees on the same for mounts on the host.
 ///
 /// # Errors
 /// [`io::ErrorKind::NotConnected`] where the mount is gone already, and [`io::ErrorKind::InvalidData`] where the
@@ -67,11 +72,10 @@ pub(super) fn agree(device: BorrowedFd<'_>, lists_nodes: bool) -> io::Result<()>
     if initial.major != VERSION.0 {
         return Err(io::ErrorKind::Unsupported.into());
     }
-    let lists = if lists_nodes { LISTS_NODES } else { 0 };
     let answer = protocol::initial_answer(&protocol::Agreed {
         version: VERSION,
         max_readahead: initial.max_readahead,
-        flags: initial.flags & (FLAGS | lists),
+        flags: initial.flags & flags(lists_nodes),
         max_background: MAX_BACKGROUND,
         max_bytes: MAX_READ_BYTES,
         max_pages: (MAX_READ_BYTES as usize / rustix::param::page_size()) as u16,

@@ -11,7 +11,7 @@ use fuser::{
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
-use super::agreement::agree;
+use super::agreement;
 use super::server::MAX_READ_BYTES;
 
 /// The device.
@@ -32,14 +32,7 @@ struct Agreement {
 
 impl Filesystem for Agreement {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        let nodes = InitFlags::FUSE_DO_READDIRPLUS | InitFlags::FUSE_READDIRPLUS_AUTO;
-        let mut wanted = InitFlags::FUSE_PARALLEL_DIROPS
-            | InitFlags::FUSE_CACHE_SYMLINKS
-            | InitFlags::FUSE_NO_OPEN_SUPPORT
-            | InitFlags::FUSE_NO_OPENDIR_SUPPORT;
-        if self.lists_nodes {
-            wanted |= nodes;
-        }
+        let wanted = InitFlags::from_bits_retain(agreement::flags(self.lists_nodes).into());
         for flag in wanted.iter() {
             // An older kernel does without.
             if config.add_capabilities(flag).is_err() {
@@ -94,7 +87,7 @@ impl Connection {
 
     /// Takes over a device that was mounted by somebody else, who need not wait for this.
     pub(super) fn of(device: OwnedFd, lists_nodes: bool) -> io::Result<Connection> {
-        agree(device.as_fd(), lists_nodes)?;
+        agreement::agree(device.as_fd(), lists_nodes)?;
         Ok(Connection {
             session: None,
             device,

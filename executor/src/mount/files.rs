@@ -33,7 +33,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What kept a program from part of a tree.
+/// The reason why a program could not read part of a tree.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read `{path}` of {root}")]
 pub struct Failure {
@@ -118,7 +118,7 @@ pub(super) trait Files: Send + Sync {
         self.entry(&self.inode(parent)?, name)
     }
 
-    /// What `stat` says of a node.
+    /// Attributes of a node, as `stat` shows them.
     fn attributes(&self, number: u64) -> Result<Attributes, Errno> {
         Ok(self.inode(number)?.attributes)
     }

@@ -40,7 +40,7 @@ pub(super) enum Body {
     Everything,
     /// A place to mount something at, which the content does not have: a directory or a file.
     MountPoint,
-    /// What a tree on disk has at that place.
+    /// The entry of a tree on disk at that place.
     OnDisk,
 }
 

@@ -52,7 +52,7 @@ const OWN_ENTRIES: u64 = 2;
 pub(crate) struct Tree {
     /// The top.
     pub(crate) directory: OwnedFd,
-    /// What errors call it.
+    /// The name of the tree in errors.
     pub(crate) name: String,
     /// Bytes of all that is in it.
     pub(crate) bytes: u64,
@@ -96,7 +96,7 @@ impl Local {
         })
     }
 
-    /// What a program is told; what the disk could not give is remembered.
+    /// The error that a program gets. A failure of the disk is remembered.
     fn failed(&self, path: &[u8], errno: Errno) -> Errno {
         if matches!(errno, Errno::NOTDIR | Errno::INVAL | Errno::INTR) {
             return errno;

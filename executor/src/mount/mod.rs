@@ -84,9 +84,9 @@ pub enum MountError {
     /// The top of an unpacked tree could not be looked at.
     #[error("cannot read the unpacked tree of {name}")]
     Tree {
-        /// What it was unpacked of.
+        /// The archive that it was unpacked from.
         name: String,
-        /// What the kernel says.
+        /// The error of the kernel.
         #[source]
         source: io::Error,
     },
@@ -103,7 +103,7 @@ pub enum MountError {
     MountPoint {
         /// The directory.
         path: PathBuf,
-        /// What the kernel says.
+        /// The error of the kernel.
         #[source]
         source: io::Error,
     },

@@ -15,7 +15,7 @@ use super::files::TYPES;
 /// Most memory of one part.
 const PART_BYTES: usize = 4 << 20;
 
-/// What a name takes in memory beside its bytes.
+/// Memory of a name beside its bytes.
 const NAME_BYTES: usize = 48;
 
 /// One name.

@@ -103,18 +103,41 @@ impl<'a> Fields<'a> {
     }
 }
 
-impl<'a> Request<'a> {
-    /// Reads one request; `None` where the kernel sent what it should not.
-    pub(super) fn decode(bytes: &'a [u8]) -> Option<Request<'a>> {
-        let mut header = Fields(bytes.get(..REQUEST_HEADER_BYTES)?);
+/// `struct fuse_in_header`.
+struct Header {
+    opcode: u32,
+    unique: u64,
+    node: u64,
+    pid: u32,
+}
+
+impl Header {
+    /// The header of a request, and the fields that follow it.
+    fn split(bytes: &[u8]) -> Option<(Header, Fields<'_>)> {
+        let (header, fields) = bytes.split_at_checked(REQUEST_HEADER_BYTES)?;
+        let mut header = Fields(header);
         let (_length, opcode) = (header.u32()?, header.u32()?);
         let (unique, node) = (header.u64()?, header.u64()?);
         let (_uid, _gid, pid) = (header.u32()?, header.u32()?, header.u32()?);
-        let operation = Operation::decode(opcode, node, Fields(&bytes[REQUEST_HEADER_BYTES..]))?;
-        Some(Request {
+        let header = Header {
+            opcode,
             unique,
             node,
             pid,
+        };
+        Some((header, Fields(fields)))
+    }
+}
+
+impl<'a> Request<'a> {
+    /// Reads one request; `None` where the kernel sent what it should not.
+    pub(super) fn decode(bytes: &'a [u8]) -> Option<Request<'a>> {
+        let (header, fields) = Header::split(bytes)?;
+        let operation = Operation::decode(header.opcode, header.node, fields)?;
+        Some(Request {
+            unique: header.unique,
+            node: header.node,
+            pid: header.pid,
             operation,
         })
     }
@@ -178,14 +201,14 @@ fn range(fields: &mut Fields<'_>) -> Option<(u64, u32)> {
     Some((offset, size))
 }
 
-/// What `stat` says of a node.
+/// Attributes of a node, as `stat` shows them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Attributes {
     /// The number that programs see.
     pub(super) inode: u64,
     /// In bytes.
     pub(super) size: u64,
-    /// What it takes of a disk, in units of 512 bytes.
+    /// Disk space, in units of 512 bytes.
     pub(super) sectors: u64,
     /// How many names it has.
     pub(super) links: u32,
@@ -200,7 +223,7 @@ pub(super) struct Attributes {
 /// Size of what `stat` counts blocks in.
 const SECTOR_BYTES: u64 = 512;
 
-/// What so many bytes take at least of a disk, in units of 512 bytes.
+/// The least disk space of so many bytes, in units of 512 bytes.
 pub(super) fn sectors(bytes: u64) -> u64 {
     bytes.div_ceil(SECTOR_BYTES)
 }
@@ -370,20 +393,18 @@ impl Initial {
 
     /// Reads the first request, with its number; `None` where it is another one.
     pub(super) fn decode(bytes: &[u8]) -> Option<(u64, Initial)> {
-        let mut header = Fields(bytes.get(..REQUEST_HEADER_BYTES)?);
-        let (_length, opcode, unique) = (header.u32()?, header.u32()?, header.u64()?);
-        let mut fields = Fields(&bytes[REQUEST_HEADER_BYTES..]);
+        let (header, mut fields) = Header::split(bytes)?;
         let (major, _minor) = (fields.u32()?, fields.u32()?);
         let initial = Initial {
             major,
             max_readahead: fields.u32()?,
             flags: fields.u32()?,
         };
-        (opcode == Initial::OPCODE).then_some((unique, initial))
+        (header.opcode == Initial::OPCODE).then_some((header.unique, initial))
     }
 }
 
-/// What both sides keep to.
+/// Settings that hold for both sides.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Agreed {
     pub(super) version: (u32, u32),

@@ -255,7 +255,7 @@ impl<'b> View<'b> {
         });
     }
 
-    /// What a program is told; what is wrong with the content, or could not be had, is remembered.
+    /// The error that a program gets. A fault of the content, or a missing block, is remembered.
     fn failed(&self, path: &[u8], error: UnixfsError) -> Errno {
         match error {
             UnixfsError::NotFound { .. } => return Errno::NOENT,

@@ -61,7 +61,7 @@ pub(crate) fn with_all_rights<T, W: FnOnce() -> io::Result<T>>(work: W) -> io::R
     task.result.unwrap_or_else(nothing)
 }
 
-/// What `open` gives with the right to read all that is ours.
+/// Calls `open` with the right to read all files of this user.
 ///
 /// # Errors
 /// As [`with_all_rights`].

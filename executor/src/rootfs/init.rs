@@ -49,7 +49,7 @@ pub enum InitError {
         cid: Cid,
         /// The path of the program, escaped.
         program: String,
-        /// What the kernel says.
+        /// The error of the kernel.
         #[source]
         source: io::Error,
     },
@@ -60,7 +60,7 @@ pub enum InitError {
         cid: Cid,
         /// The path of the program, escaped.
         program: String,
-        /// What the kernel says.
+        /// The error of the kernel.
         #[source]
         source: io::Error,
     },

@@ -121,7 +121,7 @@ pub enum RootfsError {
     Cache {
         /// What could not be read or written.
         path: PathBuf,
-        /// What the kernel says.
+        /// The error of the kernel.
         #[source]
         source: io::Error,
     },

@@ -38,7 +38,7 @@ pub enum MountPointError {
     Io {
         /// Its name.
         name: &'static str,
-        /// What the kernel says.
+        /// The error of the kernel.
         #[source]
         source: io::Error,
     },

@@ -22,7 +22,7 @@ pub enum SandboxError {
     Spawn {
         /// Where it stands.
         program: PathBuf,
-        /// What the kernel says.
+        /// The error of the kernel.
         #[source]
         source: io::Error,
     },
@@ -49,7 +49,7 @@ pub enum SandboxError {
         is_fuse: bool,
         /// What to do about it, where that is known.
         hint: Option<&'static str>,
-        /// What the kernel says.
+        /// The error of the kernel.
         #[source]
         source: io::Error,
     },
@@ -58,7 +58,7 @@ pub enum SandboxError {
     NotConfined {
         /// What failed.
         action: &'static str,
-        /// What the kernel says.
+        /// The error of the kernel.
         #[source]
         source: io::Error,
     },
@@ -73,7 +73,7 @@ pub enum SandboxError {
     WorkingDirectory {
         /// The directory, escaped.
         path: String,
-        /// What the kernel says.
+        /// The error of the kernel.
         #[source]
         source: io::Error,
     },

@@ -77,7 +77,7 @@ pub enum ProbeError {
     Run {
         /// Where it stands.
         path: PathBuf,
-        /// What the kernel says.
+        /// The error of the kernel.
         #[source]
         source: io::Error,
     },

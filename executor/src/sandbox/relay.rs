@@ -320,7 +320,7 @@ fn carry_input(
             Ok(Woken::Ready) => {}
             Ok(_) | Err(_) => return 0,
         }
-        // Nobody else fills the pipe: there is no less room later.
+        // Only this thread fills the pipe, so the room does not shrink before the write.
         let room = INPUT_BYTES.saturating_sub(ioctl_fionread(to).unwrap_or(0) as usize);
         if room == 0 {
             match wait(to, PollFlags::OUT, Some(stop), None) {

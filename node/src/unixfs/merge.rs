@@ -96,15 +96,11 @@ fn directories_at_end(blocks: &dyn Blocks, entries: &[Entry]) -> Result<Vec<Node
         return Ok(directories);
     }
     for entry in entries.iter().rev() {
-        let node = match Node::load(blocks, &entry.cid) {
-            Ok(node) => node,
-            // Data of another kind is taken as a whole, as a file is.
-            Err(UnixfsError::NotUnixfs { .. }) => break,
-            Err(error) => return Err(error),
-        };
-        if !node.kind().is_directory() {
+        // Data of another kind is taken as a whole, as a file is.
+        let node = Node::load_if_unixfs(blocks, &entry.cid)?;
+        let Some(node) = node.filter(|node| node.kind().is_directory()) else {
             break;
-        }
+        };
         if directories.iter().all(|known| known.cid() != node.cid()) {
             directories.push(node);
         }

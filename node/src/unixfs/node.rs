@@ -85,6 +85,17 @@ impl Node {
         Node::decode(cid, blocks.get(cid)?)
     }
 
+    /// The same, or `None` for data that is no UnixFS: a directory may link to any.
+    ///
+    /// # Errors
+    /// As [`Node::load`], but for [`UnixfsError::NotUnixfs`].
+    pub fn load_if_unixfs(blocks: &dyn Blocks, cid: &Cid) -> Result<Option<Node>, UnixfsError> {
+        match Node::load(blocks, cid) {
+            Err(UnixfsError::NotUnixfs { .. }) => Ok(None),
+            loaded => loaded.map(Some),
+        }
+    }
+
     /// Reads a block as a node.
     ///
     /// # Errors

@@ -1,22 +1,12 @@
 //! The tools beside the original: `ipfs-ls-r`, `ipfs-mkdir`, `ipfs-merge`, each by its own name.
 
-use std::os::unix::fs::symlink;
-
-use ipfs_exec_tests::environment::binary;
 use ipfs_exec_tests::{Environment, Invocation};
 
 use crate::machine::EMPTY;
 
 /// A call of the program by another name.
 fn tool(environment: &Environment, name: &str, arguments: &[&str]) -> Invocation {
-    let link = environment.file(name);
-    if !link.exists() {
-        symlink(binary(), &link).unwrap();
-    }
-    environment
-        .program(link)
-        .arguments(arguments)
-        .variable("IPFS_EXEC_PATH", environment.repository())
+    environment.ipfs_exec(arguments).called_as(name)
 }
 
 /// The example of their README, with its CIDs and sizes.

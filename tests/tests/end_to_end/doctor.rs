@@ -30,6 +30,15 @@ fn bubblewrap(environment: &Environment, script: &str) -> String {
     path.parent().unwrap().to_str().unwrap().to_owned()
 }
 
+/// The same, with one that makes no sandbox and says why.
+fn failing_bubblewrap(environment: &Environment, message: &str) -> String {
+    let script = format!(
+        "#!/bin/sh\n[ \"$1\" != --version ] || {{ echo bubblewrap 0.8.0; exit; }}\n\
+         echo \"bwrap: {message}\" >&2\nexit 1\n"
+    );
+    bubblewrap(environment, &script)
+}
+
 #[test]
 fn a_machine_that_runs_programs() {
     let machine = Machine::new();
@@ -97,9 +106,7 @@ fn a_run_gives_the_remedy_of_the_doctor() {
 #[test]
 fn a_sandbox_that_cannot_be_made() {
     let environment = Environment::new();
-    let script = "#!/bin/sh\n[ \"$1\" != --version ] || { echo bubblewrap 0.8.0; exit; }\n\
-                  echo 'bwrap: No permissions to create new namespace' >&2\nexit 1\n";
-    let path = bubblewrap(&environment, script);
+    let path = failing_bubblewrap(&environment, "No permissions to create new namespace");
     let outcome = environment
         .ipfs_exec(["doctor", "--json"])
         .variable("PATH", &path)
@@ -132,11 +139,7 @@ fn each_failure_of_bubblewrap_has_its_own_hint() {
         ),
         ("Can't find source path /nowhere", "ipfs-exec doctor"),
     ] {
-        let script = format!(
-            "#!/bin/sh\n[ \"$1\" != --version ] || {{ echo bubblewrap 0.8.0; exit; }}\n\
-             echo \"bwrap: {message}\" >&2\nexit 1\n"
-        );
-        let path = bubblewrap(environment, &script);
+        let path = failing_bubblewrap(environment, message);
         let run = machine.run(["true"]).variable("PATH", &path);
         let outcome = run.ends_with(125);
         for word in [message, hint] {

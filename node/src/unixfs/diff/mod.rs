@@ -136,7 +136,11 @@ fn compare(
         return Ok(());
     }
     blocks.expect(&cids);
-    let nodes = [load(blocks, &cids[0])?, load(blocks, &cids[1])?];
+    let [from, to] = &cids;
+    let nodes = [
+        Node::load_if_unixfs(blocks, from)?,
+        Node::load_if_unixfs(blocks, to)?,
+    ];
     let kinds = nodes.each_ref().map(|node| node.as_ref().map(Node::kind));
     let are_directories = kinds
         .iter()
@@ -165,13 +169,4 @@ fn compare(
         visit(Difference { path, change })?;
     }
     Ok(())
-}
-
-/// A node; none for data that is no UnixFS.
-fn load(blocks: &dyn Blocks, cid: &Cid) -> Result<Option<Node>, UnixfsError> {
-    match Node::load(blocks, cid) {
-        Ok(node) => Ok(Some(node)),
-        Err(UnixfsError::NotUnixfs { .. }) => Ok(None),
-        Err(error) => Err(error),
-    }
 }
