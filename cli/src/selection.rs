@@ -24,7 +24,7 @@ use crate::error::{CommandError, LocalError};
 const MAX_RULES_BYTES: u64 = 1 << 20;
 
 /// Directories of a repository that may stand elsewhere, behind a link or a mount.
-const PARTS: [&str; 4] = ["blocks", "keys", "rootfs", "run"];
+const PARTS: [&str; 5] = ["blocks", "keys", "names", "rootfs", "run"];
 
 const HINT: &str = "name the files that you mean, or move them out of the repository";
 

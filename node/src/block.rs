@@ -27,6 +27,8 @@ pub const RAW: u64 = 0x55;
 pub const DAG_PB: u64 = 0x70;
 /// Multicodec of dag-cbor.
 pub const DAG_CBOR: u64 = 0x71;
+/// Multicodec of a public key: a CID with it is a mutable name.
+pub const LIBP2P_KEY: u64 = 0x72;
 
 /// Multihash code of the identity "hash": the digest is the data.
 pub const IDENTITY: u64 = 0x00;

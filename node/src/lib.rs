@@ -44,6 +44,7 @@ mod threads;
 
 pub mod budget;
 
+pub mod name;
 pub mod path;
 pub mod profile;
 
@@ -58,6 +59,8 @@ pub mod repo;
 pub mod unixfs;
 
 pub mod car;
+
+pub mod names;
 
 #[cfg(feature = "network")]
 pub mod network;

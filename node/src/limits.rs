@@ -152,3 +152,16 @@ pub const MAX_PROVIDER_ADDRESS_BYTES: usize = 128;
 
 /// Longest key of the DHT, in bytes: a multihash with the longest digest.
 pub const MAX_DHT_KEY_BYTES: usize = MAX_IDENTITY_BYTES + 16;
+
+/// Largest signed record of a mutable name, in bytes: the limit of the IPNS record specification.
+pub const MAX_RECORD_BYTES: usize = 10 * 1024;
+
+/// Records of mutable names that peers may leave here, for the DHT. With their sizes it takes at most 40
+/// MiB.
+pub const MAX_RECORDS_KEPT: usize = 4 * 1024;
+
+/// Most names through which one path is resolved: the limit of the IPNS specification.
+pub const MAX_NAME_DEPTH: usize = 32;
+
+/// Largest file of a private key, in bytes: an RSA key of 8,192 bits in PEM has 6,400.
+pub const MAX_KEY_FILE_BYTES: u64 = 64 * 1024;

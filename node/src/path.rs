@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use crate::block::Cid;
 use crate::limits;
+use crate::name::{KeyName, Name, NameError};
 
 /// Why text is no content path or bytes are no entry name.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +22,15 @@ pub enum PathError {
         /// The parser's reason.
         #[source]
         source: cid::Error,
+    },
+    /// The part of the path after `/ipns/` is no name.
+    #[error("`{text}` is no mutable name")]
+    InvalidRoot {
+        /// The part, escaped.
+        text: String,
+        /// What is wrong with it.
+        #[source]
+        source: NameError,
     },
     /// The text is empty or holds a prefix with nothing behind it.
     #[error("`{text}` is not a content path: the CID is missing")]
@@ -134,13 +144,14 @@ pub enum PathRoot {
     /// An immutable root.
     Cid(Cid),
     /// A mutable name (`/ipns/NAME`), to be resolved before use.
-    Name(String),
+    Name(Name),
 }
 
 /// A root and the entry names that lead from it to a node.
 ///
 /// Accepts a bare CID, `CID/a/b`, `/ipfs/CID/a/b`, `ipfs://CID/a/b` (with percent escapes),
-/// `/ipns/NAME/a` and `ipns://NAME/a`. Repeated and trailing slashes count as one and none.
+/// `/ipns/NAME/a` and `ipns://NAME/a`. A CID with the codec libp2p-key (`k51...`) and a peer id
+/// `12D3KooW...` are names, also without `/ipns/`. Repeated and trailing slashes count as one and none.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ContentPath {
     /// Where the path starts.
@@ -157,6 +168,26 @@ impl ContentPath {
             segments: Vec::new(),
         }
     }
+
+    /// The path of what `name` stands for.
+    pub fn from_name(name: Name) -> ContentPath {
+        ContentPath {
+            root: PathRoot::Name(name),
+            segments: Vec::new(),
+        }
+    }
+
+    /// The path with these names behind it.
+    ///
+    /// # Errors
+    /// [`PathError::TooLong`].
+    pub fn join(mut self, segments: &[EntryName]) -> Result<ContentPath, PathError> {
+        self.segments.extend_from_slice(segments);
+        match self.segments.len() {
+            ..=limits::MAX_PATH_SEGMENTS => Ok(self),
+            _ => Err(PathError::TooLong),
+        }
+    }
 }
 
 impl FromStr for ContentPath {
@@ -171,9 +202,9 @@ impl FromStr for ContentPath {
             });
         };
         let root = if form.named {
-            PathRoot::Name(first.to_owned())
+            PathRoot::Name(parse_name(first)?)
         } else {
-            parse_cid(first)?
+            parse_root(first)?
         };
         let segments = parts
             .take(limits::MAX_PATH_SEGMENTS + 1)
@@ -224,13 +255,27 @@ impl Form<'_> {
     }
 }
 
-fn parse_cid(text: &str) -> Result<PathRoot, PathError> {
-    Cid::try_from(text)
-        .map(PathRoot::Cid)
-        .map_err(|source| PathError::InvalidCid {
-            text: escape(text.as_bytes()),
-            source,
-        })
+fn parse_name(text: &str) -> Result<Name, PathError> {
+    text.parse().map_err(|source| PathError::InvalidRoot {
+        text: escape(text.as_bytes()),
+        source,
+    })
+}
+
+fn parse_root(text: &str) -> Result<PathRoot, PathError> {
+    match Cid::try_from(text) {
+        Ok(cid) => Ok(match KeyName::from_cid(&cid) {
+            Some(name) => PathRoot::Name(Name::Key(name)),
+            None => PathRoot::Cid(cid),
+        }),
+        Err(source) => match text.parse() {
+            Ok(name) => Ok(PathRoot::Name(Name::Key(name))),
+            Err(_) => Err(PathError::InvalidCid {
+                text: escape(text.as_bytes()),
+                source,
+            }),
+        },
+    }
 }
 
 fn percent_decode(segment: &str) -> Result<Vec<u8>, PathError> {
@@ -257,7 +302,7 @@ impl fmt::Display for ContentPath {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.root {
             PathRoot::Cid(cid) => write!(formatter, "/ipfs/{cid}")?,
-            PathRoot::Name(name) => write!(formatter, "/ipns/{}", escape(name.as_bytes()))?,
+            PathRoot::Name(name) => write!(formatter, "/ipns/{name}")?,
         }
         self.segments
             .iter()
@@ -270,6 +315,8 @@ mod tests {
     use super::*;
 
     const CID: &str = "QmUNLLsPACCz1vLxQVkXqqLX5R1X345qqfHbsf67hvA3Nn";
+    const PEER: &str = "12D3KooWLQzUv2FHWGVPXTXSZpdHs7oHbXub2G5WC8Tx4NQhyd2d";
+    const NAME: &str = "k51qzi5uqu5dk3v4rmjber23h16xnr23bsggmqqil9z2gduiis5se8dht36dam";
 
     #[test]
     fn accepted_forms() {
@@ -284,6 +331,10 @@ mod tests {
                 "/ipns/example.org/x".to_owned(),
                 "/ipns/example.org/x".to_owned(),
             ),
+            (format!("/ipns/{PEER}/x"), format!("/ipns/{NAME}/x")),
+            (PEER.to_owned(), format!("/ipns/{NAME}")),
+            (format!("{NAME}/a"), format!("/ipns/{NAME}/a")),
+            (format!("ipns://{NAME}/a%20b"), format!("/ipns/{NAME}/a b")),
         ];
         for (text, wanted) in cases {
             assert_eq!(
@@ -296,7 +347,7 @@ mod tests {
 
     #[test]
     fn refused_forms() {
-        for text in ["", "/", "/ipfs/", "nonsense", "/ipfs/nonsense/a"] {
+        for text in ["", "/", "/ipfs/", "nonsense", "/ipfs/nonsense/a", "/ipns/x"] {
             assert!(text.parse::<ContentPath>().is_err(), "{text}");
         }
         for tail in ["..", "a/../b", ".", &"x".repeat(256)] {

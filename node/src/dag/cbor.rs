@@ -43,27 +43,28 @@ pub enum CborError {
 /// All links of the block, in order.
 pub(super) fn links(block: &[u8]) -> Result<Vec<Cid>, CborError> {
     let mut reader = Reader { block, offset: 0 };
-    let mut links = Vec::new();
-    // How many items are still to come at each level.
-    let mut open = vec![1u64];
-    while let Some(left) = open.last_mut() {
-        if *left == 0 {
-            open.pop();
-            continue;
-        }
-        *left -= 1;
-        if let Some(below) = reader.item(&mut links)? {
-            if open.len() >= MAX_NESTING {
-                return Err(CborError::TooDeep);
-            }
-            open.push(below);
-        }
-    }
+    let links = reader.whole_item()?;
     if reader.offset == block.len() {
         Ok(links)
     } else {
         Err(CborError::Trailing)
     }
+}
+
+/// Checks that `block` is one well-formed item.
+pub(crate) fn check(block: &[u8]) -> Result<(), CborError> {
+    links(block).map(drop)
+}
+
+/// Passes over the next item, with all that is nested in it.
+pub(crate) fn skip(bytes: &mut &[u8]) -> Result<(), CborError> {
+    let mut reader = Reader {
+        block: bytes,
+        offset: 0,
+    };
+    reader.whole_item()?;
+    *bytes = &bytes[reader.offset..];
+    Ok(())
 }
 
 /// Reads the head of an item: its major type and argument.
@@ -97,6 +98,27 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
+    /// Reads an item with all that is nested in it; gives the links.
+    fn whole_item(&mut self) -> Result<Vec<Cid>, CborError> {
+        let mut links = Vec::new();
+        // How many items are still to come at each level.
+        let mut open = vec![1u64];
+        while let Some(left) = open.last_mut() {
+            if *left == 0 {
+                open.pop();
+                continue;
+            }
+            *left -= 1;
+            if let Some(below) = self.item(&mut links)? {
+                if open.len() >= MAX_NESTING {
+                    return Err(CborError::TooDeep);
+                }
+                open.push(below);
+            }
+        }
+        Ok(links)
+    }
+
     /// Reads the head of an item and skips its content; tells how many items are nested in it.
     fn item(&mut self, links: &mut Vec<Cid>) -> Result<Option<u64>, CborError> {
         let start = self.offset;

@@ -3,7 +3,7 @@
 //! This module knows codecs, not files: dag-pb and dag-cbor have links, raw bytes, CBOR and JSON
 //! have none, and a block of any other codec cannot be walked.
 
-mod cbor;
+pub(crate) mod cbor;
 mod protobuf;
 mod walk;
 
@@ -15,7 +15,7 @@ pub(crate) use protobuf::{Field, Fields, ProtobufError, put_bytes, put_varint, v
 pub(crate) use walk::{Seen, walk_unseen};
 pub use walk::{Visit, first_missing, walk};
 
-use crate::block::{BlockError, Cid, DAG_CBOR, DAG_PB, RAW};
+use crate::block::{BlockError, Cid, DAG_CBOR, DAG_PB, LIBP2P_KEY, RAW};
 use crate::limits;
 
 /// What stands before the data of a block in a CAR file: the length of what follows, and the CID.
@@ -31,7 +31,6 @@ pub(crate) fn section_header(cid: &Cid, data_length: usize) -> Vec<u8> {
 const LINKLESS: [u64; 4] = [RAW, CBOR, JSON, LIBP2P_KEY];
 const CBOR: u64 = 0x51;
 const JSON: u64 = 0x0200;
-const LIBP2P_KEY: u64 = 0x72;
 
 /// Why a DAG cannot be walked.
 #[derive(Debug, thiserror::Error)]

@@ -154,6 +154,11 @@ impl Layout {
         self.root.join("keys")
     }
 
+    /// Records of mutable names.
+    pub(super) fn names(&self) -> PathBuf {
+        self.root.join("names")
+    }
+
     pub(super) fn run(&self) -> PathBuf {
         self.root.join("run")
     }

@@ -75,7 +75,7 @@ pub(super) fn check(layout: &Layout) -> Result<(), RepoError> {
         return Ok(());
     }
     let root = layout.root();
-    let names = ["blocks", "keys", "config.toml", "swarm.key"].map(|name| root.join(name));
+    let names = ["blocks", "keys", "names", "config.toml", "swarm.key"].map(|name| root.join(name));
     for path in [layout.database()].iter().chain(&names) {
         match fs::symlink_metadata(path) {
             Ok(metadata) if metadata.uid() != SUPERUSER => {
@@ -107,6 +107,7 @@ pub(super) fn foreign_files(layout: &Layout) -> Result<Vec<ForeignFile>, RepoErr
         layout.blocks(),
         layout.rootfs(),
         layout.keys(),
+        layout.names(),
         layout.run(),
     ] {
         paths.extend(entries(&directory)?);

@@ -68,11 +68,12 @@ impl Sharing {
 }
 
 /// Names in a directory that is there for a repository alone, beside those of the database.
-const OWN_NAMES: [&str; 7] = [
+const OWN_NAMES: [&str; 8] = [
     "blocks",
     "config.toml",
     "keys",
     "lost+found",
+    "names",
     "rootfs",
     "run",
     "swarm.key",
@@ -102,6 +103,7 @@ pub(super) fn apply(layout: &Layout) -> Result<(), RepoError> {
         closed |= set(&directory, Sharing::Private)?;
     }
     closed |= set_all(&layout.keys(), Sharing::Private)?;
+    closed |= set_all(&layout.names(), sharing)?;
     closed |= set(&root.join("swarm.key"), Sharing::Private)?;
     for name in ["repo.db", "repo.db-wal", "repo.db-shm", "config.toml"] {
         closed |= set(&root.join(name), sharing)?;

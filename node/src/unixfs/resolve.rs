@@ -2,7 +2,7 @@
 
 use super::{Node, UnixfsError, lookup};
 use crate::block::{Blocks, Cid};
-use crate::path::{ContentPath, PathRoot, escape};
+use crate::path::{ContentPath, PathRoot};
 
 /// Follows the names of `path` through directories. Symbolic links are not followed: they are
 /// content.
@@ -15,7 +15,7 @@ pub fn resolve(blocks: &dyn Blocks, path: &ContentPath) -> Result<Cid, UnixfsErr
         PathRoot::Cid(cid) => *cid,
         PathRoot::Name(name) => {
             return Err(UnixfsError::UnresolvedName {
-                name: escape(name.as_bytes()),
+                name: name.to_string(),
             });
         }
     };
