@@ -7,6 +7,8 @@ use libp2p::swarm::DialError;
 use libp2p::{Multiaddr, PeerId, StreamProtocol};
 
 use crate::block::Cid;
+use crate::name::KeyName;
+use bytes::Bytes;
 
 /// Why a node is connected to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +101,27 @@ pub enum NetworkEvent {
         cid: Cid,
         /// How many DHTs keep it now.
         dhts: usize,
+    },
+    /// A DHT peer or a server has given a record of a name. Nothing of it is verified.
+    NameRecord {
+        /// The name.
+        name: KeyName,
+        /// The record.
+        record: Bytes,
+    },
+    /// All that could be asked for records of a name were asked.
+    NameSearched {
+        /// The name.
+        name: KeyName,
+        /// How many DHTs and servers were asked.
+        asked: usize,
+    },
+    /// A record of a name was given to all DHTs and routers.
+    NamePublished {
+        /// The name.
+        name: KeyName,
+        /// How many of them keep it now.
+        takers: usize,
     },
     /// Blocks were sent to a peer.
     Sent {

@@ -9,6 +9,7 @@
 //! Nothing here starts by itself. A [`Network`] is started when a block is missing or something
 //! is to be served, and a process without one opens no socket.
 
+mod arrivals;
 mod event;
 mod options;
 mod service;
@@ -20,6 +21,7 @@ pub mod bitswap;
 pub mod fetch;
 pub mod http;
 pub mod identity;
+pub mod names;
 pub mod private;
 pub mod provide;
 

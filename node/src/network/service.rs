@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use libp2p::PeerId;
 use tokio::runtime::Handle;
@@ -26,6 +27,8 @@ use super::http::{self, Url};
 use super::options::{NetworkError, NetworkOptions};
 use super::swarm::{Command, Node};
 use crate::block::{Blocks, Cid};
+use crate::name::KeyName;
+use crate::names;
 
 /// A running node. Dropping it closes its connections and ends it.
 #[derive(Debug)]
@@ -130,6 +133,18 @@ impl Network {
     /// about two days.
     pub fn provide(&self, cid: &Cid) {
         self.command(Command::Provide(*cid));
+    }
+
+    /// Asks DHTs, routers and gateways for records of `name`; events tell. Those that are being asked
+    /// already are not asked again.
+    pub fn find_name(&self, name: &KeyName) {
+        self.command(Command::FindName(*name));
+    }
+
+    /// Gives a record of `name` to the DHTs and routers; an event tells when that is done.
+    pub fn publish_name(&self, name: &KeyName, record: &names::Record) {
+        let record = Bytes::copy_from_slice(record.as_bytes());
+        self.command(Command::PublishName(*name, record));
     }
 
     /// Where the node has ended, the closed channels of events say so.

@@ -4,21 +4,14 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use libp2p::swarm::DialError;
-use libp2p::{Multiaddr, PeerId};
+use libp2p::PeerId;
 
 use super::error::{DialProblem, FetchError};
 use crate::block::Cid;
 use crate::network::NetworkEvent;
+use crate::network::arrivals::{Arrivals, INTRODUCTION};
 use crate::network::bitswap::{Fault, SessionEvent};
 use crate::network::http::gateway::GatewayError;
-
-/// How long multicast DNS is given to find somebody, where nobody else has the block: peers answer
-/// within half a second, and have to be dialled.
-const LOCAL_DISCOVERY: Duration = Duration::from_secs(2);
-
-/// How long a new peer is given to say what it is, and so whether it keeps a DHT.
-const INTRODUCTION: Duration = Duration::from_secs(2);
 
 /// Contents of one fetch that DHTs and routers are asked for: roots, and what their providers lack.
 const MAX_SEARCHES: usize = 64;
@@ -68,20 +61,14 @@ impl NotFound {
 pub(super) struct Sources {
     prospects: Prospects,
     last_block: Instant,
-    /// Until then somebody may turn up by himself.
-    discovering_until: Option<Instant>,
-    /// Standing peers are being dialled for the first time.
-    is_dialling: bool,
+    arrivals: Arrivals,
     connected: HashSet<PeerId>,
-    /// Connected peers that have not said yet what they are.
-    strangers: HashMap<PeerId, Instant>,
     /// Providers that are being dialled.
     awaited: HashSet<PeerId>,
     /// Contents that DHTs and routers are being asked for.
     searching: HashSet<Cid>,
     /// Those that they were asked for already.
     searched: HashSet<Cid>,
-    unreachable: Option<(Multiaddr, Arc<DialError>)>,
     lost: Option<PeerId>,
     fault: Option<(PeerId, Fault)>,
     /// When the newest peer was connected.
@@ -97,14 +84,11 @@ impl Sources {
         Sources {
             prospects,
             last_block: now,
-            discovering_until: None,
-            is_dialling: prospects.has_standing,
+            arrivals: Arrivals::new(prospects.has_standing, prospects.may_discover),
             connected: HashSet::new(),
-            strangers: HashMap::new(),
             awaited: HashSet::new(),
             searching: HashSet::new(),
             searched: HashSet::new(),
-            unreachable: None,
             lost: None,
             fault: None,
             last_connected: None,
@@ -126,9 +110,7 @@ impl Sources {
 
     /// Somebody may turn up on the local network from now on.
     pub(super) fn discovering(&mut self, now: Instant) {
-        if self.prospects.may_discover {
-            self.discovering_until = Some(now + LOCAL_DISCOVERY);
-        }
+        self.arrivals.discovering(now);
     }
 
     /// A block came.
@@ -162,7 +144,7 @@ impl Sources {
     /// Blocks that no peer has, each once: to be asked for elsewhere. None while peers that were
     /// named are being dialled.
     pub(super) fn take_unanswered(&mut self, now: Instant) -> Vec<Cid> {
-        if self.is_dialling || !self.prospects.has_gateways {
+        if self.arrivals.is_dialling() || !self.prospects.has_gateways {
             return Vec::new();
         }
         let is_settled = self.is_settled(now);
@@ -185,24 +167,16 @@ impl Sources {
     }
 
     pub(super) fn network_event(&mut self, event: &NetworkEvent, now: Instant) {
+        self.arrivals.network_event(event, now);
         match event {
             NetworkEvent::Connected { peer, .. } => {
                 self.connected.insert(*peer);
-                self.strangers.insert(*peer, now);
                 self.last_connected = Some(now);
                 self.not_found.clear();
             }
             NetworkEvent::Disconnected { peer } => {
                 self.connected.remove(peer);
-                self.strangers.remove(peer);
                 self.lost = Some(*peer);
-            }
-            NetworkEvent::Unreachable { address, error } => {
-                self.unreachable = Some((address.clone(), Arc::clone(error)));
-            }
-            NetworkEvent::AllTried => self.is_dialling = false,
-            NetworkEvent::Identified { peer, .. } => {
-                self.strangers.remove(peer);
             }
             NetworkEvent::Searching { cid } => {
                 self.searching.insert(*cid);
@@ -262,9 +236,7 @@ impl Sources {
         match self.hopeless(cid, is_wanted, now) {
             None => Verdict::Wait,
             Some((cid, _)) if self.may_search(&cid) => Verdict::Search(cid),
-            Some(_) if self.prospects.may_discover && self.discovering_until.is_none() => {
-                Verdict::Discover
-            }
+            Some(_) if self.arrivals.can_discover() => Verdict::Discover,
             Some((_, error)) => Verdict::Fail(Box::new(error)),
         }
     }
@@ -315,20 +287,11 @@ impl Sources {
     }
 
     fn somebody_may_come(&self, now: Instant) -> bool {
-        let discovering = self.discovering_until.is_some_and(|until| now < until);
-        let introducing = self
-            .strangers
-            .values()
-            .any(|since| now.saturating_duration_since(*since) < INTRODUCTION);
-        discovering
-            || introducing
-            || self.is_dialling
-            || !self.searching.is_empty()
-            || !self.awaited.is_empty()
+        self.arrivals.may_come(now) || !self.searching.is_empty() || !self.awaited.is_empty()
     }
 
     fn nobody(&self, cid: Cid) -> FetchError {
-        match &self.unreachable {
+        match self.arrivals.unreachable() {
             Some((address, error)) => FetchError::Unreachable {
                 cid,
                 address: address.clone(),

@@ -63,11 +63,11 @@ impl LazyNetwork {
         }
     }
 
-    pub(super) fn has_standing(&self) -> bool {
+    pub(in crate::network) fn has_standing(&self) -> bool {
         self.has_standing
     }
 
-    pub(super) fn mdns(&self) -> Mdns {
+    pub(in crate::network) fn mdns(&self) -> Mdns {
         self.mdns
     }
 }

@@ -1,9 +1,11 @@
-//! Requests over HTTP: for the providers of content ([`routing`]), and for the content itself ([`gateway`]).
+//! Requests over HTTP: for the providers of content ([`routing`]), for records of names ([`names`]), and
+//! for the content itself ([`gateway`]).
 //!
 //! Servers are trusted only to answer in time. Sizes, types and redirects are bounded, and blocks are
 //! verified.
 
 pub mod gateway;
+pub(super) mod names;
 pub(super) mod routing;
 
 use std::error::Error;

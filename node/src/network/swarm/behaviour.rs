@@ -13,7 +13,7 @@ use libp2p::{
     ping, relay, upnp,
 };
 
-use super::records::ProviderRecords;
+use super::dht_store::DhtStore;
 use crate::block::Blocks;
 use crate::limits;
 use crate::network::bitswap;
@@ -48,8 +48,8 @@ pub(super) struct Behaviour {
     autonat: Toggle<autonat::Behaviour>,
     port_mapping: Toggle<upnp::tokio::Behaviour>,
     pub(super) mdns: Toggle<mdns::tokio::Behaviour>,
-    pub(super) public_dht: Toggle<kad::Behaviour<ProviderRecords>>,
-    pub(super) lan_dht: kad::Behaviour<ProviderRecords>,
+    pub(super) public_dht: Toggle<kad::Behaviour<DhtStore>>,
+    pub(super) lan_dht: kad::Behaviour<DhtStore>,
 }
 
 /// Must be called within a tokio runtime.
@@ -124,11 +124,7 @@ fn mode(serve: bool) -> kad::Mode {
     }
 }
 
-fn dht(
-    protocol: StreamProtocol,
-    peer_id: PeerId,
-    mode: kad::Mode,
-) -> kad::Behaviour<ProviderRecords> {
+fn dht(protocol: StreamProtocol, peer_id: PeerId, mode: kad::Mode) -> kad::Behaviour<DhtStore> {
     let mut config = kad::Config::new(protocol.clone());
     if mode == kad::Mode::Client && protocol == LAN_DHT {
         // Room for all of them is taken at once, which who stays for a moment need not pay.
@@ -138,7 +134,9 @@ fn dht(
     // Nothing is asked of anybody unless a query needs it; who serves says himself what it has.
     config.set_periodic_bootstrap_interval(None);
     config.set_provider_publication_interval(None);
-    let store = ProviderRecords::new(peer_id);
+    config.set_publication_interval(None);
+    config.set_replication_interval(None);
+    let store = DhtStore::new(peer_id);
     let mut dht = kad::Behaviour::with_config(peer_id, store, config);
     dht.set_mode(Some(mode));
     dht

@@ -2,19 +2,23 @@
 //! subscribers.
 
 pub(super) mod behaviour;
+mod dht_store;
+mod name_records;
+mod names;
+mod provider_records;
 mod providers;
 mod queries;
-mod records;
 mod standing;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use crossbeam_channel::Sender;
-use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use libp2p::core::transport::ListenerId;
 use libp2p::kad;
 use libp2p::swarm::dial_opts::DialOpts;
@@ -24,7 +28,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::sleep_until;
 
 use self::behaviour::{Behaviour, BehaviourEvent, LAN_DHT, PUBLIC_DHT};
-use self::queries::{Dht, Queries};
+use self::queries::{Dht, Queries, Query};
 use self::standing::StandingPeers;
 use super::event::{NetworkEvent, Role};
 use super::http::{HttpError, Url, routing};
@@ -33,6 +37,7 @@ use super::options::{Mdns, NetworkError, NetworkOptions};
 use super::{bitswap, transport};
 use crate::block::{Blocks, Cid};
 use crate::limits;
+use crate::name::KeyName;
 
 /// A connection that nothing uses is kept this long: the next want may come soon.
 const IDLE_CONNECTION: Duration = Duration::from_secs(10);
@@ -46,11 +51,17 @@ pub(super) enum Command {
     Discover,
     FindProviders(Cid),
     Provide(Cid),
+    FindName(KeyName),
+    PublishName(KeyName, Bytes),
     Close,
 }
 
-/// A router's answer, and the number of the question.
-type RouterAnswer = (u64, Result<Vec<routing::Provider>, HttpError>);
+/// The answer of an HTTP server.
+enum ServerAnswer {
+    Providers(Result<Vec<routing::Provider>, HttpError>),
+    Record(Result<Option<Bytes>, HttpError>),
+    Published(Result<(), HttpError>),
+}
 
 pub(super) struct Node {
     swarm: Swarm<Behaviour>,
@@ -66,11 +77,15 @@ pub(super) struct Node {
     wanted: Vec<Cid>,
     searches: Queries,
     announcements: Queries,
+    name_searches: Queries,
+    name_publications: Queries,
     joined: HashSet<Dht>,
     http: Option<reqwest::Client>,
     routers: Vec<Url>,
-    router_answers: FuturesUnordered<BoxFuture<'static, RouterAnswer>>,
-    router_questions: u64,
+    gateways: Vec<Url>,
+    /// Each with the number of its question.
+    server_answers: FuturesUnordered<BoxFuture<'static, (u64, ServerAnswer)>>,
+    server_questions: u64,
     mdns: Mdns,
     serve: bool,
     /// Locked for as long as the node may speak as the repository's peer.
@@ -104,11 +119,14 @@ impl Node {
             wanted: Vec::new(),
             searches: Queries::default(),
             announcements: Queries::default(),
+            name_searches: Queries::default(),
+            name_publications: Queries::default(),
             joined: HashSet::new(),
             http,
             routers: options.routers,
-            router_answers: FuturesUnordered::new(),
-            router_questions: 0,
+            gateways: options.gateways,
+            server_answers: FuturesUnordered::new(),
+            server_questions: 0,
             mdns: options.mdns,
             serve: options.serve,
             _identity: options.identity,
@@ -147,15 +165,15 @@ impl Node {
         self.dial_standing();
         loop {
             let dial = self.standing.next();
-            let has_questions = !self.router_answers.is_empty();
+            let has_questions = !self.server_answers.is_empty();
             tokio::select! {
                 event = self.swarm.select_next_some() => self.handle(event),
                 command = commands.recv() => match command {
                     Some(command) => if !self.obey(command) { break },
                     None => break,
                 },
-                Some(answer) = self.router_answers.next(), if has_questions => {
-                    self.router_answered(answer);
+                Some((number, answer)) = self.server_answers.next(), if has_questions => {
+                    self.server_answered(&Query::Server(number), answer);
                 }
                 () = sleep_until(dial.unwrap_or_else(Instant::now).into()), if dial.is_some() => {
                     self.dial_standing();
@@ -172,9 +190,28 @@ impl Node {
             Command::Discover => self.discover(),
             Command::FindProviders(cid) => self.find_providers(cid),
             Command::Provide(cid) => self.provide(cid),
+            Command::FindName(name) => self.find_name(name),
+            Command::PublishName(name, record) => self.publish_name(name, record),
             Command::Close => return false,
         }
         true
+    }
+
+    /// Sends a question to a server.
+    fn ask_server(&mut self, asking: BoxFuture<'static, ServerAnswer>) -> Query {
+        self.server_questions += 1;
+        let number = self.server_questions;
+        self.server_answers
+            .push(asking.map(move |answer| (number, answer)).boxed());
+        Query::Server(number)
+    }
+
+    fn server_answered(&mut self, query: &Query, answer: ServerAnswer) {
+        match answer {
+            ServerAnswer::Providers(answer) => self.providers_answered(query, answer),
+            ServerAnswer::Record(answer) => self.record_answered(query, answer),
+            ServerAnswer::Published(answer) => self.publication_answered(query, answer),
+        }
     }
 
     fn subscribe(&mut self, subscriber: Sender<NetworkEvent>) {

@@ -1,15 +1,13 @@
 //! Provider records: entries that peers leave in a DHT, each of which says that a peer has some content.
 //!
-//! Number and size of the records are bounded, and a record is dropped when it expires. Values, the other
-//! kind of record, are not kept.
+//! Number and size of the records are bounded, and a record is dropped when it expires.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::iter;
 use std::time::{Duration, Instant};
 
-use libp2p::kad::store::{Error, RecordStore, Result};
-use libp2p::kad::{ProviderRecord, Record, RecordKey};
+use libp2p::kad::store::{Error, Result};
+use libp2p::kad::{ProviderRecord, RecordKey};
 use libp2p::{Multiaddr, PeerId};
 
 use crate::limits;
@@ -75,41 +73,23 @@ impl ProviderRecords {
         }
         Ok(())
     }
-}
 
-impl RecordStore for ProviderRecords {
-    type RecordsIter<'a> = iter::Empty<Cow<'a, Record>>;
-    type ProvidedIter<'a> = std::vec::IntoIter<Cow<'a, ProviderRecord>>;
-
-    fn get(&self, _: &RecordKey) -> Option<Cow<'_, Record>> {
-        None
-    }
-
-    fn put(&mut self, _: Record) -> Result<()> {
-        Err(Error::MaxRecords)
-    }
-
-    fn remove(&mut self, _: &RecordKey) {}
-
-    fn records(&self) -> Self::RecordsIter<'_> {
-        iter::empty()
-    }
-
-    fn add_provider(&mut self, record: ProviderRecord) -> Result<()> {
+    pub(super) fn add_provider(&mut self, record: ProviderRecord) -> Result<()> {
         self.add(record, Instant::now())
     }
 
-    fn providers(&self, key: &RecordKey) -> Vec<ProviderRecord> {
+    pub(super) fn providers(&self, key: &RecordKey) -> Vec<ProviderRecord> {
         self.records.get(key).cloned().unwrap_or_default()
     }
 
-    fn provided(&self) -> Self::ProvidedIter<'_> {
+    /// The records of this node.
+    pub(super) fn provided(&self) -> std::vec::IntoIter<Cow<'_, ProviderRecord>> {
         let records = self.records.values().flatten();
         let own = records.filter(|record| record.provider == self.local);
         own.map(Cow::Borrowed).collect::<Vec<_>>().into_iter()
     }
 
-    fn remove_provider(&mut self, key: &RecordKey, provider: &PeerId) {
+    pub(super) fn remove_provider(&mut self, key: &RecordKey, provider: &PeerId) {
         if let Some(records) = self.records.get_mut(key) {
             records.retain(|record| record.provider != *provider);
             if records.is_empty() {

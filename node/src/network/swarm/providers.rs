@@ -4,13 +4,13 @@ use futures::FutureExt;
 use libp2p::kad::{self, GetProvidersOk, QueryResult};
 use libp2p::{Multiaddr, PeerId};
 
+use super::dht_store::DhtStore;
 use super::queries::{Dht, Query};
-use super::records::ProviderRecords;
-use super::{Node, RouterAnswer};
+use super::{Node, ServerAnswer};
 use crate::block::Cid;
 use crate::limits;
 use crate::network::event::NetworkEvent;
-use crate::network::http::{root_cause, routing};
+use crate::network::http::{HttpError, root_cause, routing};
 
 /// Contents that a DHT is asked for as soon as it is entered: the newest.
 const MAX_WANTED: usize = 256;
@@ -30,7 +30,7 @@ impl Node {
     }
 
     /// The DHT, where this node takes part in it.
-    pub(super) fn dht(&mut self, dht: Dht) -> Option<&mut kad::Behaviour<ProviderRecords>> {
+    pub(super) fn dht(&mut self, dht: Dht) -> Option<&mut kad::Behaviour<DhtStore>> {
         let behaviour = self.swarm.behaviour_mut();
         match dht {
             Dht::Public => behaviour.public_dht.as_mut(),
@@ -39,9 +39,9 @@ impl Node {
     }
 
     /// Asks each DHT that this node knows a peer of.
-    fn ask_each<T>(
+    pub(super) fn ask_each<T>(
         &mut self,
-        mut ask: impl FnMut(Dht, &mut kad::Behaviour<ProviderRecords>) -> Option<T>,
+        mut ask: impl FnMut(Dht, &mut kad::Behaviour<DhtStore>) -> Option<T>,
     ) -> Vec<T> {
         let mut answers = Vec::new();
         for which in [Dht::Public, Dht::Lan] {
@@ -89,14 +89,11 @@ impl Node {
         };
         let mut queries = Vec::new();
         for router in self.routers.clone() {
-            self.router_questions += 1;
-            let (number, client) = (self.router_questions, client.clone());
+            let client = client.clone();
             let asking = async move {
-                let answer = routing::providers(&client, &router, &cid).await;
-                (number, answer)
+                ServerAnswer::Providers(routing::providers(&client, &router, &cid).await)
             };
-            self.router_answers.push(asking.boxed());
-            queries.push(Query::Router(number));
+            queries.push(self.ask_server(asking.boxed()));
         }
         self.searching(cid, queries);
     }
@@ -108,9 +105,13 @@ impl Node {
         }
     }
 
-    pub(super) fn router_answered(&mut self, (number, answer): RouterAnswer) {
-        let query = Query::Router(number);
-        let Some(cid) = self.searches.about(&query) else {
+    /// A router has answered who has content.
+    pub(super) fn providers_answered(
+        &mut self,
+        query: &Query,
+        answer: Result<Vec<routing::Provider>, HttpError>,
+    ) {
+        let Some(cid) = self.searches.about(query) else {
             return;
         };
         match answer {
@@ -124,7 +125,7 @@ impl Node {
                 tracing::warn!(%error, reason, "a router does not say who has the content");
             }
         }
-        self.end_search(&query);
+        self.end_search(query);
     }
 
     /// Somebody is said to have `cid`. Dialled here, since a DHT knows the addresses that it found
@@ -197,7 +198,7 @@ impl Node {
                     });
                 }
             }
-            result => tracing::trace!(?result, "dht"),
+            result => self.name_answered(&query, result, is_last),
         }
     }
 }

@@ -19,7 +19,7 @@ pub(super) enum Dht {
 pub(super) enum Query {
     Dht(Dht, QueryId),
     /// A server, by a number of ours.
-    Router(u64),
+    Server(u64),
 }
 
 /// All questions about one content.
@@ -27,6 +27,7 @@ pub(super) enum Query {
 struct Asked {
     cid: Cid,
     open: HashSet<Query>,
+    asked: usize,
     succeeded: usize,
 }
 
@@ -40,6 +41,8 @@ pub(super) struct Queries {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Answered {
     pub(super) cid: Cid,
+    /// How many were asked.
+    pub(super) asked: usize,
     /// How many of those that were asked have done what they were asked for.
     pub(super) succeeded: usize,
 }
@@ -47,14 +50,26 @@ pub(super) struct Answered {
 impl Queries {
     /// Notes what was asked about `cid`, beside what was asked before.
     pub(super) fn add(&mut self, cid: Cid, queries: impl IntoIterator<Item = Query>) {
+        let queries: HashSet<Query> = queries.into_iter().collect();
         match self.asked.iter_mut().find(|asked| asked.cid == cid) {
-            Some(asked) => asked.open.extend(queries),
+            Some(known) => {
+                known.asked += queries.len();
+                known.open.extend(queries);
+            }
             None => self.asked.push(Asked {
                 cid,
-                open: queries.into_iter().collect(),
+                asked: queries.len(),
+                open: queries,
                 succeeded: 0,
             }),
         }
+    }
+
+    /// Whether this DHT is being asked about `cid`.
+    pub(super) fn asks(&self, cid: &Cid, dht: Dht) -> bool {
+        let mut about = self.asked.iter().filter(|asked| asked.cid == *cid);
+        let is_there = |query: &Query| matches!(query, Query::Dht(asked, _) if *asked == dht);
+        about.any(|asked| asked.open.iter().any(is_there))
     }
 
     /// Whether answers about `cid` are still to come.
@@ -82,6 +97,7 @@ impl Queries {
         let ended = self.asked.swap_remove(position);
         Some(Answered {
             cid: ended.cid,
+            asked: ended.asked,
             succeeded: ended.succeeded,
         })
     }
@@ -93,7 +109,7 @@ mod tests {
 
     #[test]
     fn the_last_answer_ends_it() {
-        let (first, second) = (Query::Router(1), Query::Router(2));
+        let (first, second) = (Query::Server(1), Query::Server(2));
         let cid = Cid::default();
         let mut queries = Queries::default();
         queries.add(cid, [first]);
@@ -101,11 +117,12 @@ mod tests {
         assert_eq!(queries.about(&second), Some(cid));
         assert_eq!(queries.end(&first, true), None);
         assert_eq!(queries.end(&first, true), None);
-        let succeeded = 1;
-        assert_eq!(
-            queries.end(&second, false),
-            Some(Answered { cid, succeeded })
-        );
+        let ended = Answered {
+            cid,
+            asked: 2,
+            succeeded: 1,
+        };
+        assert_eq!(queries.end(&second, false), Some(ended));
         assert_eq!(queries.about(&second), None);
     }
 }
