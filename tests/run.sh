@@ -28,7 +28,7 @@ skip() {
     strace:strace ip:iproute2 tc:iproute2 npm:npm fusermount3:fuse3 \
     unshare:util-linux runuser:util-linux useradd:passwd python3:python3 \
     qemu-system-x86_64:qemu-system-x86 cpio:cpio dpkg-deb:dpkg ldd:libc-bin \
-    /lib/systemd/systemd:systemd dbus-daemon:dbus-daemon \
+    openssl:openssl /lib/systemd/systemd:systemd dbus-daemon:dbus-daemon \
     mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs
 [ ! -d "${CARGO_HOME:-${HOME:-/}/.cargo}/bin" ] || PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
 command -v cargo >/dev/null 2>&1 || fail 'cargo is missing; install a Rust toolchain from https://rustup.rs'

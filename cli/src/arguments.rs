@@ -10,7 +10,7 @@ use clap::{Arg, ArgMatches, Command, CommandFactory, FromArgMatches};
 use crate::commands::{Cli, RUN};
 
 /// Commands that may fetch content or talk to peers, and the commands above them.
-const NETWORK_COMMANDS: [&str; 20] = [
+const NETWORK_COMMANDS: [&str; 27] = [
     "cat",
     "diff",
     "doctor",
@@ -24,9 +24,16 @@ const NETWORK_COMMANDS: [&str; 20] = [
     "merge",
     "mkdir",
     "mount",
+    "name",
+    "name get",
+    "name publish",
+    "name put",
+    "name resolve",
+    "name swap",
     "peers",
     "pin",
     "pin add",
+    "pin orphans",
     "provide",
     "run",
     "serve",

@@ -76,6 +76,7 @@ pub(crate) struct Context {
     /// Started when the first block is missing; `None` where there is nobody to ask.
     network: Option<LazyNetwork>,
     plan: NetworkPlan,
+    is_offline: bool,
     pub(crate) idle_timeout: Duration,
 }
 
@@ -198,10 +199,21 @@ impl Context {
             interrupt,
             network: (!arguments.offline).then(|| lazy_network(&plan)).flatten(),
             plan,
+            is_offline: arguments.offline,
             config,
             idle_timeout: idle_timeout.unwrap_or(IDLE_TIMEOUT),
         };
         Ok((context, problem))
+    }
+
+    /// The node that this command may start; `None` where there is nobody to ask.
+    pub(crate) fn network(&self) -> Option<&LazyNetwork> {
+        self.network.as_ref()
+    }
+
+    /// Whether no network may be used.
+    pub(crate) fn is_offline(&self) -> bool {
+        self.is_offline
     }
 
     /// Whether peers may be looked for on the local network.

@@ -13,6 +13,8 @@ use ipfs_exec_node::block::BlockError;
 use ipfs_exec_node::budget::BudgetError;
 use ipfs_exec_node::car::CarError;
 use ipfs_exec_node::dag::DagError;
+use ipfs_exec_node::names::resolve::LookupError;
+use ipfs_exec_node::names::{KeyError, KeystoreError, NameStoreError, RecordError, ResolveError};
 use ipfs_exec_node::network::{FetchError, IdentityError, Multiaddr, NetworkError};
 use ipfs_exec_node::path::{PathError, escape};
 use ipfs_exec_node::repo::RepoError;
@@ -198,6 +200,15 @@ fn classify(error: &(dyn Error + 'static), failed: &mut CommandError) {
         failed.advise(Some(
             "give a CID, `CID/path`, `/ipfs/CID/path` or `ipfs://CID/path`",
         ));
+    } else if let Some(PathError::InvalidRoot { .. }) = error.downcast_ref() {
+        failed.advise(Some(
+            "give a name such as `k51...` or `12D3KooW...`, or a domain; `ipfs-exec key ls -l` lists \
+             the names of your keys",
+        ));
+    } else if let Some(error) = error.downcast_ref::<NameStoreError>() {
+        failed.advise(name_store_hint(error));
+    } else if let Some(error) = error.downcast_ref::<LookupError>() {
+        classify_lookup(error, failed);
     } else if let Some(error) = error.downcast_ref::<io::Error>() {
         if error.kind() == io::ErrorKind::StorageFull {
             failed.advise(Some(FULL_DISK));
@@ -328,6 +339,40 @@ fn classify_unixfs(error: &UnixfsError, failed: &mut CommandError) {
     }
 }
 
+fn classify_lookup(error: &LookupError, failed: &mut CommandError) {
+    match error {
+        LookupError::Interrupted => *failed = CommandError::interrupted(),
+        LookupError::Offline => failed.advise(Some(
+            "leave out `--offline`, put a record in with `ipfs-exec name put`, or give the CID that \
+             the name stands for",
+        )),
+        LookupError::NobodyAsked | LookupError::NotFound | LookupError::Refused => {
+            failed.advise(Some(
+                "name a peer of the DHT that has it with `--peer`, or use `--router URL`, \
+                 `--gateway URL` or `--public`",
+            ));
+        }
+        LookupError::Record(RecordError::Expired { .. }) => failed.advise(Some(
+            "let the owner of the key publish again, or give the CID that the name stands for",
+        )),
+        LookupError::Store(error) => failed.advise(name_store_hint(error)),
+        _ => {}
+    }
+}
+
+fn name_store_hint(error: &NameStoreError) -> Option<&'static str> {
+    match error {
+        NameStoreError::Malformed { .. } => Some(
+            "put the right record in with `ipfs-exec name put --force`, or remove the file: the \
+             record can be resolved or published again",
+        ),
+        NameStoreError::Older { .. } | NameStoreError::Differs { .. } => {
+            Some("`--force` replaces the record of the repository")
+        }
+        _ => None,
+    }
+}
+
 /// The way out of a repository of another user.
 const NO_WRITER: &str = "give a directory that you may write with `--repo` or IPFS_EXEC_PATH";
 
@@ -406,8 +451,13 @@ from_library!(
     Arc<FetchError>,
     DagError,
     CarError,
+    KeyError,
+    KeystoreError,
+    NameStoreError,
     PathError,
+    RecordError,
     RepoError,
+    ResolveError,
     UnixfsError
 );
 

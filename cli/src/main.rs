@@ -16,6 +16,7 @@ mod duration;
 mod error;
 mod limits;
 mod memory;
+mod names;
 mod output;
 mod profile;
 mod program;

@@ -2,11 +2,13 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use clap::Args;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use ipfs_exec_node::Cid;
+use ipfs_exec_node::names::{Keystore, NameStore};
+use ipfs_exec_node::network::names::refresh::Refresher;
 use ipfs_exec_node::network::provide::Announcer;
 use ipfs_exec_node::network::{
     Identity, IdentityError, Mdns, Multiaddr, Network, NetworkEvent, NetworkOptions, Takers,
@@ -47,6 +49,10 @@ pub(crate) struct Serving {
     events: Receiver<NetworkEvent>,
     /// What is announced lasts for days, so that a passing peer announces nothing by itself.
     announcer: Option<Announcer>,
+    /// Likewise for records of names.
+    refresher: Option<Refresher>,
+    /// What stopped the last attempt to refresh records, told once.
+    refresh_problem: Option<String>,
     /// Addresses that could not be reached, each told once.
     told: HashSet<Multiaddr>,
 }
@@ -92,12 +98,22 @@ impl Serving {
                  the public ones with `--public`"
             );
         }
+        let has_routers = !options.routers.is_empty();
         let network = Network::start(Arc::clone(repository) as _, options)?;
         Ok(Serving {
             events: network.subscribe(),
             network,
             announcer: (!is_passing)
                 .then(|| Announcer::new(Arc::clone(repository), strategy, Instant::now())),
+            refresher: (!is_passing).then(|| {
+                let path = repository.path();
+                let (keys, records) = (
+                    Keystore::of_repository(path),
+                    NameStore::of_repository(path),
+                );
+                Refresher::new(keys, records, has_routers, Instant::now())
+            }),
+            refresh_problem: None,
             told: HashSet::new(),
         })
     }
@@ -117,6 +133,23 @@ impl Serving {
                 announcer.event(event, now)?;
             }
             announcer.step(&self.network, now)?;
+        }
+        if let Some(refresher) = &mut self.refresher {
+            if let Some(event) = &event {
+                refresher.event(event, now);
+            }
+            // Content is served all the same.
+            let problem = refresher
+                .step(&self.network, now, SystemTime::now())
+                .map_err(|error| CommandError::from_chain(&error).message().to_owned())
+                .err();
+            if problem.is_some() && problem != self.refresh_problem {
+                tracing::warn!(
+                    "records of names are not published: {}",
+                    problem.as_deref().unwrap_or_default()
+                );
+            }
+            self.refresh_problem = problem;
         }
         if let Some(NetworkEvent::Unreachable { address, error }) = &event
             && self.told.insert(address.clone())

@@ -1,6 +1,6 @@
 //! A small HTTP server on loopback, for tests that need one which behaves badly.
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -45,8 +45,18 @@ impl Response {
     }
 }
 
-/// Answers the path and query of a request.
-type Handler = dyn Fn(&str) -> Response + Send + Sync;
+/// What is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// `GET` or another one.
+    pub method: String,
+    /// Path and query.
+    pub path: String,
+    /// The content.
+    pub body: Vec<u8>,
+}
+
+type Handler = dyn Fn(&Request) -> Response + Send + Sync;
 
 /// A server. Dropping it ends it.
 pub struct Server {
@@ -56,11 +66,19 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts to serve on a free port.
+    /// Starts to serve on a free port. The handler is given path and query.
     ///
     /// # Panics
     /// If it cannot.
     pub fn start(handler: impl Fn(&str) -> Response + Send + Sync + 'static) -> Server {
+        Server::answering(move |request| handler(&request.path))
+    }
+
+    /// The same, for a handler that takes the whole request.
+    ///
+    /// # Panics
+    /// If it cannot.
+    pub fn answering(handler: impl Fn(&Request) -> Response + Send + Sync + 'static) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").expect("cannot listen on loopback");
         let address = listener.local_addr().expect("a listener has an address");
         let requests = Arc::new(Mutex::new(Vec::new()));
@@ -115,12 +133,23 @@ fn converse(stream: &TcpStream, log: &Mutex<Vec<String>>, handler: &Handler) -> 
             return Ok(());
         }
         let mut header = String::new();
+        let mut length = 0;
         while reader.read_line(&mut header)? > 2 {
+            if let Some(value) = header.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().unwrap_or(0);
+            }
             header.clear();
         }
-        let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
-        let response = handler(&path);
-        log.lock().expect("no handler panics").push(path);
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body)?;
+        let mut words = request.split(' ').map(str::to_owned);
+        let request = Request {
+            method: words.next().unwrap_or_default(),
+            path: words.next().unwrap_or_default(),
+            body,
+        };
+        let response = handler(&request);
+        log.lock().expect("no handler panics").push(request.path);
         write_response(stream, &response)?;
     }
 }

@@ -3,10 +3,12 @@
 use std::io::Write;
 
 use clap::Args;
+use ipfs_exec_node::ContentPath;
 use ipfs_exec_node::unixfs::FileReader;
 
-use crate::context::{Context, Source, content_paths, resolve};
+use crate::context::{Context, Source, resolve};
 use crate::error::CommandError;
+use crate::names;
 use crate::progress::Quiet;
 use crate::size;
 
@@ -38,21 +40,23 @@ pub(crate) struct CatArgs {
 
 pub(crate) fn cat(context: &Context, arguments: CatArgs) -> Result<(), CommandError> {
     let repository = context.repository()?;
+    let paths = names::paths(context, &repository, &arguments.paths)?;
     context.with_blocks(&repository, &Quiet(&context.interrupt), |source| {
-        write(context, &arguments, source)
+        write(context, &arguments, &paths, source)
     })
 }
 
 fn write(
     context: &Context,
     arguments: &CatArgs,
+    paths: &[ContentPath],
     source: &Source<'_, '_>,
 ) -> Result<(), CommandError> {
     use std::io::Seek;
     let mut offset = arguments.offset;
     let mut left = arguments.length.unwrap_or(u64::MAX);
     let mut stdout = std::io::stdout().lock();
-    for path in &content_paths(&arguments.paths)? {
+    for path in paths {
         let cid = resolve(source.blocks(), path)?;
         // A part of a file does not need all of it.
         if arguments.offset == 0 && arguments.length.is_none() {

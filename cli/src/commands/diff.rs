@@ -6,12 +6,13 @@ use std::process::ExitCode;
 use clap::Args;
 use ipfs_exec_node::path::escape;
 use ipfs_exec_node::unixfs::{self, Change, Changed, Difference, NodeKind, UnixfsError};
-use ipfs_exec_node::{Blocks, Cid, ContentPath};
+use ipfs_exec_node::{Blocks, Cid};
 use serde_json::{Value, json};
 
 use super::stat::kind_word;
 use crate::context::{Context, resolve};
 use crate::error::CommandError;
+use crate::names;
 use crate::output;
 
 /// Exit code if there is a difference.
@@ -51,8 +52,9 @@ pub(crate) fn diff(context: &Context, arguments: &DiffArgs) -> Result<ExitCode, 
 }
 
 fn compare(context: &Context, arguments: &DiffArgs) -> Result<ExitCode, CommandError> {
-    let [from, to]: [ContentPath; 2] = [arguments.from.parse()?, arguments.to.parse()?];
     let repository = context.repository()?;
+    let from = names::path(context, &repository, &arguments.from)?;
+    let to = names::path(context, &repository, &arguments.to)?;
     let progress = context.progress();
     context.with_blocks(&repository, &progress, |source| {
         let blocks: &dyn Blocks = source.blocks();

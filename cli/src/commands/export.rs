@@ -11,6 +11,7 @@ use ipfs_exec_node::{Blocks, Cid, car};
 
 use crate::context::{Context, Source, resolve};
 use crate::error::{CommandError, LocalError};
+use crate::names;
 
 /// Write a DAG as a CAR file (version 1)
 #[derive(Args, Debug)]
@@ -25,8 +26,8 @@ pub(crate) struct ExportArgs {
 }
 
 pub(crate) fn export(context: &Context, arguments: ExportArgs) -> Result<(), CommandError> {
-    let path: ContentPath = arguments.path.parse()?;
     let repository = context.repository()?;
+    let path = names::path(context, &repository, &arguments.path)?;
     let progress = context.progress();
     context.with_blocks(&repository, &progress, |source| {
         write(source, &path, arguments.output.as_deref(), &progress)

@@ -2,9 +2,10 @@
 
 use clap::Args;
 
-use crate::context::{Context, content_paths};
+use crate::context::Context;
 use crate::disk::DiskArgs;
 use crate::error::CommandError;
+use crate::names;
 
 use super::pin;
 
@@ -34,7 +35,7 @@ pub(crate) struct FetchArgs {
 
 pub(crate) fn fetch(context: &Context, arguments: FetchArgs) -> Result<(), CommandError> {
     let repository = context.repository()?;
-    let paths = content_paths(&arguments.paths)?;
+    let paths = names::paths(context, &repository, &arguments.paths)?;
     let keep_free = arguments.disk.keep_free(context, repository.path())?;
     pin::add(
         context,

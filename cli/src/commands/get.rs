@@ -15,6 +15,7 @@ use rustix::fs::RenameFlags;
 use crate::context::{Context, Source, destination, resolve};
 use crate::disk::DiskArgs;
 use crate::error::{CommandError, LocalError};
+use crate::names;
 use crate::progress::Progress;
 use crate::size;
 
@@ -47,8 +48,8 @@ pub(crate) struct GetArgs {
 }
 
 pub(crate) fn get(context: &Context, arguments: GetArgs) -> Result<(), CommandError> {
-    let path: ContentPath = arguments.path.parse()?;
     let repository = context.repository()?;
+    let path = names::path(context, &repository, &arguments.path)?;
     let progress = context.progress();
     let output = arguments.output.clone();
     let output = output.unwrap_or_else(|| default_name(&path));

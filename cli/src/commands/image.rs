@@ -15,6 +15,7 @@ use serde_json::json;
 use crate::context::{Context, resolve};
 use crate::disk::DiskArgs;
 use crate::error::{CommandError, LocalError};
+use crate::names;
 use crate::profile::ProfileArgs;
 use crate::{output, size};
 
@@ -84,7 +85,7 @@ pub(crate) fn image(context: &Context, arguments: ImageArgs) -> Result<(), Comma
             unpack(context, &arguments, &repository, file)
         }
         path => {
-            let path = path?;
+            let path = names::without_name(context, &repository, path?)?;
             let keep_free = arguments.disk.keep_free(context, repository.path())?;
             context.with_blocks_keeping(keep_free, &repository, &progress, |source| {
                 let cid = resolve(source.blocks(), &path)?;

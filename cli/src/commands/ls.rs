@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use clap::Args;
+use ipfs_exec_node::ContentPath;
 use ipfs_exec_node::block::inline_data;
 use ipfs_exec_node::budget::{Budget, Spending};
 use ipfs_exec_node::path::escape;
@@ -10,8 +11,9 @@ use ipfs_exec_node::unixfs::{self, Entry, Node, UnixfsError, Visitor};
 use ipfs_exec_node::{Blocks, Cid, limits};
 use serde_json::{Map, Value, json};
 
-use crate::context::{Context, content_paths, resolve};
+use crate::context::{Context, resolve};
 use crate::error::CommandError;
+use crate::names;
 use crate::output::{self, put_metadata};
 
 /// List directories
@@ -44,13 +46,19 @@ pub(crate) struct LsArgs {
 
 pub(crate) fn ls(context: &Context, arguments: LsArgs) -> Result<(), CommandError> {
     let repository = context.repository()?;
+    let paths = names::paths(context, &repository, &arguments.paths)?;
     let progress = context.progress();
     context.with_blocks(&repository, &progress, |source| {
-        list(context, &arguments, source.blocks())
+        list(context, &arguments, &paths, source.blocks())
     })
 }
 
-fn list(context: &Context, arguments: &LsArgs, blocks: &dyn Blocks) -> Result<(), CommandError> {
+fn list(
+    context: &Context,
+    arguments: &LsArgs,
+    paths: &[ContentPath],
+    blocks: &dyn Blocks,
+) -> Result<(), CommandError> {
     let budget = Budget {
         max_entries: arguments.max_entries,
         ..Budget::UNLIMITED
@@ -66,7 +74,7 @@ fn list(context: &Context, arguments: &LsArgs, blocks: &dyn Blocks) -> Result<()
         out: output::stdout(),
         failures: 0,
     };
-    for path in &content_paths(&arguments.paths)? {
+    for path in paths {
         let cid = resolve(blocks, path)?;
         let node = Node::load(blocks, &cid)?;
         if node.kind().is_directory() {

@@ -7,10 +7,11 @@ use ipfs_exec_node::block::RAW;
 use ipfs_exec_node::budget::{Budget, Spending};
 use ipfs_exec_node::path::escape;
 use ipfs_exec_node::unixfs::{self, Entry, Node, UnixfsError, Visitor};
-use ipfs_exec_node::{Blocks, ContentPath, limits};
+use ipfs_exec_node::{Blocks, limits};
 
 use crate::context::{Context, resolve};
 use crate::error::CommandError;
+use crate::names;
 use crate::output;
 
 /// List all entries of a tree with the sizes in their links
@@ -35,8 +36,8 @@ Example:
   ipfs-exec ls-r $tree";
 
 pub(crate) fn ls_r(context: &Context, arguments: &LsRArgs) -> Result<(), CommandError> {
-    let path: ContentPath = arguments.path.parse()?;
     let repository = context.repository()?;
+    let path = names::path(context, &repository, &arguments.path)?;
     let progress = context.progress();
     context.with_blocks(&repository, &progress, |source| {
         let budget = Budget {

@@ -5,8 +5,9 @@ use ipfs_exec_node::Blocks;
 use ipfs_exec_node::unixfs;
 
 use crate::commands::pin;
-use crate::context::{Context, content_paths, resolve};
+use crate::context::{Context, resolve};
 use crate::error::CommandError;
+use crate::names;
 use crate::output;
 use crate::profile::ProfileArgs;
 
@@ -38,8 +39,8 @@ Example:
 
 pub(crate) fn merge(context: &Context, arguments: &MergeArgs) -> Result<(), CommandError> {
     let profile = arguments.profile.profile()?;
-    let paths = content_paths(&arguments.paths)?;
     let repository = context.repository()?;
+    let paths = names::paths(context, &repository, &arguments.paths)?;
     let session = repository.session()?;
     let progress = context.progress();
     let mut blocks = Vec::new();

@@ -2,12 +2,13 @@
 
 use clap::Args;
 use ipfs_exec_node::Blocks;
-use ipfs_exec_node::path::{ContentPath, EntryName};
+use ipfs_exec_node::path::EntryName;
 use ipfs_exec_node::unixfs::{DirectoryBuilder, Metadata, Node};
 
 use crate::commands::pin;
 use crate::context::{Context, resolve};
 use crate::error::CommandError;
+use crate::names;
 use crate::output;
 use crate::profile::ProfileArgs;
 
@@ -52,7 +53,7 @@ pub(crate) fn mkdir(context: &Context, arguments: MkdirArgs) -> Result<(), Comma
         let mut builder = DirectoryBuilder::new(Metadata::default());
         for [name, path] in pairs {
             let name = EntryName::new(name.as_bytes())?;
-            let path: ContentPath = path.parse()?;
+            let path = names::path(context, &repository, path)?;
             let cid = resolve(source.blocks(), &path)?;
             session.protect(&[cid])?;
             let node = Node::load(source.blocks(), &cid)?;

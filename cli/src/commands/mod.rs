@@ -11,11 +11,13 @@ mod get;
 mod id;
 mod image;
 mod import;
+mod key;
 mod ls;
 mod ls_r;
 mod merge;
 mod mkdir;
 mod mount;
+mod name;
 mod peers;
 mod pin;
 mod provide;
@@ -76,6 +78,8 @@ enum Command {
     Mount(mount::MountArgs),
     Umount(umount::UmountArgs),
     Pin(pin::PinArgs),
+    Key(key::KeyArgs),
+    Name(name::NameArgs),
     Image(image::ImageArgs),
     Import(import::ImportArgs),
     Export(export::ExportArgs),
@@ -115,6 +119,8 @@ impl Cli {
             Command::Mount(arguments) => mount::mount(&context, &arguments),
             Command::Umount(arguments) => umount::umount(&arguments).map(done),
             Command::Pin(arguments) => pin::pin(&context, arguments).map(done),
+            Command::Key(arguments) => key::key(&context, arguments).map(done),
+            Command::Name(arguments) => name::name(&context, arguments).map(done),
             Command::Image(arguments) => image::image(&context, arguments).map(done),
             Command::Import(arguments) => import::import(&context, arguments).map(done),
             Command::Export(arguments) => export::export(&context, arguments).map(done),
@@ -146,6 +152,8 @@ pub(crate) fn as_subcommand(mut arguments: Vec<OsString>) -> Vec<OsString> {
         Some("ipfs-ls-r") => &["ls-r"],
         Some("ipfs-merge") => &["merge"],
         Some("ipfs-mkdir") => &["mkdir"],
+        Some("ipfs-publish-swap") => &["name", "swap"],
+        Some("ipfs-orphans") => &["pin", "orphans"],
         _ => return arguments,
     };
     let words = ["ipfs-exec"].iter().chain(words).map(OsString::from);

@@ -13,6 +13,7 @@ use serde_json::json;
 use crate::background;
 use crate::context::{Context, resolve};
 use crate::error::CommandError;
+use crate::names;
 use crate::progress::Quiet;
 use crate::{duration, output};
 
@@ -83,11 +84,15 @@ fn serve(context: &Context, arguments: &MountArgs) -> Result<(), CommandError> {
         _ => return Err(CommandError::usage("with `--all`, name a directory alone")),
     };
     let repository = context.repository()?;
+    let content = path
+        .clone()
+        .map(|path| names::without_name(context, &repository, path))
+        .transpose()?;
     let patience = arguments.timeout.unwrap_or(context.idle_timeout);
     let quiet = Quiet(&context.interrupt);
     context.with_blocks_within(patience, &repository, &quiet, |source| {
         let blocks = source.blocks();
-        let cid = path
+        let cid = content
             .as_ref()
             .map(|path| resolve(blocks, path))
             .transpose()?;

@@ -5,15 +5,18 @@ use std::io::Write;
 use std::ops::ControlFlow;
 
 use clap::{Args, Subcommand, ValueEnum};
+use ipfs_exec_node::name::Name;
+use ipfs_exec_node::names as node_names;
 use ipfs_exec_node::network::Fetched;
 use ipfs_exec_node::path::{ContentPath, escape};
 use ipfs_exec_node::repo::{PinKind, Repository, Session};
 use ipfs_exec_node::{Cid, KeepFree, Pin, dag};
 use serde_json::json;
 
-use crate::context::{Context, Source, content_paths, resolve};
+use crate::context::{Context, Source, resolve};
 use crate::disk::default_keep_free;
 use crate::error::CommandError;
+use crate::names::{self, Names};
 use crate::output;
 
 /// Keep content from garbage collection
@@ -50,6 +53,8 @@ enum PinCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Print the CIDs that are pinned with all content below, and published under no key of this repository
+    Orphans,
     /// List pins with CID and kind
     Ls {
         /// List only the pins of these content paths
@@ -94,12 +99,17 @@ pub(crate) fn pin(context: &Context, arguments: PinArgs) -> Result<(), CommandEr
             context,
             &repository,
             default_keep_free(context, repository.path())?,
-            &content_paths(&paths)?,
+            &names::paths(context, &repository, &paths)?,
             recursive,
             &name,
             json,
         ),
-        PinCommand::Rm { paths, json } => remove(&repository, &content_paths(&paths)?, json),
+        PinCommand::Rm { paths, json } => remove(
+            &repository,
+            &names::paths(context, &repository, &paths)?,
+            json,
+        ),
+        PinCommand::Orphans => orphans(context, &repository),
         PinCommand::Ls {
             paths,
             kind,
@@ -108,7 +118,12 @@ pub(crate) fn pin(context: &Context, arguments: PinArgs) -> Result<(), CommandEr
             json,
         } => {
             let format = Format { quiet, names, json };
-            list(&repository, &content_paths(&paths)?, kind, &format)
+            list(
+                &repository,
+                &names::paths(context, &repository, &paths)?,
+                kind,
+                &format,
+            )
         }
     }
 }
@@ -200,6 +215,39 @@ fn remove(
         output::cid(&cid, is_json)?;
     }
     Ok(())
+}
+
+/// A key without a record ends it with an error: else what is published under the key would pass for an
+/// orphan. Only the key of the peer itself may have none, because it is made here.
+fn orphans(context: &Context, repository: &Repository) -> Result<(), CommandError> {
+    let known = Names::new(context, repository);
+    let lookup = known.resolver(false);
+    let mut published = HashSet::new();
+    for label in known.keys.labels()? {
+        let name = known.keys.key(&label)?.name();
+        if label.is_self() && known.records.get(&name)?.is_none() {
+            continue;
+        }
+        let path = ContentPath::from_name(Name::Key(name));
+        let cid = node_names::resolve(&path, &lookup)
+            .map_err(CommandError::from)
+            .and_then(|path| names::cid(context, repository, &path))
+            .map_err(|error| {
+                error.about(&format!("nothing is listed, because of the key `{label}`"))
+            })?;
+        published.insert(*cid.hash());
+    }
+    let pins = repository.pins()?.into_iter();
+    let mut orphans: Vec<String> = pins
+        .filter(|pin| pin.kind == PinKind::Recursive && !published.contains(pin.cid.hash()))
+        .map(|pin| pin.cid.to_string())
+        .collect();
+    orphans.sort_unstable();
+    let mut out = output::stdout();
+    for cid in orphans {
+        writeln!(out, "{cid}")?;
+    }
+    Ok(out.flush()?)
 }
 
 struct Format {

@@ -8,8 +8,9 @@ use ipfs_exec_node::network::{Identity, IdentityError, NetworkEvent};
 use ipfs_exec_node::repo::Repository;
 use ipfs_exec_node::{Blocks, Cid};
 
-use crate::context::{Context, content_paths, resolve};
+use crate::context::{Context, resolve};
 use crate::error::CommandError;
+use crate::names;
 use crate::output;
 use crate::serving::{Serving, ServingArgs};
 
@@ -46,7 +47,7 @@ pub(crate) struct ProvideArgs {
 pub(crate) fn provide(context: &Context, arguments: ProvideArgs) -> Result<(), CommandError> {
     let repository = context.shared_repository()?;
     let mut cids = Vec::new();
-    for path in &content_paths(&arguments.paths)? {
+    for path in &names::paths(context, &repository, &arguments.paths)? {
         cids.push(resolve(&*repository, path)?);
     }
     if arguments.stop {

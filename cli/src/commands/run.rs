@@ -27,6 +27,7 @@ use rustix::fs::CWD;
 use crate::context::{Context, Source, resolve};
 use crate::error::{CommandError, LocalError};
 use crate::limits::LimitArgs;
+use crate::names;
 use crate::profile::ProfileArgs;
 use crate::program::ProgramArgs;
 use crate::progress::Progress;
@@ -250,6 +251,7 @@ fn compute(
         keep_free(&limits, repository.path()).map_err(|error| CommandError::from_chain(&error))?;
     context.with_blocks_keeping(keep_free, repository, &progress, |source| {
         let own = Own {
+            context,
             limits,
             keep_free,
             progress: &progress,
@@ -262,6 +264,7 @@ fn compute(
 /// What holds for all parts of one run.
 #[derive(Clone, Copy)]
 struct Own<'o> {
+    context: &'o Context,
     limits: Limits,
     keep_free: KeepFree,
     progress: &'o Progress,
@@ -450,7 +453,10 @@ fn content<'r>(
     let parsed = argument.to_str().map(str::parse::<ContentPath>);
     let local = Path::new(argument);
     match parsed {
-        Some(Ok(path)) => Ok((resolve(blocks, &path)?, None)),
+        Some(Ok(path)) => {
+            let path = names::without_name(own.context, repository, path)?;
+            Ok((resolve(blocks, &path)?, None))
+        }
         _ if local.symlink_metadata().is_ok() => {
             let (cid, lease) = import(repository, own, local, options)?;
             Ok((cid, Some(lease)))

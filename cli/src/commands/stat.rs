@@ -1,12 +1,13 @@
 //! `stat`: facts about one node.
 
 use clap::Args;
-use ipfs_exec_node::path::{ContentPath, escape};
+use ipfs_exec_node::path::escape;
 use ipfs_exec_node::unixfs::{Node, NodeKind};
 use serde_json::{Map, Value, json};
 
 use crate::context::{Context, resolve};
 use crate::error::CommandError;
+use crate::names;
 use crate::output::{self, put_metadata};
 
 /// Show type, sizes and metadata of a node
@@ -32,8 +33,8 @@ pub(super) fn kind_word(kind: NodeKind) -> &'static str {
 }
 
 pub(crate) fn stat(context: &Context, arguments: StatArgs) -> Result<(), CommandError> {
-    let path: ContentPath = arguments.path.parse()?;
     let repository = context.repository()?;
+    let path = names::path(context, &repository, &arguments.path)?;
     let progress = context.progress();
     let node = context.with_blocks(&repository, &progress, |source| {
         let cid = resolve(source.blocks(), &path)?;

@@ -43,7 +43,7 @@ fn record(argument: &[String]) -> Record {
     };
     let (kind, data) = match kind.as_str() {
         "A" => (1, value.parse::<Ipv4Addr>().unwrap().octets().to_vec()),
-        "TXT" => (16, [&[value.len() as u8], value.as_bytes()].concat()),
+        "TXT" => (16, strings(value)),
         kind => panic!("unknown type {kind}"),
     };
     Record {
@@ -51,6 +51,14 @@ fn record(argument: &[String]) -> Record {
         kind,
         data,
     }
+}
+
+/// A text in strings of at most 255 bytes.
+fn strings(text: &str) -> Vec<u8> {
+    let chunks = text.as_bytes().chunks(255);
+    chunks
+        .flat_map(|chunk| [&[chunk.len() as u8], chunk].concat())
+        .collect()
 }
 
 /// Answers the one question of `query`.

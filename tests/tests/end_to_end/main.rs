@@ -25,6 +25,7 @@ mod images;
 mod json;
 mod leaks;
 mod mount;
+mod names;
 mod output;
 mod overlays;
 mod rootfs;

@@ -6,12 +6,12 @@ use ipfs_exec_tests::random::Random;
 use ipfs_exec_tests::{Environment, Served, requirement};
 
 /// Four nodes that keep a DHT, each but the first with the first as its peer.
-struct Dht {
+pub(super) struct Dht {
     nodes: Vec<(Environment, Served)>,
 }
 
 impl Dht {
-    fn start() -> Dht {
+    pub(super) fn start() -> Dht {
         let first = Environment::new();
         let served = Served::start(&first);
         let entry = served.tcp.clone();
@@ -24,11 +24,11 @@ impl Dht {
         Dht { nodes }
     }
 
-    fn address(&self, node: usize) -> &str {
+    pub(super) fn address(&self, node: usize) -> &str {
         &self.nodes[node].1.tcp
     }
 
-    fn end(self) {
+    pub(super) fn end(self) {
         // The first last: it is the peer of the others.
         for (_, served) in self.nodes.into_iter().rev() {
             served.end();
@@ -242,7 +242,7 @@ const TWO_HOSTS: &str = r#"
 
 /// Runs `server` and `client` on two hosts, as root of user and network namespaces of their own.
 #[track_caller]
-fn on_two_hosts(environment: &Environment, server: &str, client: &str) -> String {
+pub(super) fn on_two_hosts(environment: &Environment, server: &str, client: &str) -> String {
     on_two_hosts_of("10.99.0", environment, server, client)
 }
 

@@ -5,5 +5,6 @@ mod exchange;
 mod faults;
 mod gateways;
 mod interop;
+mod names;
 mod private;
 mod serving;
