@@ -8,7 +8,8 @@ export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 # Names under which the program takes the arguments of an older tool.
-ALIASES := ipfs-execute ipfs-ls-r ipfs-merge ipfs-mkdir
+ALIASES := ipfs-execute ipfs-ls-r ipfs-merge ipfs-mkdir ipfs-publish-swap ipfs-orphans \
+    ipfs-api-mount ipfs-api-mount-whole
 
 .PHONY: help build install uninstall demo test images clean
 
@@ -40,7 +41,7 @@ test:
 
 images: examples/images/busybox/rootfs.tar.gz
 
-examples/images/busybox/rootfs.tar.gz: examples/images/busybox/build.sh
+examples/images/busybox/rootfs.tar.gz: $(addprefix examples/images/busybox/,build.sh tree.sh init)
 	./examples/images/busybox/build.sh $@
 
 clean:
