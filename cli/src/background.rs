@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
 
 use crate::error::CommandError;
@@ -24,7 +25,10 @@ pub(crate) fn start() -> Result<ExitCode, CommandError> {
             argument
         }
     });
+    // The name by which the program was called may mean a command.
+    let name = std::env::args_os().next().unwrap_or_default();
     let mut child = Command::new("/proc/self/exe")
+        .arg0(name)
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

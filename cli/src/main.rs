@@ -5,6 +5,7 @@
 
 #![deny(unsafe_code)]
 
+mod api_mount;
 mod arguments;
 mod background;
 mod commands;
@@ -29,16 +30,23 @@ mod signals;
 mod size;
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use ipfs_exec_executor::run::EXIT_FAILED;
 use rustix::fs::Mode;
 use rustix::process::{Resource, getrlimit, setrlimit, umask};
+use tracing_subscriber::EnvFilter;
 
-use error::CommandError;
+use commands::Logging;
+use error::{CommandError, LocalError};
 
 fn main() -> ExitCode {
-    let arguments = commands::as_subcommand(std::env::args_os().collect());
+    let arguments = match commands::as_subcommand(std::env::args_os().collect()) {
+        Ok(arguments) => arguments,
+        Err(error) => return refuse(&error, &[]),
+    };
     if ipfs_exec_executor::stdout_was_closed() {
         return stdout_closed(&arguments).report();
     }
@@ -50,7 +58,9 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return refuse(&error, &arguments),
     };
-    start_logging();
+    if let Err(error) = start_logging(&cli.logging()) {
+        return error.report();
+    }
     allow_open_files();
     allow_owner();
     if let Err(error) = signals::report_file_size_limit() {
@@ -116,16 +126,33 @@ fn stdout_closed(arguments: &[OsString]) -> CommandError {
     }
 }
 
-/// Logs go to stderr, warnings and worse by default, except that a DHT without peers is nothing to
+/// Logs go to stderr or to a file, warnings and worse by default, except that a DHT without peers is nothing to
 /// warn of; `IPFS_EXEC_LOG` takes a filter such as `debug`.
-fn start_logging() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("IPFS_EXEC_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,libp2p_kad=error"));
-    tracing_subscriber::fmt()
+fn start_logging(logging: &Logging) -> Result<(), CommandError> {
+    let level = match logging.verbosity {
+        0 => "warn,libp2p_kad=error",
+        1 => "info,libp2p_kad=error",
+        _ => "debug",
+    };
+    let filter = EnvFilter::try_from_env("IPFS_EXEC_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(|| output::Messages)
-        .without_time()
         .with_target(false)
-        .with_ansi(false)
-        .init();
+        .with_ansi(false);
+    match &logging.file {
+        None => builder
+            .without_time()
+            .with_writer(|| output::Messages)
+            .init(),
+        Some(path) => {
+            let file = File::options().create(true).append(true).open(path);
+            let file = file.map_err(|source| LocalError {
+                action: "open the log",
+                path: path.clone(),
+                source,
+            })?;
+            builder.with_writer(Arc::new(file)).init();
+        }
+    }
+    Ok(())
 }

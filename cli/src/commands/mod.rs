@@ -29,11 +29,12 @@ mod umount;
 mod verify;
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::api_mount;
 use crate::context::{Context, GlobalArgs};
 use crate::error::CommandError;
 
@@ -94,7 +95,24 @@ enum Command {
     Doctor(doctor::DoctorArgs),
 }
 
+/// What is reported, and where.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Logging {
+    /// How often more was asked for.
+    pub(crate) verbosity: u8,
+    /// The file that messages are appended to; standard error without one.
+    pub(crate) file: Option<PathBuf>,
+}
+
 impl Cli {
+    /// What the command reports beside its results.
+    pub(crate) fn logging(&self) -> Logging {
+        match &self.command {
+            Command::Mount(arguments) => arguments.logging(),
+            _ => Logging::default(),
+        }
+    }
+
     pub(crate) fn execute(self) -> Result<ExitCode, CommandError> {
         if let Command::Doctor(arguments) = &self.command {
             let (context, configuration) = Context::examined(&self.global)?;
@@ -142,7 +160,10 @@ pub(crate) const RUN: &str = "run";
 
 /// Called under the name of one of the tools that it replaces, the program takes that tool's
 /// arguments.
-pub(crate) fn as_subcommand(mut arguments: Vec<OsString>) -> Vec<OsString> {
+///
+/// # Errors
+/// Where a tool with options of its own does not take the arguments.
+pub(crate) fn as_subcommand(mut arguments: Vec<OsString>) -> Result<Vec<OsString>, clap::Error> {
     let called = arguments
         .first()
         .and_then(|path| Path::new(path).file_name());
@@ -154,10 +175,17 @@ pub(crate) fn as_subcommand(mut arguments: Vec<OsString>) -> Vec<OsString> {
         Some("ipfs-mkdir") => &["mkdir"],
         Some("ipfs-publish-swap") => &["name", "swap"],
         Some("ipfs-orphans") => &["pin", "orphans"],
-        _ => return arguments,
+        Some("ipfs-api-mount") => return with_name(api_mount::one(&arguments)?),
+        Some("ipfs-api-mount-whole") => return with_name(api_mount::whole(&arguments)?),
+        _ => return Ok(arguments),
     };
     let words = ["ipfs-exec"].iter().chain(words).map(OsString::from);
     let words: Vec<OsString> = words.collect();
     arguments.splice(0..1, words);
-    arguments
+    Ok(arguments)
+}
+
+fn with_name(mut words: Vec<OsString>) -> Result<Vec<OsString>, clap::Error> {
+    words.insert(0, "ipfs-exec".into());
+    Ok(words)
 }

@@ -11,6 +11,7 @@ use ipfs_exec_node::path::ContentPath;
 use serde_json::json;
 
 use crate::background;
+use crate::commands::Logging;
 use crate::context::{Context, resolve};
 use crate::error::CommandError;
 use crate::names;
@@ -46,6 +47,14 @@ pub(crate) struct MountArgs {
     #[arg(long, value_name = "DURATION", value_parser = duration::parse_nonzero)]
     timeout: Option<Duration>,
 
+    /// Report more; twice reports everything
+    #[arg(long, short, action = clap::ArgAction::Count)]
+    verbose: u8,
+
+    /// Append messages to this file, also those of the process in the background
+    #[arg(long, short, value_name = "FILE")]
+    log: Option<PathBuf>,
+
     /// Print JSON when the mount is ready
     #[arg(long)]
     json: bool,
@@ -60,6 +69,15 @@ Examples:
   ipfs-exec mount QmeugpFaBp7aafV2uN7GC3E2GbAycnEU3c2Q3FS7mSLbo4 /mnt
   ipfs-exec mount --background $CID /mnt && ls /mnt && ipfs-exec umount /mnt
   ipfs-exec mount --all ~/ipfs";
+
+impl MountArgs {
+    pub(super) fn logging(&self) -> Logging {
+        Logging {
+            verbosity: self.verbose,
+            file: self.log.clone(),
+        }
+    }
+}
 
 pub(crate) fn mount(context: &Context, arguments: &MountArgs) -> Result<ExitCode, CommandError> {
     if arguments.background {

@@ -106,7 +106,7 @@ impl Local {
             path: escape(path),
             source: std::io::Error::from(errno).into(),
         };
-        tracing::debug!(error = %failure, cause = %failure.source, "a read has failed");
+        tracing::info!(error = %failure, cause = %failure.source, "a read has failed");
         lock(&self.failure).get_or_insert(failure);
         Errno::IO
     }

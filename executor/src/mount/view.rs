@@ -270,7 +270,7 @@ impl<'b> View<'b> {
             path,
             source: error.into(),
         };
-        tracing::debug!(error = %failure, cause = %failure.source, "a read has failed");
+        tracing::info!(error = %failure, cause = %failure.source, "a read has failed");
         // Once nobody is left who could notice, it does not matter.
         if !self.ahead.has_ended() {
             lock(&self.failure).get_or_insert(failure);

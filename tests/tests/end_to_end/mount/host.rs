@@ -466,3 +466,54 @@ fn a_mount_goes_on_in_the_background() {
     environment.write("a place/file", "");
     mount(&[&cid]).fails(1, &["a place", "empty"]);
 }
+
+/// The older tools take their own options, and are unmounted by `fusermount`.
+#[test]
+fn the_older_tools_mount_one_directory_or_everything() {
+    requirement::fuse();
+    let fusermount = requirement::tool("fusermount3", "fuse3");
+    let environment = Environment::new();
+    let cid = tree(&environment, &[]);
+    let place = environment.directory("place");
+    let log = environment.file("log");
+    let log = log.to_str().unwrap();
+    let tool = |name: &str| environment.ipfs_exec([] as [&str; 0]).called_as(name);
+    let unmount = || {
+        let call = environment.program(&fusermount).argument("-u");
+        call.argument(&place).succeeds();
+    };
+    let outcome = tool("ipfs-api-mount")
+        .arguments([
+            "--background",
+            "--timeout",
+            "2.5",
+            "--ls-cache-size",
+            "64",
+            &cid,
+        ])
+        .argument(&place)
+        .succeeds();
+    let note = "`--ls-cache-size` has no effect";
+    assert!(outcome.stderr.contains(note), "{outcome:?}");
+    assert_same(&place, &environment.file("tree"));
+    unmount();
+    tool("ipfs-api-mount-whole")
+        .arguments(["--background", "-v", "-l", log])
+        .argument(&place)
+        .succeeds();
+    assert_same(&place.join(&cid), &environment.file("tree"));
+    // The process in the background says in the log what nobody has.
+    let missing = "QmeugpFaBp7aafV2uN7GC3E2GbAycnEU3c2Q3FS7mSLbo4";
+    fs::read_dir(place.join(missing)).unwrap_err();
+    unmount();
+    let told = fs::read_to_string(log).unwrap();
+    assert!(told.contains(missing), "{told}");
+    let version = tool("ipfs-api-mount").argument("--version").succeeds();
+    assert!(version.text().starts_with("ipfs-api-mount "), "{version:?}");
+    let refused = tool("ipfs-api-mount").arguments(["--api-port", "5001", &cid]);
+    let refused = refused.argument(&place).ends_with(2);
+    assert!(
+        refused.stderr.contains("there is no API to ask"),
+        "{refused:?}"
+    );
+}
