@@ -4,20 +4,48 @@ use ipfs_exec_executor::limits::{Limit, Usage};
 use ipfs_exec_executor::run::Part;
 use ipfs_exec_executor::sandbox::SandboxError;
 use ipfs_exec_executor::{Outcome, RunError};
+use ipfs_exec_node::Cid;
 use ipfs_exec_node::network::Fetched;
 use serde_json::{Value, json};
 
 use crate::error::CommandError;
 use crate::output;
 
+/// What the arguments of a run stand for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Content {
+    pub(crate) rootfs: Cid,
+    pub(crate) input: Cid,
+}
+
+/// Where the content of a run came from, and what it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sources {
+    /// `None` where the run failed before it was known.
+    pub(crate) content: Option<Content>,
+    pub(crate) fetched: Fetched,
+}
+
+impl Sources {
+    fn rootfs(&self) -> Option<String> {
+        self.content.map(|content| content.rootfs.to_string())
+    }
+
+    fn input(&self) -> Option<String> {
+        self.content.map(|content| content.input.to_string())
+    }
+}
+
 /// The object for a run whose output was kept. [`failed`] has the same keys.
-pub(crate) fn succeeded(outcome: &Outcome, fetched: Fetched) -> Value {
+pub(crate) fn succeeded(outcome: &Outcome, sources: &Sources) -> Value {
     let held = outcome.held.iter();
     let limits: Vec<_> = held
         .map(|(limit, mechanism)| json!({ "limit": limit, "held_by": mechanism }))
         .collect();
     json!({
         "cid": outcome.output.cid.to_string(),
+        "rootfs": sources.rootfs(),
+        "input": sources.input(),
         "exit_code": outcome.exit.code(),
         "error": null,
         "limit": null,
@@ -26,7 +54,7 @@ pub(crate) fn succeeded(outcome: &Outcome, fetched: Fetched) -> Value {
         "cumulative_size": outcome.output.cumulative_bytes,
         "files": outcome.output_files,
         "usage": outcome.usage,
-        "fetched": { "blocks": fetched.blocks, "bytes": fetched.bytes },
+        "fetched": fetched(&sources.fetched),
         "limits": limits,
         "isolation": outcome.isolation,
         "repeatable": outcome.is_repeatable,
@@ -39,11 +67,15 @@ pub(crate) struct Known<'k> {
     /// The limit that it hit, and what was going on.
     limit: Option<(Limit, Part)>,
     usage: Option<&'k Usage>,
-    fetched: Fetched,
+    sources: Sources,
+}
+
+fn fetched(fetched: &Fetched) -> Value {
+    json!({ "blocks": fetched.blocks, "bytes": fetched.bytes })
 }
 
 impl<'k> Known<'k> {
-    pub(crate) fn of(error: &'k RunError, fetched: Fetched) -> Known<'k> {
+    pub(crate) fn of(error: &'k RunError, sources: Sources) -> Known<'k> {
         let (limit, usage) = match error {
             RunError::Sandbox(SandboxError::Limit { hit, usage }) => {
                 (Some((hit.limit, Part::Program)), Some(&**usage))
@@ -54,14 +86,14 @@ impl<'k> Known<'k> {
         Known {
             limit,
             usage,
-            fetched,
+            sources,
         }
     }
 
     /// Prints the lines of `--stats`, as far as they are known.
     pub(crate) fn tell_usage(&self) {
         if let Some(usage) = self.usage {
-            tell_usage(usage, self.fetched);
+            tell_usage(usage, self.sources.fetched);
         }
     }
 }
@@ -70,6 +102,8 @@ impl<'k> Known<'k> {
 fn failed(error: &CommandError, known: Known<'_>) -> Value {
     json!({
         "cid": null,
+        "rootfs": known.sources.rootfs(),
+        "input": known.sources.input(),
         "exit_code": error.code(),
         "error": error.message(),
         "limit": known.limit.map(|(limit, _)| limit),
@@ -78,7 +112,7 @@ fn failed(error: &CommandError, known: Known<'_>) -> Value {
         "cumulative_size": null,
         "files": null,
         "usage": known.usage,
-        "fetched": { "blocks": known.fetched.blocks, "bytes": known.fetched.bytes },
+        "fetched": fetched(&known.sources.fetched),
         "limits": [],
         "isolation": null,
         "repeatable": null,

@@ -17,7 +17,6 @@ use ipfs_exec_executor::run::{EXIT_FAILED, Part, keep_free};
 use ipfs_exec_executor::trace::Trace;
 use ipfs_exec_executor::{Job, Outcome, RunError, RunOptions};
 use ipfs_exec_node::limits::MAX_EXPORT_ENTRIES;
-use ipfs_exec_node::network::Fetched;
 use ipfs_exec_node::path::{ContentPath, escape};
 use ipfs_exec_node::repo::{Repository, Session};
 use ipfs_exec_node::unixfs::{self, ImportOptions, Imported};
@@ -31,7 +30,7 @@ use crate::names;
 use crate::profile::ProfileArgs;
 use crate::program::ProgramArgs;
 use crate::progress::Progress;
-use crate::report::{self, Known};
+use crate::report::{self, Content, Known, Sources};
 use crate::rootfs::{self, LeftOut};
 use crate::selection::{IgnoreArgs, Selection};
 use crate::serving::{self, ServingArgs, Until};
@@ -212,16 +211,16 @@ pub(crate) fn run(context: &Context, arguments: &RunArgs) -> Result<ExitCode, Co
         Ok(repository) => repository,
         Err(error) => {
             let error = out_of_time(context, &limits, error).map_err(failed)?;
-            return Err(explain(arguments, &error, Fetched::default()));
+            return Err(explain(arguments, &error, Sources::default()));
         }
     };
-    let (outcome, fetched) = compute(context, arguments, &repository, limits).map_err(failed)?;
+    let (outcome, sources) = compute(context, arguments, &repository, limits).map_err(failed)?;
     let outcome = match outcome {
         Ok(outcome) => outcome,
-        Err(error) => return Err(explain(arguments, &error, fetched)),
+        Err(error) => return Err(explain(arguments, &error, sources)),
     };
     let failed = |error: CommandError| error.with_code(EXIT_FAILED);
-    let code = report(arguments, &outcome, fetched).map_err(failed)?;
+    let code = report(arguments, &outcome, &sources).map_err(failed)?;
     if let Some(until) = arguments.serve {
         let root = &outcome.output.cid;
         serving::serve_until(context, &repository, &arguments.serving, root, until)
@@ -245,7 +244,7 @@ fn compute(
     arguments: &RunArgs,
     repository: &Repository,
     limits: Limits,
-) -> Result<(Result<Outcome, RunError>, Fetched), CommandError> {
+) -> Result<(Result<Outcome, RunError>, Sources), CommandError> {
     let progress = context.progress().until(limits.total_deadline());
     let keep_free =
         keep_free(&limits, repository.path()).map_err(|error| CommandError::from_chain(&error))?;
@@ -256,8 +255,9 @@ fn compute(
             keep_free,
             progress: &progress,
         };
-        let outcome = compute_from(context, arguments, repository, source, own)?;
-        Ok((outcome, source.fetched()))
+        let (outcome, content) = compute_from(context, arguments, repository, source, own)?;
+        let fetched = source.fetched();
+        Ok((outcome, Sources { content, fetched }))
     })
 }
 
@@ -322,7 +322,7 @@ fn compute_from(
     repository: &Repository,
     source: &Source<'_, '_>,
     own: Own<'_>,
-) -> Result<Result<Outcome, RunError>, CommandError> {
+) -> Result<(Result<Outcome, RunError>, Option<Content>), CommandError> {
     let [rootfs, input, program @ ..] = &arguments.command[..] else {
         return Err(CommandError::usage("ROOTFS and INPUT are missing"));
     };
@@ -343,7 +343,10 @@ fn compute_from(
     });
     let (((rootfs, _rootfs_lease), (input, _input_lease)), stdin) = match found {
         Ok(found) => found,
-        Err(error) => return out_of_time(context, &own.limits, error).map(Err),
+        Err(error) => {
+            let error = out_of_time(context, &own.limits, error)?;
+            return Ok((Err(error), None));
+        }
     };
     let job = Job::new(
         rootfs,
@@ -398,7 +401,7 @@ fn compute_from(
     if arguments.stats {
         tell_stats(&trace, blocks)?;
     }
-    Ok(outcome)
+    Ok((outcome, Some(Content { rootfs, input })))
 }
 
 fn create_trace(path: &Path) -> Result<File, CommandError> {
@@ -543,7 +546,7 @@ fn keep<'r>(
 fn report(
     arguments: &RunArgs,
     outcome: &Outcome,
-    fetched: Fetched,
+    sources: &Sources,
 ) -> Result<ExitCode, CommandError> {
     for warning in &outcome.warnings {
         tracing::warn!("{warning}");
@@ -561,12 +564,12 @@ fn report(
     let code = outcome.exit.code();
     output::end_open_line();
     if arguments.json {
-        output::line(report::succeeded(outcome, fetched))?;
+        output::line(report::succeeded(outcome, sources))?;
     } else {
         output::line(outcome.output.cid)?;
     }
     if arguments.stats {
-        report::tell_usage(&outcome.usage, fetched);
+        report::tell_usage(&outcome.usage, sources.fetched);
         output::tell_line(format_args!(
             "output: {} files, {} bytes",
             outcome.output_files, outcome.output.bytes
@@ -580,11 +583,11 @@ fn report(
 }
 
 /// The error of a run that has no output, with what is known of it.
-fn explain(arguments: &RunArgs, error: &RunError, fetched: Fetched) -> CommandError {
+fn explain(arguments: &RunArgs, error: &RunError, sources: Sources) -> CommandError {
     if matches!(error, RunError::Interrupted) {
         return CommandError::interrupted();
     }
-    let known = Known::of(error, fetched);
+    let known = Known::of(error, sources);
     if arguments.stats {
         known.tell_usage();
     }

@@ -1,6 +1,6 @@
 //! The tools beside the original: `ipfs-ls-r`, `ipfs-mkdir`, `ipfs-merge`, each by its own name.
 
-use ipfs_exec_tests::{Environment, Invocation};
+use ipfs_exec_tests::{Environment, Invocation, Served};
 
 use crate::machine::EMPTY;
 
@@ -120,4 +120,49 @@ fn trees_are_compared() {
     environment
         .ipfs_exec(["diff", &a, missing])
         .fails(2, &[missing]);
+}
+
+/// `merge`, `diff` and `mkdir` fetch the nodes that they walk, and not the content of files.
+#[test]
+fn trees_of_a_peer_are_merged_and_compared_without_their_files() {
+    let giver = Environment::new();
+    for (tree, text) in [("one", b'1'), ("two", b'2')] {
+        giver.write(format!("{tree}/same"), vec![7; 2_000_000]);
+        giver.write(format!("{tree}/common/{tree}"), vec![text; 2_000_000]);
+    }
+    let (one, two) = (giver.add("one"), giver.add("two"));
+    let served = Served::start(&giver);
+    let taker = Environment::new();
+    let peer = ["--peer", &*served.tcp];
+    let merged = taker
+        .ipfs_exec(["merge", &one, &two])
+        .arguments(peer)
+        .succeeds();
+    assert!(merged.stderr.contains("pinned alone"), "{merged:?}");
+    let compared = taker
+        .ipfs_exec(["diff", &one, &two])
+        .arguments(peer)
+        .ends_with(1);
+    assert_eq!(compared.lines(), ["removed common/one", "added common/two"]);
+    let made = taker
+        .ipfs_exec(["mkdir", "a", &format!("{one}/same")])
+        .arguments(peer);
+    made.succeeds();
+    // Directories and the roots of files alone.
+    assert!(
+        taker.statistic("bytes") < 100_000,
+        "{}",
+        taker.statistic("bytes")
+    );
+    served.end();
+    // What both had is there, also the file that neither merge nor diff has read.
+    let missing = "QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWnPbdG";
+    for command in ["merge", "diff"] {
+        let code = if command == "diff" { 2 } else { 1 };
+        let call = taker.ipfs_exec([command, &one, missing, "--offline"]);
+        call.fails(code, &[missing]);
+    }
+    taker
+        .ipfs_exec(["mkdir", "x", missing, "--offline"])
+        .fails(1, &[missing]);
 }

@@ -93,6 +93,12 @@ fn every_command_prints_the_keys_of_the_readme() {
         ("repo reindex", &[]),
         ("gc", &["--rootfs"]),
         ("id", &[]),
+        ("key gen", &["site"]),
+        ("key ls", &[]),
+        ("key rename", &["site", "page"]),
+        ("name publish", &["--offline", "--allow-offline", EMPTY]),
+        ("name resolve", &["--offline"]),
+        ("key rm", &["page"]),
         ("doctor", &[]),
     ] {
         let words = command.split(' ').chain(["--json"]);

@@ -4,6 +4,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use ipfs_exec_tests::vector;
+
+use crate::machine::Machine;
 use ipfs_exec_tests::{Environment, requirement};
 
 /// Publishes without a network; gives the name.
@@ -567,4 +569,36 @@ fn orphans_are_pinned_and_published_under_no_key() {
     );
     let failed = orphans().fails(1, &["has expired"]);
     assert!(failed.stdout.is_empty(), "{failed:?}");
+}
+
+/// A name is resolved once, when the run starts, and the report says to what.
+#[test]
+fn a_run_takes_names_and_reports_what_they_stood_for() {
+    let machine = Machine::new();
+    let environment = &machine.environment;
+    environment.write("input/word", "named input");
+    let input = environment.add("input");
+    for key in ["rootfs", "input"] {
+        environment.ipfs_exec(["key", "gen", key]).succeeds();
+    }
+    let rootfs_name = publish(environment, "rootfs", &machine.rootfs, &[]);
+    let input_name = publish(environment, "input", &input, &[]);
+    let run = environment
+        .ipfs_exec(["run", "--offline", "-T", "--json"])
+        .arguments([
+            format!("/ipns/{rootfs_name}"),
+            format!("ipns://{input_name}"),
+        ])
+        .arguments(["cp", "/input/word", "/output/"])
+        .succeeds();
+    let report = &run.json()[0];
+    assert_eq!(report["rootfs"], *machine.rootfs);
+    assert_eq!(report["input"], input.as_str());
+    let output = report["cid"].as_str().unwrap();
+    assert_eq!(environment.cat(&format!("{output}/word")), b"named input");
+    let unknown = "k51qzi5uqu5dk3v4rmjber23h16xnr23bsggmqqil9z2gduiis5se8dht36dam";
+    environment
+        .ipfs_exec(["run", "--offline", unknown, &input, "true"])
+        .fails(125, &["cannot resolve /ipns/k51"]);
+    environment.assert_clean();
 }
