@@ -206,7 +206,7 @@ impl Context {
         Ok((context, problem))
     }
 
-    /// The node that this command may start; `None` where there is nobody to ask.
+    /// The node that this command may start; `None` if no peer and no server can be asked.
     pub(crate) fn network(&self) -> Option<&LazyNetwork> {
         self.network.as_ref()
     }

@@ -19,7 +19,7 @@ use crate::output;
 
 /// Make, list and move the keys of names
 ///
-/// Whoever has a key can publish content under the name of the key. The keys stand in the directory
+/// The owner of a key can publish content under the name of the key. The keys are in the directory
 /// `keys` of the repository. The key `self` is that of the repository's peer.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\

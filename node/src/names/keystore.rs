@@ -5,24 +5,20 @@
 //! A key never replaces another one, except where the caller asks for that.
 
 use std::fmt;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use multibase::Base;
 
+use super::file::{self, FileError, failed};
 use super::key::{KeyError, SigningKey};
 use crate::limits;
 use crate::path::escape;
 
 /// The label of the key that the repository's peer speaks with.
 pub const SELF: &str = "self";
-
-/// Only the user may read keys.
-const PRIVATE_DIRECTORY: u32 = 0o700;
-const PRIVATE_FILE: u32 = 0o600;
 
 const PREFIX: &str = "key_";
 
@@ -34,16 +30,8 @@ const MAX_LABEL_BYTES: usize = 128;
 #[non_exhaustive]
 pub enum KeystoreError {
     /// The disk failed.
-    #[error("cannot {action} {}", path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// What the system says.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The text is no label of a key.
     #[error("`{label}` is no name for a key: {reason}")]
     Label {
@@ -143,7 +131,7 @@ impl Keystore {
     /// Labels of all keys, sorted; `self` is among them if the repository has its key.
     ///
     /// # Errors
-    /// [`KeystoreError::Io`].
+    /// [`KeystoreError::File`].
     pub fn labels(&self) -> Result<Vec<KeyLabel>, KeystoreError> {
         let entries = match fs::read_dir(&self.directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -187,17 +175,12 @@ impl Keystore {
         if label.is_self() {
             return Err(KeystoreError::OwnKey { action: "replaced" });
         }
-        DirBuilder::new()
-            .recursive(true)
-            .mode(PRIVATE_DIRECTORY)
-            .create(&self.directory)
-            .map_err(failed("create", &self.directory))?;
+        file::ensure_directory(&self.directory)?;
         let unfinished = self.directory.join(format!(".new-{}", std::process::id()));
-        let written = write(&unfinished, key.to_protobuf())
-            .map_err(failed("write", &unfinished))
-            .and_then(|()| self.link(&unfinished, label));
+        file::write_unfinished(&unfinished, key.to_protobuf())?;
+        let linked = self.link(&unfinished, label);
         let removed = fs::remove_file(&unfinished).map_err(failed("remove", &unfinished));
-        written?;
+        linked?;
         removed?;
         self.sync()
     }
@@ -210,7 +193,7 @@ impl Keystore {
                 let label = label.clone();
                 Err(KeystoreError::Exists { label })
             }
-            linked => linked.map_err(failed("create", &path)),
+            linked => Ok(linked.map_err(failed("create", &path))?),
         }
     }
 
@@ -269,10 +252,7 @@ impl Keystore {
     }
 
     fn sync(&self) -> Result<(), KeystoreError> {
-        let directory = File::open(&self.directory).map_err(failed("open", &self.directory))?;
-        directory
-            .sync_all()
-            .map_err(failed("sync", &self.directory))
+        Ok(file::sync_directory(&self.directory)?)
     }
 }
 
@@ -283,27 +263,6 @@ fn label_of(file: &str) -> Option<KeyLabel> {
     }
     let label = Base::Base32Lower.decode(file.strip_prefix(PREFIX)?).ok()?;
     String::from_utf8(label).ok()?.parse().ok()
-}
-
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    // One of this name can only be left of a process that was killed.
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(PRIVATE_FILE)
-        .open(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
-}
-
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> KeystoreError {
-    let path = path.to_owned();
-    move |source| KeystoreError::Io {
-        action,
-        path,
-        source,
-    }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 //! [`resolve`], so that nothing here knows the network.
 
 mod cbor;
+mod file;
 mod instant;
 mod pem;
 
@@ -20,6 +21,7 @@ pub mod record;
 pub mod resolve;
 pub mod store;
 
+pub use file::FileError;
 pub use key::{KeyError, KeyType, SigningKey};
 pub use keystore::{KeyLabel, Keystore, KeystoreError};
 pub use record::{Publication, Record, RecordError};

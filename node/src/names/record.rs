@@ -167,8 +167,8 @@ pub struct Publication {
 }
 
 impl Publication {
-    /// The record is valid for `lifetime` from `now` on. Who resolves the name may go on with the answer
-    /// for `ttl`.
+    /// The record is valid for `lifetime` from `now` on. Readers may use it for `ttl` without asking
+    /// again.
     ///
     /// # Errors
     /// [`RecordError::Lifetime`], [`RecordError::TimeToLive`].

@@ -6,36 +6,25 @@
 //! sequence number never goes back, whatever processes do at the same time.
 
 use std::cmp::Ordering;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use rustix::fs::FlockOperation;
 
+use super::file::{self, FileError, failed};
 use super::record::{Record, RecordError};
 use crate::limits;
 use crate::name::KeyName;
-
-const PRIVATE_DIRECTORY: u32 = 0o700;
-const PRIVATE_FILE: u32 = 0o600;
 
 /// Why a record cannot be kept or read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NameStoreError {
     /// The disk failed.
-    #[error("cannot {action} {}", path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// What the system says.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The file of a record is damaged.
     #[error("{} holds no record of its name", path.display())]
     Malformed {
@@ -129,14 +118,10 @@ impl NameStore {
     /// Keeps all other processes from changing records.
     ///
     /// # Errors
-    /// [`NameStoreError::Io`].
+    /// [`NameStoreError::File`].
     pub fn lock(&self) -> Result<NameLock<'_>, NameStoreError> {
         let path = &self.directory;
-        DirBuilder::new()
-            .recursive(true)
-            .mode(PRIVATE_DIRECTORY)
-            .create(path)
-            .map_err(failed("create", path))?;
+        file::ensure_directory(path)?;
         let directory = File::open(path).map_err(failed("open", path))?;
         rustix::io::retry_on_intr(|| rustix::fs::flock(&directory, FlockOperation::LockExclusive))
             .map_err(|errno| failed("lock", path)(errno.into()))?;
@@ -161,7 +146,7 @@ impl NameStore {
         Ok(record)
     }
 
-    /// Keeps a record that somebody hands in, valid at `now` and verified for `name`.
+    /// Keeps a record that a user hands in. The caller has verified it for `name`.
     ///
     /// # Errors
     /// [`NameStoreError::Older`], [`NameStoreError::Differs`].
@@ -201,35 +186,14 @@ impl NameLock<'_> {
     /// Puts `record` in the place of what is kept of `name`.
     ///
     /// # Errors
-    /// [`NameStoreError::Io`].
+    /// [`NameStoreError::File`].
     pub fn replace(&self, name: &KeyName, record: &Record) -> Result<(), NameStoreError> {
         let unfinished = self.store.directory.join(".new");
         let path = self.store.path(name);
-        write(&unfinished, record.as_bytes()).map_err(failed("write", &unfinished))?;
+        file::write_unfinished(&unfinished, record.as_bytes())?;
         fs::rename(&unfinished, &path).map_err(failed("create", &path))?;
         let synced = self.directory.sync_all();
-        synced.map_err(failed("sync", &self.store.directory))
-    }
-}
-
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    // One of this name can only be left of a process that was killed.
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(PRIVATE_FILE)
-        .open(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
-}
-
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> NameStoreError {
-    let path = path.to_owned();
-    move |source| NameStoreError::Io {
-        action,
-        path,
-        source,
+        Ok(synced.map_err(failed("sync", &self.store.directory))?)
     }
 }
 

@@ -70,5 +70,11 @@ fn read_record(path: Option<&PathBuf>) -> Result<Vec<u8>, CommandError> {
 }
 
 /// The way out where no DHT peer and no router took a record.
-const NOBODY_TOOK_IT: &str = "name a peer of the DHT with `--peer`, or use `--router URL` or `--public`; \
-                              `ipfs-exec serve` publishes the record as soon as it takes part in a DHT";
+fn way_out(context: &Context) -> &'static str {
+    if context.is_offline() {
+        return "leave out `--offline`, or add `--allow-offline`; `ipfs-exec serve` publishes the record as soon as \
+                it takes part in a DHT";
+    }
+    "name a peer of the DHT with `--peer`, use `--router URL` or `--public`, or add `--allow-offline`; \
+     `ipfs-exec serve` publishes the record as soon as it takes part in a DHT"
+}

@@ -10,7 +10,7 @@ use ipfs_exec_node::network::{identity, names as network};
 use ipfs_exec_node::repo::Repository;
 use serde_json::json;
 
-use super::NOBODY_TOOK_IT;
+use super::way_out;
 use crate::commands::key::FormatArgs;
 use crate::context::Context;
 use crate::duration;
@@ -150,7 +150,7 @@ impl<'p> Publisher<'p> {
         Ok(())
     }
 
-    /// Signs a record, keeps it, and gives it to all who take it.
+    /// Signs a record, keeps it, and gives it to DHTs and routers.
     pub(super) fn publish(&self, path: &ContentPath) -> Result<Record, CommandError> {
         let name = self.name();
         let asking = self.names.asking();
@@ -192,7 +192,7 @@ impl<'p> Publisher<'p> {
             tracing::warn!("{}", problem.message());
             return Ok(record);
         }
-        Err(problem.with_hint(NOBODY_TOOK_IT))
+        Err(problem.with_hint(way_out(self.context)))
     }
 
     fn sign(&self, path: &ContentPath) -> Result<Record, CommandError> {

@@ -7,7 +7,7 @@ use clap::Args;
 use ipfs_exec_node::names::Record;
 use ipfs_exec_node::network::names as network;
 
-use super::{NOBODY_TOOK_IT, read_record};
+use super::{read_record, way_out};
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::names::{Names, key_name};
@@ -59,7 +59,7 @@ pub(super) fn put(context: &Context, arguments: &PutArgs) -> Result<(), CommandE
             Some(problem) if !arguments.allow_offline => {
                 return Err(
                     CommandError::failed(format!("the record is kept, but {problem}"))
-                        .with_hint(NOBODY_TOOK_IT),
+                        .with_hint(way_out(context)),
                 );
             }
             Some(problem) => tracing::warn!("{problem}"),

@@ -41,7 +41,7 @@ pub enum RefreshError {
 pub struct Refresher {
     keys: Keystore,
     records: NameStore,
-    /// Whether there is somebody to be told.
+    /// Whether a DHT was joined or a router is known.
     has_joined: bool,
     next_check: Instant,
     next_round: Instant,
@@ -156,7 +156,7 @@ mod tests {
         assert!(later.until() > record.until() && !later.has_version_1());
         assert_eq!((later.sequence(), later.value().unwrap()), (7, value));
         assert_eq!(records.get(&key.name()).unwrap().unwrap().record, later);
-        // Also one that has expired while nobody served.
+        // Also one that has expired while no process served.
         let revived = at(now + 10 * LIFETIME);
         revived.check_time(now + 10 * LIFETIME + RENEWAL).unwrap();
     }

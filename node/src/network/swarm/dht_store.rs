@@ -1,4 +1,4 @@
-//! What this node keeps for others of one DHT: who has content, and records of names.
+//! Records that this node keeps for one DHT: providers of content, and records of names.
 
 use std::borrow::Cow;
 use std::iter;
