@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use std::time::Instant;
 
 use clap::Args;
 use ipfs_exec_node::block::NoBlocks;
@@ -296,6 +297,19 @@ impl Context {
         Ok(Arc::new(self.repository()?))
     }
 
+    /// As [`Context::shared_repository`]; nothing waits for other processes after `deadline`.
+    pub(crate) fn repository_until(
+        &self,
+        deadline: Option<Instant>,
+    ) -> Result<Arc<Repository>, CommandError> {
+        let mut options = self.repository_options();
+        options.cancel = options.cancel.until(deadline);
+        Ok(Arc::new(Repository::open_with(
+            self.chosen_path()?,
+            options,
+        )?))
+    }
+
     /// Opens the repository; the first use creates it.
     pub(crate) fn repository(&self) -> Result<Repository, CommandError> {
         Ok(Repository::open_with(
@@ -323,12 +337,12 @@ impl Context {
     fn repository_options(&self) -> RepositoryOptions {
         let mut options = RepositoryOptions::default();
         options.sharing = self.config.sharing();
-        options.interruption = Some(Arc::new(self.interrupt.clone()));
+        options.cancel = self.interrupt.cancel().clone();
         options
     }
 
     pub(crate) fn progress(&self) -> Progress {
-        Progress::new(&self.interrupt)
+        Progress::new(self.interrupt.cancel().clone())
     }
 }
 

@@ -5,9 +5,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use ipfs_exec_node::Cancel;
 use ipfs_exec_node::progress::{Event, Reporter};
-
-use crate::signals::Interrupt;
 
 /// Work that is done before this shows nothing.
 const QUIET: Duration = Duration::from_millis(700);
@@ -29,8 +28,7 @@ pub(crate) fn aside<T>(work: impl FnOnce() -> T) -> T {
 
 /// Bytes and entries done, shown on stderr when that is a terminal.
 pub(crate) struct Progress {
-    interrupt: Interrupt,
-    deadline: Option<Instant>,
+    cancel: Cancel,
     started: Instant,
     total: AtomicU64,
     bytes: AtomicU64,
@@ -39,22 +37,15 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    pub(crate) fn new(interrupt: &Interrupt) -> Progress {
+    pub(crate) fn new(cancel: Cancel) -> Progress {
         Progress {
-            interrupt: interrupt.clone(),
-            deadline: None,
+            cancel,
             started: Instant::now(),
             total: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             entries: AtomicU64::new(0),
             bar: Mutex::new(None),
         }
-    }
-
-    /// The same for work that is to stop then, too.
-    pub(crate) fn until(mut self, deadline: Option<Instant>) -> Progress {
-        self.deadline = deadline;
-        self
     }
 
     /// Takes the bar off the terminal.
@@ -117,27 +108,13 @@ impl Reporter for Progress {
         }
     }
 
-    fn interrupted(&self) -> bool {
-        self.interrupt.asked()
-            || self
-                .deadline
-                .is_some_and(|deadline| Instant::now() >= deadline)
+    fn cancel(&self) -> &Cancel {
+        &self.cancel
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
         self.finish();
-    }
-}
-
-/// None, where it would mix with content on a terminal, or the work has no end to come closer to.
-pub(crate) struct Quiet<'i>(pub(crate) &'i Interrupt);
-
-impl Reporter for Quiet<'_> {
-    fn report(&self, _event: Event) {}
-
-    fn interrupted(&self) -> bool {
-        self.0.asked()
     }
 }

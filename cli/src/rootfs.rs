@@ -4,6 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use ipfs_exec_node::Cancel;
 use ipfs_exec_node::budget::BudgetError;
 use ipfs_exec_node::path::escape;
 use ipfs_exec_node::progress::{Event, Reporter};
@@ -56,8 +57,8 @@ impl Reporter for LeftOut<'_> {
         }
     }
 
-    fn interrupted(&self) -> bool {
-        self.progress.interrupted()
+    fn cancel(&self) -> &Cancel {
+        self.progress.cancel()
     }
 }
 

@@ -4,12 +4,10 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock, OnceLock};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, LazyLock};
 
 use ipfs_exec_executor::caller::Caller;
-use ipfs_exec_node::progress::Interruption;
-use rustix::event::{PollFd, PollFlags, Timespec};
+use ipfs_exec_node::{Cancel, CancelSource};
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::process::Signal;
@@ -55,11 +53,9 @@ pub(crate) fn report_file_size_limit() -> io::Result<()> {
 /// Tells whether the user wants to stop.
 #[derive(Clone, Debug)]
 pub(crate) struct Interrupt {
-    asked: Arc<AtomicBool>,
-    /// When waiting for other processes ends in any case, where the command has a limit of time.
-    deadline: Arc<OnceLock<Instant>>,
-    /// Becomes readable with the first signal.
-    readable: Arc<OwnedFd>,
+    /// Cancels the work with the first signal.
+    source: Arc<CancelSource>,
+    cancel: Cancel,
     told: Arc<Told>,
 }
 
@@ -76,23 +72,21 @@ struct Told {
 impl Interrupt {
     /// Takes over the signals that end a process, for the rest of it.
     pub(crate) fn install() -> io::Result<Interrupt> {
-        let asked = Arc::new(AtomicBool::new(false));
-        let (readable, writable) = io::pipe()?;
+        let source = CancelSource::new()?;
+        let (asked, writable) = source.handles()?;
         let told = Told::new()?;
         for signal in ENDING {
-            // In this order: the second signal finds the flag that the first has set, and a pipe tells of
-            // what is known already.
+            // In this order: the second signal finds the flag that the first has set; who finds the flag set
+            // finds the signal as well; and a pipe tells of what is known already.
             signal_hook::flag::register_conditional_default(signal, Arc::clone(&asked))?;
-            signal_hook::flag::register(signal, Arc::clone(&asked))?;
             signal_hook::flag::register_usize(signal, Arc::clone(&RECEIVED), signal as usize)?;
             told.watch(signal)?;
+            signal_hook::flag::register(signal, Arc::clone(&asked))?;
             signal_hook::low_level::pipe::register(signal, writable.try_clone()?)?;
         }
-        fcntl_setfl(&readable, OFlags::NONBLOCK)?;
         Ok(Interrupt {
-            asked,
-            deadline: Arc::default(),
-            readable: Arc::new(readable.into()),
+            cancel: source.token(),
+            source: Arc::new(source),
             told: Arc::new(told),
         })
     }
@@ -103,36 +97,18 @@ impl Interrupt {
             .try_for_each(|signal| self.told.watch(signal))
     }
 
-    /// Has waiting for other processes end then. The first call counts.
-    pub(crate) fn end_at(&self, deadline: Option<Instant>) {
-        if let Some(deadline) = deadline {
-            self.deadline.get_or_init(|| deadline);
-        }
+    /// Cancels the work of this command.
+    pub(crate) fn cancel(&self) -> &Cancel {
+        &self.cancel
     }
 
     pub(crate) fn asked(&self) -> bool {
-        self.asked.load(Ordering::Relaxed)
+        self.cancel.is_cancelled()
     }
 
     /// Whether Ctrl-C was typed and the program ended by itself: a loop over commands is to end.
     pub(crate) fn was_typed(&self) -> bool {
         !self.asked() && RECEIVED.load(Ordering::Relaxed) == SIGINT as usize
-    }
-
-    /// Waits for a signal, for `patience` at most.
-    pub(crate) fn wait(&self, patience: Duration) -> io::Result<()> {
-        let patience = Timespec::try_from(patience).map_err(io::Error::other)?;
-        let mut descriptors = [PollFd::new(&self.readable, PollFlags::IN)];
-        match rustix::event::poll(&mut descriptors, Some(&patience)) {
-            // A signal, which the flag tells of.
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(errno) => Err(errno.into()),
-        }
-    }
-
-    /// A descriptor to wait on; never read it.
-    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
-        self.readable.as_fd()
     }
 }
 
@@ -179,23 +155,9 @@ fn drain(pipe: &OwnedFd) {
     }
 }
 
-impl Interruption for Interrupt {
-    fn asked(&self) -> bool {
-        Interrupt::asked(self)
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        self.deadline.get().copied()
-    }
-
-    fn descriptor(&self) -> BorrowedFd<'_> {
-        Interrupt::descriptor(self)
-    }
-}
-
 impl Caller for Interrupt {
-    fn cancel(&self) -> BorrowedFd<'_> {
-        self.descriptor()
+    fn cancel(&self) -> &Cancel {
+        &self.cancel
     }
 
     fn signals(&self) -> Option<BorrowedFd<'_>> {
@@ -207,7 +169,6 @@ impl Caller for Interrupt {
     }
 
     fn forgive(&self) {
-        self.asked.store(false, Ordering::Relaxed);
-        drain(&self.readable);
+        self.source.reset();
     }
 }

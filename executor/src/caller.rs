@@ -3,12 +3,13 @@
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
+use ipfs_exec_node::Cancel;
 use rustix::process::Signal;
 
 /// A caller that may want a run to end, and hands signals on to the program.
 pub trait Caller: Sync {
-    /// Becomes readable when the run is to end, and stays so. It is never read.
-    fn cancel(&self) -> BorrowedFd<'_>;
+    /// Whether the run is to end.
+    fn cancel(&self) -> &Cancel;
 
     /// Readable while there are signals to take, where the caller has any.
     fn signals(&self) -> Option<BorrowedFd<'_>> {
@@ -26,15 +27,9 @@ pub trait Caller: Sync {
 }
 
 /// A caller that can end a run, and does nothing else.
-#[derive(Clone, Copy, Debug)]
-pub struct Cancel<'c>(
-    /// Becomes readable when the run is to end.
-    pub BorrowedFd<'c>,
-);
-
-impl Caller for Cancel<'_> {
-    fn cancel(&self) -> BorrowedFd<'_> {
-        self.0
+impl Caller for Cancel {
+    fn cancel(&self) -> &Cancel {
+        self
     }
 }
 

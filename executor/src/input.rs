@@ -147,7 +147,7 @@ pub(crate) fn fetch_all(
                 let source = UnixfsError::ExportBudget { cid: *cid, source };
                 ControlFlow::Break(InputError::Content { cid: *cid, source })
             }
-            Ok(()) if reporter.interrupted() => {
+            Ok(()) if reporter.cancel().is_cancelled() => {
                 let source = UnixfsError::Interrupted;
                 ControlFlow::Break(InputError::Content { cid: *cid, source })
             }

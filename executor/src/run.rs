@@ -26,7 +26,6 @@ use ipfs_exec_node::progress::Reporter;
 use ipfs_exec_node::repo::{Pin, Repository, Session};
 use ipfs_exec_node::tree::{self, TreeError};
 use ipfs_exec_node::unixfs::{ExportOptions, FileReader, ImportOptions, Imported, Node};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::archive::{self, Warning};
 use crate::beneath;
@@ -277,7 +276,6 @@ impl<'r> Run<'r> {
         let options = RootfsOptions {
             unpack: self.bounded(self.options.rootfs),
             cache_cap_bytes: self.options.cache_cap_bytes,
-            cancel: self.caller.map(Caller::cancel),
         };
         let cid = self.job.rootfs();
         RootfsCache::new(self.repository).ensure(
@@ -427,7 +425,7 @@ impl<'r> Run<'r> {
 
     /// Goes on with a part, unless the caller asked to stop or time is over.
     fn enter(&self, part: Part) -> Result<(), RunError> {
-        if self.reporter.interrupted() || self.clock.is_over() {
+        if self.reporter.cancel().is_cancelled() || self.clock.is_over() {
             return Err(RunError::Interrupted);
         }
         self.clock.enter(part);
@@ -441,7 +439,7 @@ impl<'r> Run<'r> {
         }
         match self.clock.out_of_time(&error) {
             Some(late) => late,
-            None if self.reporter.interrupted() => RunError::Interrupted,
+            None if self.reporter.cancel().is_cancelled() => RunError::Interrupted,
             None => error.normalised(),
         }
     }
@@ -481,14 +479,8 @@ impl<'r> Run<'r> {
 
     /// Whether the caller itself asked to stop.
     fn was_cancelled(&self) -> bool {
-        self.caller.is_some_and(|caller| {
-            let mut events = [PollFd::from_borrowed_fd(caller.cancel(), PollFlags::IN)];
-            let now = Timespec {
-                tv_sec: 0,
-                tv_nsec: 0,
-            };
-            poll(&mut events, Some(&now)).is_ok_and(|count| count > 0)
-        })
+        self.caller
+            .is_some_and(|caller| caller.cancel().is_requested())
     }
 }
 

@@ -36,6 +36,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cancel;
 pub mod limits;
 pub mod lock;
 pub mod progress;
@@ -71,6 +72,7 @@ pub mod fuzzing;
 
 pub use block::{Block, BlockError, Blocks, Cid};
 pub use budget::{Budget, BudgetError, KeepFree};
+pub use cancel::{Cancel, CancelSource};
 pub use path::{ContentPath, EntryName};
 pub use profile::Profile;
 pub use repo::{Pin, Repository, Session};

@@ -6,13 +6,13 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::thread;
-use std::time::Instant;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
+
+use crate::cancel::Cancel;
 
 /// A kind of lock on a file. It belongs to the open file description: it ends with the process, and two
 /// threads that have opened the file exclude each other as two processes do.
@@ -40,17 +40,6 @@ impl Lock {
     }
 }
 
-/// When a caller gives up waiting for a lock.
-#[derive(Clone, Copy)]
-pub struct Patience<'p> {
-    /// Becomes readable when the caller gives up.
-    pub cancel: Option<BorrowedFd<'p>>,
-    /// Whether the caller gave up; asked when a signal arrives.
-    pub is_over: &'p dyn Fn() -> bool,
-    /// When the caller gives up in any case.
-    pub deadline: Option<Instant>,
-}
-
 /// Locks `file`; false where another one holds a lock that excludes this one.
 ///
 /// # Errors
@@ -76,11 +65,14 @@ pub fn lock(file: impl AsFd, lock: Lock) -> io::Result<()> {
     }
 }
 
-/// Locks `file`; false where the caller gave up first.
+/// Locks `file`; false if another one holds a lock that excludes this one, and `cancel` ends the wait.
 ///
 /// # Errors
 /// Those of flock(2), and where no thread can be started.
-pub fn lock_patiently(file: &File, kind: Lock, patience: Patience<'_>) -> io::Result<bool> {
+pub fn lock_while(file: &File, kind: Lock, cancel: &Cancel) -> io::Result<bool> {
+    if cancel.is_never() {
+        return lock(file, kind).map(|()| true);
+    }
     if try_lock(file, kind)? {
         return Ok(true);
     }
@@ -94,38 +86,11 @@ pub fn lock_patiently(file: &File, kind: Lock, patience: Patience<'_>) -> io::Re
             drop(finished);
             outcome
         })?;
-    if !wait_for(done.as_fd(), patience)? {
+    if !cancel.wait_readable(&done)? {
         return Ok(false);
     }
     thread
         .join()
         .map_err(|_| io::Error::other("the thread that waits for a lock panicked"))??;
     Ok(true)
-}
-
-/// Waits until `done` is closed; false where the caller gave up first.
-fn wait_for(done: BorrowedFd<'_>, patience: Patience<'_>) -> io::Result<bool> {
-    let mut events = vec![PollFd::from_borrowed_fd(done, PollFlags::IN)];
-    let cancel = patience.cancel;
-    events.extend(cancel.map(|cancel| PollFd::from_borrowed_fd(cancel, PollFlags::IN)));
-    loop {
-        let left = patience
-            .deadline
-            .map(|end| end.saturating_duration_since(Instant::now()));
-        let timeout = left.map(Timespec::try_from).transpose();
-        match poll(&mut events, timeout.map_err(io::Error::other)?.as_ref()) {
-            Err(Errno::INTR) => {}
-            outcome => _ = outcome?,
-        }
-        if !events[0].revents().is_empty() {
-            return Ok(true);
-        }
-        let is_cancelled = events[1..].iter().any(|event| !event.revents().is_empty());
-        let is_late = patience
-            .deadline
-            .is_some_and(|deadline| Instant::now() >= deadline);
-        if is_cancelled || is_late || (patience.is_over)() {
-            return Ok(false);
-        }
-    }
 }

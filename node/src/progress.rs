@@ -2,10 +2,9 @@
 //!
 //! The libraries cannot print. They report to a [`Reporter`]; the silent one is the default.
 
-use std::fmt;
-use std::os::fd::BorrowedFd;
 use std::path::Path;
-use std::time::Instant;
+
+use crate::cancel::{Cancel, NEVER};
 
 /// One step of a long operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,30 +37,29 @@ pub trait Reporter: Send + Sync {
 
     /// Whether the work should stop at the next safe point. Operations then fail with their
     /// `Interrupted` error and leave nothing half made.
-    fn interrupted(&self) -> bool {
-        false
-    }
+    fn cancel(&self) -> &Cancel;
 }
 
-/// The wish of the user that the work should stop, for code that waits for other processes.
-pub trait Interruption: fmt::Debug + Send + Sync {
-    /// Whether the user wants that.
-    fn asked(&self) -> bool;
-
-    /// When waiting ends at the latest, where the work has a limit of time.
-    fn deadline(&self) -> Option<Instant> {
-        None
-    }
-
-    /// Becomes readable as soon as the user wants that, and stays so. Waiting code polls it and
-    /// never reads it.
-    fn descriptor(&self) -> BorrowedFd<'_>;
-}
-
-/// Discards every event.
+/// Discards every event, and never cancels.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Silent;
 
 impl Reporter for Silent {
     fn report(&self, _event: Event) {}
+
+    fn cancel(&self) -> &Cancel {
+        &NEVER
+    }
+}
+
+/// Discards every event; its token cancels the work.
+#[derive(Clone, Debug)]
+pub struct Quiet(pub Cancel);
+
+impl Reporter for Quiet {
+    fn report(&self, _event: Event) {}
+
+    fn cancel(&self) -> &Cancel {
+        &self.0
+    }
 }

@@ -9,8 +9,8 @@ use ipfs_exec_node::unixfs::FileReader;
 use crate::context::{Context, Source, resolve};
 use crate::error::CommandError;
 use crate::names;
-use crate::progress::Quiet;
 use crate::size;
+use ipfs_exec_node::progress::Quiet;
 
 /// Write the content of files to stdout
 #[derive(Args, Debug)]
@@ -41,9 +41,11 @@ pub(crate) struct CatArgs {
 pub(crate) fn cat(context: &Context, arguments: CatArgs) -> Result<(), CommandError> {
     let repository = context.repository()?;
     let paths = names::paths(context, &repository, &arguments.paths)?;
-    context.with_blocks(&repository, &Quiet(&context.interrupt), |source| {
-        write(context, &arguments, &paths, source)
-    })
+    context.with_blocks(
+        &repository,
+        &Quiet(context.interrupt.cancel().clone()),
+        |source| write(context, &arguments, &paths, source),
+    )
 }
 
 fn write(

@@ -15,8 +15,8 @@ use crate::commands::Logging;
 use crate::context::{Context, resolve};
 use crate::error::CommandError;
 use crate::names;
-use crate::progress::Quiet;
 use crate::{duration, output};
+use ipfs_exec_node::progress::Quiet;
 
 /// Show a directory as a file system, read-only
 ///
@@ -107,7 +107,7 @@ fn serve(context: &Context, arguments: &MountArgs) -> Result<(), CommandError> {
         .map(|path| names::without_name(context, &repository, path))
         .transpose()?;
     let patience = arguments.timeout.unwrap_or(context.idle_timeout);
-    let quiet = Quiet(&context.interrupt);
+    let quiet = Quiet(context.interrupt.cancel().clone());
     context.with_blocks_within(patience, &repository, &quiet, |source| {
         let blocks = source.blocks();
         let cid = content
@@ -130,8 +130,7 @@ fn serve(context: &Context, arguments: &MountArgs) -> Result<(), CommandError> {
         if arguments.detached {
             background::is_ready()?;
         }
-        let cancel = Some(context.interrupt.descriptor());
-        mount.serve(cancel).map_err(explain)
+        mount.serve(context.interrupt.cancel()).map_err(explain)
     })
 }
 

@@ -112,7 +112,7 @@ fn wait(
             Err(error) => return Err(error.into()),
         }
         check(context, started, &Waiting::Server)?;
-        let waited = context.interrupt.wait(TICK);
+        let waited = context.interrupt.cancel().sleep(TICK);
         waited.map_err(|error| CommandError::failed(format!("cannot wait: {error}")))?;
     }
     Ok(None)

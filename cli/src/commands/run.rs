@@ -206,8 +206,7 @@ pub(crate) fn run(context: &Context, arguments: &RunArgs) -> Result<ExitCode, Co
     let failed = |error| fail(arguments, error);
     let mut limits = arguments.limits.limits(&context.config.limits);
     limits.started = Some(Instant::now());
-    context.interrupt.end_at(limits.total_deadline());
-    let repository = match context.shared_repository() {
+    let repository = match context.repository_until(limits.total_deadline()) {
         Ok(repository) => repository,
         Err(error) => {
             let error = out_of_time(context, &limits, error).map_err(failed)?;
@@ -245,7 +244,8 @@ fn compute(
     repository: &Repository,
     limits: Limits,
 ) -> Result<(Result<Outcome, RunError>, Sources), CommandError> {
-    let progress = context.progress().until(limits.total_deadline());
+    let cancel = context.interrupt.cancel();
+    let progress = Progress::new(cancel.until(limits.total_deadline()));
     let keep_free =
         keep_free(&limits, repository.path()).map_err(|error| CommandError::from_chain(&error))?;
     context.with_blocks_keeping(keep_free, repository, &progress, |source| {

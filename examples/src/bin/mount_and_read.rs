@@ -14,6 +14,7 @@ use std::path::Path;
 use std::thread;
 
 use ipfs_exec_executor::mount::{self, Mount, Top, Unobserved};
+use ipfs_exec_node::cancel::NEVER;
 use ipfs_exec_node::{Blocks, Cid, Repository};
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -39,7 +40,7 @@ fn with_mount(
 ) -> Result<(), Box<dyn Error>> {
     let mount = Mount::new(blocks, Top::Dag(cid), directory, false, &Unobserved)?;
     thread::scope(|scope| {
-        let serving = scope.spawn(|| mount.serve(None));
+        let serving = scope.spawn(|| mount.serve(&NEVER));
         let outcome = work(mount.directory());
         // The server ends when the directory is unmounted, and the last open file in it is closed.
         mount::unmount(mount.directory(), true)?;

@@ -125,7 +125,7 @@ impl<'r, R: Read> Stream<'r, R> {
     /// The bytes at hand; none at the end.
     fn fill(&mut self) -> Result<&[u8], ArchiveError> {
         loop {
-            if self.reporter.interrupted() {
+            if self.reporter.cancel().is_cancelled() {
                 return Err(ArchiveError::Interrupted);
             }
             self.spending.check_time()?;

@@ -7,8 +7,10 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use ipfs_exec_node::CancelSource;
 use ipfs_exec_node::block::MemoryBlocks;
 use ipfs_exec_node::budget::{BudgetError, KeepFree};
+use ipfs_exec_node::progress::Quiet;
 use ipfs_exec_node::progress::Silent;
 use ipfs_exec_node::unixfs::{ImportOptions, import_path};
 use tar::{EntryType, Header};
@@ -1123,18 +1125,14 @@ fn warnings_are_bounded() {
 
 #[test]
 fn interruption_stops_the_work() {
-    struct Impatient;
-    impl Reporter for Impatient {
-        fn report(&self, _event: Event) {}
-        fn interrupted(&self) -> bool {
-            true
-        }
-    }
+    let source = CancelSource::new().unwrap();
+    source.cancel();
+    let impatient = Quiet(source.token());
     let directory = tempfile::tempdir().unwrap();
     let tree = beneath::open_root(directory.path()).unwrap();
     let archive = Archive::default().file("a", b"").end();
     let options = DEFAULT_BUDGET;
-    let error = unpack(&archive[..], tree.as_fd(), &options, &Impatient).unwrap_err();
+    let error = unpack(&archive[..], tree.as_fd(), &options, &impatient).unwrap_err();
     assert!(matches!(error, ArchiveError::Interrupted));
 }
 

@@ -4,12 +4,11 @@
 //! the others wait for that.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use ipfs_exec_node::Cid;
 use ipfs_exec_node::block::{Block, BlockError, Blocks, Multihash};
+use ipfs_exec_node::{Cancel, Cid};
 
 use super::lru::Lru;
 
@@ -28,7 +27,8 @@ pub(super) struct BlockCache<'b> {
     blocks: &'b dyn Blocks,
     state: Mutex<State>,
     loaded: Condvar,
-    has_ended: AtomicBool,
+    /// Cancelled when the mount is no longer served.
+    ended: Cancel,
 }
 
 struct State {
@@ -40,7 +40,8 @@ struct State {
 }
 
 impl<'b> BlockCache<'b> {
-    pub(super) fn new(blocks: &'b dyn Blocks) -> BlockCache<'b> {
+    /// Reads from `blocks` until `ended` cancels that.
+    pub(super) fn new(blocks: &'b dyn Blocks, ended: Cancel) -> BlockCache<'b> {
         BlockCache {
             blocks,
             state: Mutex::new(State {
@@ -50,7 +51,7 @@ impl<'b> BlockCache<'b> {
                 failed: Lru::new(MAX_FAILED),
             }),
             loaded: Condvar::new(),
-            has_ended: AtomicBool::new(false),
+            ended,
         }
     }
 
@@ -65,11 +66,6 @@ impl<'b> BlockCache<'b> {
 }
 
 impl BlockCache<'_> {
-    /// Nobody needs anything any more: those who wait for a block soon learn that it does not come.
-    pub(super) fn end(&self) {
-        self.has_ended.store(true, Ordering::Relaxed);
-    }
-
     /// Reads a block that will be asked for, if it is at hand and nobody reads it already.
     pub(super) fn warm(&self, cid: &Cid) {
         let is_known = {
@@ -112,7 +108,7 @@ impl Blocks for BlockCache<'_> {
                 .unwrap_or_else(PoisonError::into_inner);
         }
         drop(state);
-        let is_wanted = || !self.has_ended.load(Ordering::Relaxed);
+        let is_wanted = || !self.ended.is_cancelled();
         let read = self.blocks.read_while(cid, &is_wanted);
         let mut state = self.lock();
         state.loading.remove(&hash);
@@ -159,7 +155,7 @@ mod tests {
     use super::*;
     use ipfs_exec_node::block::{RAW, sha2_256};
     use std::sync::Barrier;
-    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     struct Counting {
         block: Block,
@@ -193,7 +189,7 @@ mod tests {
             // The one who reads, and the test.
             readers: Barrier::new(2),
         };
-        let cache = BlockCache::new(&blocks);
+        let cache = BlockCache::new(&blocks, Cancel::default());
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| assert_eq!(cache.read(&cid).unwrap(), "data"));

@@ -10,10 +10,10 @@
 
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use ipfs_exec_node::Cancel;
 use ipfs_exec_node::limits::MAX_NAME_BYTES;
 use ipfs_exec_node::path::escape;
 use rustix::fs::{AtFlags, FileType, Stat, fstat, readlinkat, statat};
@@ -70,13 +70,14 @@ pub(super) struct Local {
     names: Mutex<Lru<Vec<u8>, Arc<Names>>>,
     /// Held while names are read: one directory at a time, which bounds the memory that this takes.
     reading_names: Mutex<()>,
-    has_ended: AtomicBool,
+    /// Cancelled when the mount is no longer served.
+    ended: Cancel,
     failure: Mutex<Option<Failure>>,
 }
 
 impl Local {
     /// Looks at the top alone.
-    pub(super) fn new(tree: Tree) -> Result<Local, Errno> {
+    pub(super) fn new(tree: Tree, ended: Cancel) -> Result<Local, Errno> {
         let covers = u64::from(tree.covered.is_some());
         let top = Attributes {
             size: TOP_BYTES + covers * TOP_ENTRY_BYTES,
@@ -91,7 +92,7 @@ impl Local {
             files: Mutex::new(Lru::new(MAX_OPEN)),
             names: Mutex::new(Lru::new(NAMES_BYTES)),
             reading_names: Mutex::default(),
-            has_ended: AtomicBool::new(false),
+            ended,
             failure: Mutex::default(),
         })
     }
@@ -199,7 +200,7 @@ impl Local {
         loop {
             match part {
                 Some(names) if names.decides(number) => return Ok(names),
-                _ if self.has_ended.load(Ordering::Relaxed) => return Err(Errno::INTR),
+                _ if self.ended.is_cancelled() => return Err(Errno::INTR),
                 before => {
                     let top = self.tree.directory.as_fd();
                     let opened = beneath::open_directory(top, &path)?;
@@ -371,7 +372,6 @@ impl Files for Local {
     }
 
     fn end(&self) {
-        self.has_ended.store(true, Ordering::Relaxed);
         self.inodes.end();
     }
 

@@ -36,15 +36,14 @@ mod view;
 use std::ffi::CString;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ipfs_exec_node::Cid;
 use ipfs_exec_node::block::Blocks;
 use ipfs_exec_node::unixfs::{NodeKind, UnixfsError};
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
+use ipfs_exec_node::{Cancel, CancelSource};
 use rustix::process::{getegid, geteuid};
 
 pub use files::Failure;
@@ -56,7 +55,7 @@ pub use view::Top;
 use device::Connection;
 use files::Files;
 use local::Local;
-use server::{Server, Stop};
+use server::Server;
 pub(crate) use view::{DIRECTORY_MODE, FILE_MODE};
 use view::{HOST_FILE_MODE, Unrecorded, View};
 
@@ -204,6 +203,7 @@ fn view<'b>(
     top: Top<'_>,
     unrecorded: Unrecorded,
     observer: &'b dyn Observer,
+    stop: &CancelSource,
 ) -> Result<View<'b>, MountError> {
     let content = |source| match top {
         Top::Dag(cid) | Top::DagWith(cid, _) => MountError::Content {
@@ -212,7 +212,7 @@ fn view<'b>(
         },
         Top::Everything => MountError::Serve(io::Error::other(source)),
     };
-    View::new(blocks, top, unrecorded, observer).map_err(content)
+    View::new(blocks, top, unrecorded, observer, stop.token()).map_err(content)
 }
 
 /// A mount on the host. Dropped, it is taken away.
@@ -221,7 +221,7 @@ pub struct Mount<'b> {
     connection: Mutex<Connection>,
     device: OwnedFd,
     directory: PathBuf,
-    stop: Stop,
+    stop: CancelSource,
 }
 
 impl<'b> Mount<'b> {
@@ -251,7 +251,8 @@ impl<'b> Mount<'b> {
         if fs::read_dir(&directory).map_err(at)?.next().is_some() {
             return Err(MountError::NotEmpty { path: directory });
         }
-        let view = view(blocks, top, on_host(), observer)?;
+        let stop = CancelSource::new().map_err(MountError::Serve)?;
+        let view = view(blocks, top, on_host(), observer, &stop)?;
         if let (Top::Dag(cid) | Top::DagWith(cid, _), Some(kind)) = (top, view.top_kind())
             && !kind.is_directory()
         {
@@ -269,7 +270,7 @@ impl<'b> Mount<'b> {
             view,
             connection: Mutex::new(connection),
             device,
-            stop: Stop::new().map_err(failed)?,
+            stop,
             directory,
         })
     }
@@ -279,19 +280,19 @@ impl<'b> Mount<'b> {
         &self.directory
     }
 
-    /// Serves until it is unmounted, or `cancel` becomes readable: then it is unmounted here.
+    /// Serves until it is unmounted, or cancelled: then it is unmounted here.
     ///
     /// # Errors
     /// [`MountError::Serve`]. That something could not be read is none: who read it was told.
-    pub fn serve(&self, cancel: Option<BorrowedFd<'_>>) -> Result<(), MountError> {
+    pub fn serve(&self, cancel: &Cancel) -> Result<(), MountError> {
         let server = Server::new(&self.view, self.device.as_fd(), &self.stop);
         let server = server.map_err(MountError::Serve)?;
-        let ended = Stop::new().map_err(MountError::Serve)?;
+        let (ended, serving) = io::pipe().map_err(MountError::Serve)?;
         std::thread::scope(|scope| {
-            let serve = || {
-                let served = server.serve();
-                ended.stop();
-                served
+            let serve = move || {
+                // Closed at the end.
+                let _serving = serving;
+                server.serve()
             };
             let thread = std::thread::Builder::new().name("mount".to_owned());
             let serving = match thread.spawn_scoped(scope, serve) {
@@ -301,15 +302,15 @@ impl<'b> Mount<'b> {
                     return Err(error);
                 }
             };
-            let waited = wait(&ended, cancel);
+            let waited = cancel.wait_readable(&ended);
             let unmounted = match &waited {
-                Ok(false) => {
+                Ok(true) => {
                     self.connection().is_unmounted();
                     Ok(())
                 }
-                Ok(true) | Err(_) => self.connection().unmount(&self.directory),
+                Ok(false) | Err(_) => self.connection().unmount(&self.directory),
             };
-            self.stop.stop();
+            self.stop.cancel();
             let served = serving.join().expect("the server does not panic");
             waited.map(drop).and(unmounted).and(served)
         })
@@ -332,19 +333,6 @@ impl std::fmt::Debug for Mount<'_> {
     }
 }
 
-/// Waits for the end; true where `cancel` came first.
-fn wait(ended: &Stop, cancel: Option<BorrowedFd<'_>>) -> io::Result<bool> {
-    let mut events = vec![PollFd::new(ended, PollFlags::IN)];
-    events.extend(cancel.map(|cancel| PollFd::from_borrowed_fd(cancel, PollFlags::IN)));
-    loop {
-        match poll(&mut events, None) {
-            Ok(_) => return Ok(events[0].revents().is_empty()),
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-    }
-}
-
 /// A mount inside a sandbox, made in its stage.
 pub struct SandboxMount<'b> {
     files: Box<dyn Files + 'b>,
@@ -353,7 +341,7 @@ pub struct SandboxMount<'b> {
     device: OwnedFd,
     name: &'static str,
     lists_nodes: bool,
-    stop: Stop,
+    stop: CancelSource,
 }
 
 impl<'b> SandboxMount<'b> {
@@ -368,7 +356,9 @@ impl<'b> SandboxMount<'b> {
         observer: Option<&'b dyn Observer>,
     ) -> Result<SandboxMount<'b>, MountError> {
         let device = device::open().map_err(MountError::Device)?;
-        let view = view(blocks, top, INSIDE, observer.unwrap_or(&Unobserved))?;
+        let stop = CancelSource::new().map_err(MountError::Serve)?;
+        let shown_to = observer.unwrap_or(&Unobserved);
+        let view = view(blocks, top, INSIDE, shown_to, &stop)?;
         Ok(SandboxMount {
             kind: view.top_kind(),
             files: Box::new(view),
@@ -376,7 +366,7 @@ impl<'b> SandboxMount<'b> {
             name,
             // An observer learns what was asked for, not what came along.
             lists_nodes: observer.is_none(),
-            stop: Stop::new().map_err(MountError::Serve)?,
+            stop,
         })
     }
 
@@ -391,7 +381,8 @@ impl<'b> SandboxMount<'b> {
     ) -> Result<SandboxMount<'static>, MountError> {
         let device = device::open().map_err(MountError::Device)?;
         let shown = tree.name.clone();
-        let files = Local::new(tree).map_err(|errno| MountError::Tree {
+        let stop = CancelSource::new().map_err(MountError::Serve)?;
+        let files = Local::new(tree, stop.token()).map_err(|errno| MountError::Tree {
             name: shown,
             source: errno.into(),
         })?;
@@ -401,7 +392,7 @@ impl<'b> SandboxMount<'b> {
             device,
             name,
             lists_nodes: true,
-            stop: Stop::new().map_err(MountError::Serve)?,
+            stop,
         })
     }
 
@@ -444,7 +435,7 @@ impl<'b> SandboxMount<'b> {
     }
 
     pub(crate) fn stop(&self) {
-        self.stop.stop();
+        self.stop.cancel();
     }
 }
 

@@ -14,11 +14,12 @@
 //! A signal that does not kill a program does not end its read, as on every disk. Programs rely on that. If a
 //! signal kills the program, the server answers its request at once, and discards the result of the read.
 
+use ipfs_exec_node::CancelSource;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs;
 use std::io::{self, IoSlice};
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::Scope;
@@ -26,7 +27,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rustix::buffer::spare_capacity;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::process::Signal;
@@ -67,34 +68,11 @@ const HARMLESS: u64 = signal_bit(Signal::CHILD)
     | signal_bit(Signal::URG)
     | signal_bit(Signal::WINCH);
 
-/// Ends a server from any thread.
-#[derive(Debug)]
-pub(super) struct Stop(OwnedFd);
-
-impl Stop {
-    pub(super) fn new() -> io::Result<Stop> {
-        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-        Ok(Stop(eventfd(0, flags)?))
-    }
-
-    pub(super) fn stop(&self) {
-        if let Err(errno) = rustix::io::write(&self.0, &1u64.to_ne_bytes()) {
-            tracing::debug!(%errno, "a server was stopped before");
-        }
-    }
-}
-
-impl AsFd for Stop {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
 /// See the [module](self).
 pub(super) struct Server<'s> {
     files: &'s dyn Files,
     device: BorrowedFd<'s>,
-    stop: &'s Stop,
+    stop: &'s CancelSource,
     listening: Mutex<()>,
     threads: AtomicUsize,
     has_helpers: AtomicBool,
@@ -138,7 +116,7 @@ impl<'s> Server<'s> {
     pub(super) fn new(
         files: &'s dyn Files,
         device: BorrowedFd<'s>,
-        stop: &'s Stop,
+        stop: &'s CancelSource,
     ) -> io::Result<Server<'s>> {
         fcntl_setfl(device, fcntl_getfl(device)? | OFlags::NONBLOCK)?;
         Ok(Server {
@@ -192,10 +170,10 @@ impl<'s> Server<'s> {
         state.has_ended = true;
         state.waiting.clear();
         drop(state);
+        // Who listens next finds out, too.
+        self.stop.cancel();
         self.files.end();
         self.changed.notify_all();
-        // Who listens next finds out, too.
-        self.stop.stop();
     }
 
     fn take_requests<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) -> io::Result<()> {

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use ipfs_exec_node::Cancel;
 use ipfs_exec_node::block::{self, Block, BlockError, Blocks, RAW};
 use ipfs_exec_node::path::{EntryName, escape};
 use ipfs_exec_node::unixfs::{
@@ -186,14 +187,15 @@ impl Blocks for Recorded<'_, '_> {
 }
 
 impl<'b> View<'b> {
-    /// Reads the top alone.
+    /// Reads the top alone. Blocks are read until `ended` cancels that.
     pub(super) fn new(
         blocks: &'b dyn Blocks,
         top: Top<'_>,
         unrecorded: Unrecorded,
         observer: &'b dyn Observer,
+        ended: Cancel,
     ) -> Result<View<'b>, UnixfsError> {
-        let cache = BlockCache::new(blocks);
+        let cache = BlockCache::new(blocks, ended);
         let (body, mount_points) = match top {
             Top::Dag(cid) => (Body::content(cid), &[][..]),
             Top::DagWith(cid, names) => (Body::content(cid), names),
@@ -774,7 +776,6 @@ impl Files for View<'_> {
 
     fn end(&self) {
         self.ahead.end();
-        self.blocks.end();
         self.inodes.end();
     }
 

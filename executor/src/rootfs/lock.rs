@@ -10,7 +10,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use ipfs_exec_node::lock::{Lock, Patience, lock, lock_patiently, try_lock};
+use ipfs_exec_node::Cancel;
+use ipfs_exec_node::lock::{Lock, lock, lock_while, try_lock};
 use rustix::io::Errno;
 
 use crate::beneath;
@@ -74,8 +75,8 @@ pub(super) struct BuildLock {
 }
 
 impl BuildLock {
-    /// Locks `path`, made on demand. `None` if the caller gave up while another one held the lock.
-    pub(super) fn acquire(path: &Path, patience: Patience<'_>) -> io::Result<Option<BuildLock>> {
+    /// Locks `path`, made on demand. `None` if `cancel` ended the wait for another one.
+    pub(super) fn acquire(path: &Path, cancel: &Cancel) -> io::Result<Option<BuildLock>> {
         loop {
             let file = File::options()
                 .create(true)
@@ -83,7 +84,7 @@ impl BuildLock {
                 .write(true)
                 .mode(PRIVATE)
                 .open(path)?;
-            if !lock_patiently(&file, Lock::Exclusive, patience)? {
+            if !lock_while(&file, Lock::Exclusive, cancel)? {
                 return Ok(None);
             }
             if has_name(&file, path)? {

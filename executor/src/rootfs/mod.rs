@@ -32,13 +32,12 @@ mod tests;
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use ipfs_exec_node::Cid;
 use ipfs_exec_node::block::Blocks;
 use ipfs_exec_node::budget::{Budget, BudgetError};
-use ipfs_exec_node::lock::Patience;
 use ipfs_exec_node::progress::{Event, Reporter};
 use ipfs_exec_node::repo::{RepoError, Repository, Session};
 use ipfs_exec_node::unixfs::{FileReader, UnixfsError};
@@ -150,38 +149,23 @@ pub enum RootfsError {
 /// Bounds on entries and on the cache.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
-pub struct RootfsOptions<'c> {
+pub struct RootfsOptions {
     /// What one archive may take.
     pub unpack: Budget,
     /// Bytes that the whole cache may keep. What is in use stays, whatever its size.
     pub cache_cap_bytes: u64,
-    /// Becomes readable when the caller no longer wants the entry.
-    pub cancel: Option<BorrowedFd<'c>>,
 }
 
-impl<'c> RootfsOptions<'c> {
+impl RootfsOptions {
     /// 32 GiB: two archives of the largest default size.
     pub const DEFAULT_CACHE_CAP_BYTES: u64 = 32 << 30;
-
-    /// How long a caller waits for another one that builds the entry, unless it `is_over` before.
-    fn patience<'p>(&self, is_over: &'p dyn Fn() -> bool) -> Patience<'p>
-    where
-        'c: 'p,
-    {
-        Patience {
-            cancel: self.cancel,
-            is_over,
-            deadline: self.unpack.deadline,
-        }
-    }
 }
 
-impl Default for RootfsOptions<'_> {
+impl Default for RootfsOptions {
     fn default() -> Self {
         RootfsOptions {
             unpack: archive::DEFAULT_BUDGET,
             cache_cap_bytes: RootfsOptions::DEFAULT_CACHE_CAP_BYTES,
-            cancel: None,
         }
     }
 }
@@ -311,7 +295,7 @@ impl<'r> RootfsCache<'r> {
         session: &Session<'_>,
         blocks: &dyn Blocks,
         cid: &Cid,
-        options: &RootfsOptions<'_>,
+        options: &RootfsOptions,
         reporter: &dyn Reporter,
     ) -> Result<Rootfs, RootfsError> {
         let key = key(cid);
@@ -333,11 +317,12 @@ impl<'r> RootfsCache<'r> {
         session: &Session<'_>,
         blocks: &dyn Blocks,
         cid: &Cid,
-        options: &RootfsOptions<'_>,
+        options: &RootfsOptions,
         reporter: &dyn Reporter,
     ) -> Result<Rootfs, RootfsError> {
         let path = self.path().join(format!("{key}.lock"));
-        let lock = BuildLock::acquire(&path, options.patience(&|| reporter.interrupted()))
+        let cancel = reporter.cancel().until(options.unpack.deadline);
+        let lock = BuildLock::acquire(&path, &cancel)
             .map_err(|source| RootfsError::Cache {
                 path: path.clone(),
                 source,
@@ -427,7 +412,7 @@ impl Builder<'_> {
     fn build(
         &self,
         blocks: &dyn Blocks,
-        options: &RootfsOptions<'_>,
+        options: &RootfsOptions,
         reporter: &dyn Reporter,
     ) -> Result<Rootfs, RootfsError> {
         let scratch = beneath::open_root(self.session.scratch())
@@ -449,7 +434,7 @@ impl Builder<'_> {
         &self,
         scratch: &OwnedFd,
         blocks: &dyn Blocks,
-        options: &RootfsOptions<'_>,
+        options: &RootfsOptions,
         reporter: &dyn Reporter,
     ) -> Result<Rootfs, RootfsError> {
         let path = self.session.scratch().join(BUILDING);
@@ -480,7 +465,7 @@ impl Builder<'_> {
         &self,
         tree: &OwnedFd,
         blocks: &dyn Blocks,
-        options: &RootfsOptions<'_>,
+        options: &RootfsOptions,
         reporter: &dyn Reporter,
     ) -> Result<archive::Unpacked, RootfsError> {
         blocks.expect_all(self.cid);

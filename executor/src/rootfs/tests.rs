@@ -6,8 +6,8 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ipfs_exec_node::progress::Silent;
-use rustix::pipe::pipe;
+use ipfs_exec_node::cancel::{Cancel, CancelSource, NEVER};
+use ipfs_exec_node::progress::Quiet;
 use tar::{Builder, EntryType, Header};
 use tempfile::TempDir;
 
@@ -49,10 +49,20 @@ const INIT: (EntryType, &str, &str) = (FILE, "sbin/init", "#!/bin/sh\n");
 fn ensure_with(
     repository: &Repository,
     cid: &Cid,
-    options: &RootfsOptions<'_>,
+    options: &RootfsOptions,
+) -> Result<Rootfs, RootfsError> {
+    ensure_while(repository, cid, options, Cancel::default())
+}
+
+fn ensure_while(
+    repository: &Repository,
+    cid: &Cid,
+    options: &RootfsOptions,
+    cancel: Cancel,
 ) -> Result<Rootfs, RootfsError> {
     let session = repository.session().unwrap();
-    RootfsCache::new(repository).ensure(&session, repository, cid, options, &Silent)
+    let reporter = Quiet(cancel);
+    RootfsCache::new(repository).ensure(&session, repository, cid, options, &reporter)
 }
 
 fn ensure(repository: &Repository, cid: &Cid) -> Result<Rootfs, RootfsError> {
@@ -381,20 +391,16 @@ fn waiting_for_another_builder_can_be_cancelled() {
     let path = repository
         .rootfs_directory()
         .join(format!("{}.lock", key(&cid)));
-    let patient = RootfsOptions::default();
-    let other = BuildLock::acquire(&path, patient.patience(&|| false))
-        .unwrap()
-        .unwrap();
-    let (cancel, trigger) = pipe().unwrap();
-    drop(trigger);
-    let cancelled = RootfsOptions {
-        cancel: Some(cancel.as_fd()),
-        ..Default::default()
-    };
+    let other = BuildLock::acquire(&path, &NEVER).unwrap().unwrap();
+    let source = CancelSource::new().unwrap();
+    source.cancel();
     let mut late = RootfsOptions::default();
     late.unpack.deadline = Some(Instant::now());
-    for options in [cancelled, late] {
-        let error = ensure_with(&repository, &cid, &options).unwrap_err();
+    for (options, cancel) in [
+        (RootfsOptions::default(), source.token()),
+        (late, Cancel::default()),
+    ] {
+        let error = ensure_while(&repository, &cid, &options, cancel).unwrap_err();
         assert!(
             matches!(error, RootfsError::Interrupted { .. }),
             "{error:?}"

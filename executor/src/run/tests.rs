@@ -10,12 +10,11 @@ use ipfs_exec_node::Cid;
 use ipfs_exec_node::path::ContentPath;
 use ipfs_exec_node::progress::Silent;
 use ipfs_exec_node::unixfs::{self, FileReader};
-use rustix::pipe::pipe;
 use tempfile::TempDir;
 
 use super::*;
-use crate::caller::Cancel;
 use crate::testing::add_bytes;
+use ipfs_exec_node::CancelSource;
 
 /// A directory with `test` holding `blabla\n`.
 const BLABLA: &str = "QmeugpFaBp7aafV2uN7GC3E2GbAycnEU3c2Q3FS7mSLbo4";
@@ -285,8 +284,8 @@ fn the_program_may_come_from_the_input() {
 #[test]
 fn interruption_keeps_nothing() {
     let bench = Bench::new();
-    let (cancel, trigger) = pipe().unwrap();
-    drop(trigger);
+    let source = CancelSource::new().unwrap();
+    source.cancel();
     let job = bench.job(
         bench.busybox,
         bench.empty,
@@ -295,13 +294,12 @@ fn interruption_keeps_nothing() {
     let options = RunOptions::default();
     let repository = &bench.repository;
     let pins = repository.pins().unwrap().len();
-    let cancel = Cancel(cancel.as_fd());
     let error = run(
         repository,
         repository,
         &job,
         &options,
-        Some(&cancel),
+        Some(&source.token()),
         None,
         &Silent,
     )

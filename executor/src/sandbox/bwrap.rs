@@ -22,6 +22,7 @@ use std::process::{Child, ExitStatus};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use ipfs_exec_node::cancel::{Cancel, NEVER};
 use ipfs_exec_node::path::escape;
 use ipfs_exec_node::unixfs::FileReader;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -215,9 +216,10 @@ pub fn execute(
     // What the program printed is out before its end is told.
     match stopped {
         None if !is_interrupted => {
-            relays.finish(watch.deadline(), conduct.caller.map(Caller::cancel));
+            let cancel = conduct.caller.map_or(&NEVER, Caller::cancel);
+            relays.finish(&cancel.until(watch.deadline()));
         }
-        _ => relays.finish(Instant::now().checked_add(LAST_PATIENCE), None),
+        _ => relays.finish(&NEVER.until(Instant::now().checked_add(LAST_PATIENCE))),
     }
     let is_repeatable = relays.are_repeatable();
     let printed = relays.first_output();
@@ -582,13 +584,14 @@ impl Running {
             let is_running = stopped.is_none();
             let start = ears.start_deadline;
             let start = start.map(|end| end.saturating_duration_since(Instant::now()));
-            let patience = [watch.patience(), stopping.left(), start];
+            let asked = stopping.cancel().deadline();
+            let asked = asked.map(|end| end.saturating_duration_since(Instant::now()));
+            let patience = [watch.patience(), stopping.left(), start, asked];
             let patience = patience.into_iter().flatten().min();
-            let [cancel, signals] = stopping.descriptors();
             let wishes = Wishes {
-                cancel,
+                cancel: stopping.cancel(),
                 typed: ears.relays.interrupted(),
-                signals,
+                signals: stopping.signals(),
             };
             let ready = wait(
                 &self.descriptor,
@@ -647,10 +650,9 @@ impl Drop for Running {
 }
 
 /// What the caller may want.
-#[derive(Default)]
 struct Wishes<'w> {
     /// The end.
-    cancel: Option<BorrowedFd<'w>>,
+    cancel: &'w Cancel,
     /// The end, typed at the program's terminal.
     typed: Option<BorrowedFd<'w>>,
     /// To send signals.
@@ -658,8 +660,14 @@ struct Wishes<'w> {
 }
 
 impl Wishes<'_> {
+    const NONE: Wishes<'static> = Wishes {
+        cancel: &NEVER,
+        typed: None,
+        signals: None,
+    };
+
     fn while_running(self, is_running: bool) -> Self {
-        if is_running { self } else { Wishes::default() }
+        if is_running { self } else { Wishes::NONE }
     }
 }
 
@@ -683,7 +691,6 @@ fn wait(
     let patience = patience.map(timespec);
     let descriptors = [
         Some(supervisor.as_fd()),
-        wishes.cancel,
         wishes.typed,
         wishes.signals,
         status.pipe().map(AsFd::as_fd),
@@ -691,7 +698,9 @@ fn wait(
     ];
     let present = descriptors.iter().flatten();
     let mut events: Vec<_> = present
-        .map(|descriptor| PollFd::from_borrowed_fd(*descriptor, PollFlags::IN))
+        .copied()
+        .chain(wishes.cancel.descriptors())
+        .map(|descriptor| PollFd::from_borrowed_fd(descriptor, PollFlags::IN))
         .collect();
     loop {
         match poll(&mut events, patience.as_ref()) {
@@ -703,11 +712,11 @@ fn wait(
         }
     }
     let mut ready = events.iter().map(|event| !event.revents().is_empty());
-    let [end, cancel, typed, signals, ..] =
+    let [end, typed, signals, ..] =
         descriptors.map(|descriptor| descriptor.is_some() && ready.next() == Some(true));
     Ok(Ready {
         end,
-        cancel,
+        cancel: wishes.cancel.is_cancelled(),
         typed,
         signals,
     })

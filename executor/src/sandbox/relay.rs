@@ -7,6 +7,7 @@
 //! The caller's descriptors may be in non-blocking mode, which belongs to the open file description and
 //! so to all that share it: it is left as it is, and the relay polls where a call would block.
 
+use ipfs_exec_node::cancel::{Cancel, NEVER};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -93,24 +94,24 @@ impl OutputRelay {
         first.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Waits for the end of the output, up to `deadline` and as long as `cancel` is not readable. The
-    /// reader of the output may be slow, or not read at all.
+    /// Waits for the end of the output, unless that is cancelled before. The reader of the output may be
+    /// slow, or not read at all.
     ///
     /// All processes of the sandbox are dead.
-    pub(super) fn finish(&mut self, deadline: Option<Instant>, cancel: Option<BorrowedFd<'_>>) {
+    pub(super) fn finish(&mut self, cancel: &Cancel) {
         let Some(thread) = self.thread.take() else {
             return;
         };
-        match wait(self.ended.as_fd(), PollFlags::IN, cancel, deadline) {
-            Ok(Woken::Ready) => {}
-            Ok(_) => {
+        match cancel.wait_readable(&self.ended) {
+            Ok(true) => {}
+            Ok(false) => {
                 tracing::warn!(
                     "part of what the program printed is lost: its reader does not read"
                 );
                 return;
             }
-            Err(errno) => {
-                tracing::warn!(%errno, "cannot wait for what the program printed");
+            Err(error) => {
+                tracing::warn!(%error, "cannot wait for what the program printed");
                 return;
             }
         }
@@ -128,7 +129,7 @@ impl OutputRelay {
 
 impl Drop for OutputRelay {
     fn drop(&mut self) {
-        self.finish(Instant::now().checked_add(LAST_PATIENCE), None);
+        self.finish(&NEVER.until(Instant::now().checked_add(LAST_PATIENCE)));
     }
 }
 
@@ -430,6 +431,7 @@ pub(super) fn timespec(duration: Duration) -> Timespec {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ipfs_exec_node::CancelSource;
     use std::fs::File;
     use std::io::{Read, Seek, Write};
 
@@ -561,10 +563,10 @@ mod tests {
         let mut relay = OutputRelay::start(from.into(), theirs.into(), None).unwrap();
         program.write_all(&[b'x'; 100_000]).unwrap();
         drop(program);
-        let (cancel, cancelled) = std::io::pipe().unwrap();
-        drop(cancelled);
-        relay.finish(None, Some(cancel.as_fd()));
-        relay.finish(Some(Instant::now()), None);
+        let source = CancelSource::new().unwrap();
+        source.cancel();
+        relay.finish(&source.token());
+        relay.finish(&NEVER.until(Some(Instant::now())));
     }
 
     #[test]

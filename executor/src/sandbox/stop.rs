@@ -7,6 +7,8 @@ use std::fs;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use ipfs_exec_node::Cancel;
+use ipfs_exec_node::cancel::NEVER;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
@@ -56,15 +58,16 @@ impl<'c> Stopping<'c> {
         }
     }
 
-    /// What to wait for: that the caller wants the end, as long as the program was not asked; and signals.
-    /// Signals wait until there is a process that can get them.
-    pub(super) fn descriptors(&self) -> [Option<BorrowedFd<'c>>; 2] {
+    /// Tells that the caller wants the end, as long as the program was not asked.
+    pub(super) fn cancel(&self) -> &'c Cancel {
         let cancel = self.caller.map(Caller::cancel);
+        cancel.filter(|_| self.deadline.is_none()).unwrap_or(&NEVER)
+    }
+
+    /// Readable while there are signals for the program, once there is a process that can get them.
+    pub(super) fn signals(&self) -> Option<BorrowedFd<'c>> {
         let signals = self.caller.and_then(Caller::signals);
-        [
-            cancel.filter(|_| self.deadline.is_none()),
-            signals.filter(|_| self.first.is_some()),
-        ]
+        signals.filter(|_| self.first.is_some())
     }
 
     /// Hands the caller's signals on to the program, if that runs.

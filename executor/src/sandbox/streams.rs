@@ -7,9 +7,9 @@
 //! ours, and a thread carries its bytes. Where stdin and stderr are a terminal, the program gets one of
 //! its own, which the stub opens inside.
 
+use ipfs_exec_node::Cancel;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::time::Instant;
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, getpgrp};
@@ -91,11 +91,11 @@ impl Relays {
     }
 
     /// Waits for the end of the program's output; all of its processes are dead. It takes as long as its
-    /// reader does, but ends at `deadline` or when `cancel` is readable.
-    pub(super) fn finish(&mut self, deadline: Option<Instant>, cancel: Option<BorrowedFd<'_>>) {
+    /// reader does, unless that is cancelled.
+    pub(super) fn finish(&mut self, cancel: &Cancel) {
         self.peer = None;
         for output in &mut self.output {
-            output.finish(deadline, cancel);
+            output.finish(cancel);
         }
     }
 

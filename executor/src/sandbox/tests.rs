@@ -6,14 +6,13 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
-use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ipfs_exec_node::Cid;
-use rustix::pipe::pipe;
+use ipfs_exec_node::{Cancel, CancelSource};
 use tempfile::TempDir;
 
 use super::*;
@@ -91,11 +90,7 @@ impl Host {
         entries
     }
 
-    fn execute(
-        &self,
-        arguments: &[&str],
-        cancel: Option<std::os::fd::BorrowedFd<'_>>,
-    ) -> Result<Exit, SandboxError> {
+    fn execute(&self, arguments: &[&str], cancel: Option<&Cancel>) -> Result<Exit, SandboxError> {
         let arguments = arguments.iter().map(OsString::from).collect();
         let job = Job::new(Cid::default(), Cid::default(), arguments, []).unwrap();
         let (tree, entries) = (self.path("tree"), self.entries());
@@ -131,10 +126,7 @@ impl Host {
             None,
             &Conduct {
                 stdin: StandardInput::default(),
-                caller: cancel
-                    .map(Cancel)
-                    .as_ref()
-                    .map(|cancel| cancel as &dyn Caller),
+                caller: cancel.map(|cancel| cancel as &dyn Caller),
                 stop_timeout: Duration::ZERO,
             },
         )
@@ -155,7 +147,7 @@ impl Host {
     }
 }
 
-use crate::caller::{Caller, Cancel};
+use crate::caller::Caller;
 use crate::job::Job;
 
 fn if_missing(error: std::io::Error) -> std::io::Result<()> {
@@ -410,21 +402,21 @@ fn a_sandbox_that_cannot_be_set_up() {
 #[test]
 fn cancelling_kills_everything() {
     let host = Host::new();
-    let (cancel, trigger) = pipe().unwrap();
+    let source = CancelSource::new().unwrap();
     let ready = host.path("output/ready");
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !ready.exists() {
                 std::thread::sleep(Duration::from_millis(5));
             }
-            fs::File::from(trigger).write_all(b"x").unwrap();
+            source.cancel();
         });
         let script = "trap '' TERM INT; (trap '' TERM; while :; do echo x >> /output/grows; done) & \
                       while [ ! -s /output/grows ]; do :; done; \
                       echo > /output/ready; while :; do busybox sleep 1; done";
         let started = Instant::now();
         let error = host
-            .execute(&["sh", "-c", script], Some(cancel.as_fd()))
+            .execute(&["sh", "-c", script], Some(&source.token()))
             .unwrap_err();
         assert!(matches!(error, SandboxError::Interrupted), "{error:?}");
         assert!(started.elapsed() < Duration::from_secs(20));
@@ -454,12 +446,12 @@ fn device_files_of_the_host_cannot_be_changed() {
 #[test]
 fn cancelling_at_once() {
     let host = Host::new();
-    let (cancel, trigger) = pipe().unwrap();
-    drop(trigger);
+    let source = CancelSource::new().unwrap();
+    source.cancel();
     for _ in 0..20 {
         let script = "busybox sleep 60; echo > /output/ran";
         let error = host
-            .execute(&["sh", "-c", script], Some(cancel.as_fd()))
+            .execute(&["sh", "-c", script], Some(&source.token()))
             .unwrap_err();
         assert!(matches!(error, SandboxError::Interrupted), "{error:?}");
     }

@@ -223,7 +223,7 @@ pub fn import(
     let mut batch = Vec::with_capacity(PUT_BLOCKS);
     let mut batch_bytes = 0;
     while let Some(block) = reader.next_block()? {
-        if reporter.interrupted() {
+        if reporter.cancel().is_cancelled() {
             return Err(CarError::Interrupted);
         }
         let length = block.data().len();

@@ -34,7 +34,7 @@ pub fn export(
         ..CarImported::default()
     };
     let outcome = walk(blocks, root, &mut |visit| {
-        if reporter.interrupted() {
+        if reporter.cancel().is_cancelled() {
             return ControlFlow::Break(CarError::Interrupted);
         }
         let data = match visit.data {

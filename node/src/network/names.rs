@@ -189,7 +189,7 @@ fn converse(
             Err(RecvTimeoutError::Disconnected) => return Err(NamesError::Ended),
         };
         let now = Instant::now();
-        if asking.reporter.interrupted() {
+        if asking.reporter.cancel().is_cancelled() {
             return Err(NamesError::Interrupted);
         }
         if let Some(event) = &event {

@@ -1,9 +1,7 @@
 //! Options with which a repository is opened.
 
-use std::sync::Arc;
-
 use super::permissions::Sharing;
-use crate::progress::Interruption;
+use crate::cancel::Cancel;
 
 /// How a repository is opened.
 #[derive(Clone, Debug, Default)]
@@ -11,7 +9,6 @@ use crate::progress::Interruption;
 pub struct RepositoryOptions {
     /// Which other users may read the repository.
     pub sharing: Sharing,
-    /// What ends the wait for another process; without it, the wait lasts until that process lets
-    /// go.
-    pub interruption: Option<Arc<dyn Interruption>>,
+    /// What ends the wait for another process.
+    pub cancel: Cancel,
 }

@@ -80,7 +80,7 @@ pub(super) fn reindex(
     options: RepositoryOptions,
     reporter: &dyn Reporter,
 ) -> Result<Reindexed, RepoError> {
-    let waiting = Waiting::new(options.interruption);
+    let waiting = Waiting::new(options.cancel);
     let layout = Layout::at(path, options.sharing)?;
     owner::check(&layout)?;
     let directory = layout.take_turn(&waiting)?;
@@ -237,7 +237,7 @@ impl<'r> Rebuild<'r> {
     }
 
     fn check_interrupted(&self, path: &Path) -> Result<(), RepoError> {
-        if self.reporter.interrupted() {
+        if self.reporter.cancel().is_cancelled() {
             return Err(RepoError::Interrupted {
                 path: path.to_owned(),
             });

@@ -54,7 +54,7 @@ pub struct Statistics {
 
 impl Store {
     pub(super) fn open(path: &Path, options: RepositoryOptions) -> Result<Store, RepoError> {
-        let waiting = Waiting::new(options.interruption);
+        let waiting = Waiting::new(options.cancel);
         let layout = Layout::ensure(path, options.sharing, &waiting)?;
         let in_use = layout.share(&waiting)?;
         let database = Database::open(layout.database(), layout.root(), waiting.clone())?;

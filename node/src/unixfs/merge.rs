@@ -55,7 +55,7 @@ pub fn merge(
     }
     let mut open = vec![Merging::new(blocks, None, &roots)?];
     loop {
-        if reporter.interrupted() {
+        if reporter.cancel().is_cancelled() {
             return Err(UnixfsError::Interrupted);
         }
         let top = open

@@ -182,6 +182,10 @@ impl ipfs_exec_node::progress::Reporter for LeftOut {
         let mut all = self.0.lock().unwrap();
         all.push((path.to_owned(), kind.to_owned()));
     }
+
+    fn cancel(&self) -> &ipfs_exec_node::Cancel {
+        &ipfs_exec_node::cancel::NEVER
+    }
 }
 
 /// The tree of a root file system holds devices and sockets, which made its import fail, and set-id

@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use ipfs_exec_node::block::{Block, BlockError, Blocks, DAG_PB, MemoryBlocks};
 use ipfs_exec_node::budget::FreeSpace;
+use ipfs_exec_node::cancel::NEVER;
 use ipfs_exec_node::dag::{self, DagError};
-use ipfs_exec_node::progress::{Event, Reporter};
+use ipfs_exec_node::progress::Quiet;
 use ipfs_exec_node::unixfs::{self, ExportOptions, Node, UnixfsError};
 use ipfs_exec_node::{Budget, BudgetError, Cid, EntryName, KeepFree};
 
@@ -445,14 +446,6 @@ fn an_export_stops_at_its_entries() {
 /// Without a bound that it would reach, an interruption ends it.
 #[test]
 fn an_export_of_endless_paths_can_be_interrupted() {
-    struct Later(Instant);
-    impl Reporter for Later {
-        fn report(&self, _event: Event) {}
-
-        fn interrupted(&self) -> bool {
-            Instant::now() >= self.0
-        }
-    }
     let blocks = MemoryBlocks::default();
     let mut cid = put(&blocks, &node(&[], DIRECTORY));
     for _ in 0..60 {
@@ -464,7 +457,7 @@ fn an_export_of_endless_paths_can_be_interrupted() {
     let directory = tempfile::tempdir().unwrap();
     let parent = std::fs::File::open(directory.path()).unwrap();
     let name = EntryName::new(b"out").unwrap();
-    let soon = Later(Instant::now() + Duration::from_millis(200));
+    let soon = Quiet(NEVER.until(Some(Instant::now() + Duration::from_millis(200))));
     let options = ExportOptions::default();
     let parent = std::os::fd::AsFd::as_fd(&parent);
     let outcome = unixfs::export(&blocks, &cid, parent, &name, &options, &soon);

@@ -1,18 +1,13 @@
 //! Waiting for other processes ends when the user wants that.
 
 use std::fs::File;
-use std::io::{PipeReader, PipeWriter, Write, pipe};
-use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use ipfs_exec_node::block::BlockError;
-use ipfs_exec_node::progress::Interruption;
 use ipfs_exec_node::repo::{RepoError, RepositoryOptions};
-use ipfs_exec_node::{Blocks, Pin, Repository};
+use ipfs_exec_node::{Blocks, CancelSource, Pin, Repository};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::support::{raw, repository};
@@ -22,50 +17,17 @@ const BEFORE: Duration = Duration::from_millis(200);
 /// Far below the two minutes that a transaction waits otherwise.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
-#[derive(Debug)]
-struct Flag {
-    asked: AtomicBool,
-    readable: PipeReader,
-    writable: Mutex<PipeWriter>,
-}
-
-impl Flag {
-    fn new() -> Arc<Flag> {
-        let (readable, writable) = pipe().unwrap();
-        Arc::new(Flag {
-            asked: AtomicBool::new(false),
-            readable,
-            writable: Mutex::new(writable),
-        })
-    }
-
-    fn ask(&self) {
-        self.asked.store(true, Ordering::Relaxed);
-        self.writable.lock().unwrap().write_all(b"x").unwrap();
-    }
-}
-
-impl Interruption for Flag {
-    fn asked(&self) -> bool {
-        self.asked.load(Ordering::Relaxed)
-    }
-
-    fn descriptor(&self) -> BorrowedFd<'_> {
-        self.readable.as_fd()
-    }
-}
-
 /// Does `work`, which must wait, on the repository at `path`, and interrupts it.
 #[track_caller]
 fn interrupt(path: &Path, work: impl FnOnce(Repository) -> Result<(), RepoError> + Send) {
-    let flag = Flag::new();
+    let source = CancelSource::new().unwrap();
     let mut options = RepositoryOptions::default();
-    options.interruption = Some(flag.clone());
+    options.cancel = source.token();
     let (outcome, waited) = thread::scope(|scope| {
         let work = scope.spawn(|| Repository::open_with(path, options).and_then(work));
         thread::sleep(BEFORE);
         assert!(!work.is_finished(), "it does not wait");
-        flag.ask();
+        source.cancel();
         let asked = Instant::now();
         (work.join().unwrap(), asked.elapsed())
     });
@@ -130,10 +92,10 @@ fn of_the_making_of_a_repository() {
 #[test]
 fn a_free_lock_is_taken_after_an_interruption() {
     let directory = tempfile::tempdir().unwrap();
-    let flag = Flag::new();
-    flag.ask();
+    let source = CancelSource::new().unwrap();
+    source.cancel();
     let mut options = RepositoryOptions::default();
-    options.interruption = Some(flag);
+    options.cancel = source.token();
     let repository = Repository::open_with(&directory.path().join("new"), options).unwrap();
     repository.put(&[raw(b"new")]).unwrap();
     repository.collect_garbage().unwrap();

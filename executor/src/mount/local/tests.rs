@@ -1,3 +1,4 @@
+use ipfs_exec_node::Cancel;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
@@ -24,7 +25,7 @@ impl Place {
             bytes: 7,
             covered,
         };
-        let local = Local::new(tree).unwrap();
+        let local = Local::new(tree, Cancel::default()).unwrap();
         Place { directory, local }
     }
 

@@ -448,7 +448,7 @@ impl<'r> Fetcher<'r> {
                 GatewayEvent::Block { .. } => {}
             }
         }
-        if self.reporter.interrupted() {
+        if self.reporter.cancel().is_cancelled() {
             return Err(FetchError::Interrupted.into());
         }
         self.judge(state, exchange, now)

@@ -31,7 +31,7 @@ pub(super) fn first_difference(
     let mut offset = 0_u64;
     let mut start = None;
     loop {
-        if reporter.interrupted() {
+        if reporter.cancel().is_cancelled() {
             return Err(UnixfsError::Interrupted);
         }
         if let Some(size) = same_part(&one, &other) {

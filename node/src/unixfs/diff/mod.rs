@@ -129,7 +129,7 @@ fn compare(
     visit: &mut dyn FnMut(Difference) -> Result<(), UnixfsError>,
     below: &mut Vec<Below>,
 ) -> Result<(), UnixfsError> {
-    if reporter.interrupted() {
+    if reporter.cancel().is_cancelled() {
         return Err(UnixfsError::Interrupted);
     }
     if cids[0] == cids[1] {

@@ -164,7 +164,7 @@ struct Exporter<'a> {
 impl Exporter<'_> {
     /// Does `task` and stacks what follows from it, so that the last pushed is done first.
     fn perform(&self, task: Task, follow: &mut Vec<Task>) -> Result<(), UnixfsError> {
-        if self.reporter.interrupted() {
+        if self.reporter.cancel().is_cancelled() {
             return Err(UnixfsError::Interrupted);
         }
         self.within(self.spending.check_time())?;

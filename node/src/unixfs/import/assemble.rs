@@ -572,7 +572,7 @@ impl<'a> Assembler<'a> {
 
     /// Fails where the caller or the clock says so.
     fn check_stop(&self) -> Result<(), UnixfsError> {
-        if self.reporter.interrupted() {
+        if self.reporter.cancel().is_cancelled() {
             return Err(UnixfsError::Interrupted);
         }
         self.within(self.spending.check_time())
