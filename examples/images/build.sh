@@ -51,6 +51,11 @@ built() {
     cat "$examples/$1" 2>/dev/null || fail "$name needs the image $1; call \`make -C examples $1\`"
 }
 
+case $repository in
+/ipfs/* | /ipns/*) ;;
+/*) [ -d "$repository" ] || fail "ALPINE_REPOSITORY is $repository, which is no directory" ;;
+esac
+
 arch=$(cat "$examples/alpine_arch")
 added=
 if [ -n "$repository" ] && [ "$name" != deb ] && [ -d "$repository" ]; then

@@ -5,7 +5,7 @@
 #   repository.sh index DIRECTORY                       writes the index
 #
 # DIRECTORY is REPOSITORY/ARCH. Variables: DEPENDS and PROVIDES are lists of names, OWNER is the UID:GID of the
-# files, and SCRIPT is the type of a script that the package has, such as `post-install`.
+# files, MODE is a change of their modes such as `u-r`, and SCRIPT is the type of a script that the package has, such as `post-install`.
 set -eu
 export LC_ALL=C
 
@@ -22,7 +22,7 @@ part() (
     find . -mindepth 1 -maxdepth 1 -printf '%P\n' |
         tar --create --blocking-factor=1 --format=posix --sort=name --mtime=@0.5 --numeric-owner \
             --pax-option='delete=atime,delete=ctime' \
-            --owner="${owner%%:*}" --group="${owner##*:}" --files-from=-
+            --owner="${owner%%:*}" --group="${owner##*:}" ${3:+--mode="$3"} --files-from=-
 )
 
 # Packs a tree without the end of the archive, so that the next part continues it.
@@ -35,7 +35,7 @@ package)
     name=$3 version=$4 tree=$5
     mkdir "$work/signature" "$work/control"
     echo 'not a signature' >"$work/signature/.SIGN.RSA.stand-in.rsa.pub"
-    part "$tree" "${OWNER:-0:0}" | gzip -n >"$work/data.gz"
+    part "$tree" "${OWNER:-0:0}" "${MODE:-}" | gzip -n >"$work/data.gz"
     {
         echo "pkgname = $name"
         echo "pkgver = $version"

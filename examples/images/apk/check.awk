@@ -3,8 +3,8 @@
 #   awk -f check.awk BEFORE SCRIPTS AFTER
 #
 # BEFORE and AFTER are databases of installed packages. SCRIPTS lists the scripts of AFTER, a line each:
-# NAME-VERSION.HASH.TYPE. A package is refused if an entry does not belong to root, if apk marked the package
-# as broken, or if it has a script that apk runs in a chroot during the installation.
+# NAME-VERSION.HASH.TYPE. A new package is refused if an entry does not belong to root, if apk marked the
+# package as broken, or if it has a script that apk runs in a chroot during the installation or upgrade.
 
 # Adds a line for the user, in the order of the database.
 function refuse(reason) {
@@ -13,14 +13,21 @@ function refuse(reason) {
 }
 
 function finish_package(    script) {
-    if (name == "" || checksum in old)
+    if (name == "")
         return
+    if (checksum in old) {
+        if (scripts[name "-" version, "install"] == "trigger")
+            print "note: the trigger of the package " name " is not executed" > "/dev/stderr"
+        return
+    }
     if (owner != "")
         refuse(owner)
-    else if (broken ~ /[fx]/)
+    else if (broken ~ /f/)
+        refuse("apk could not write its files as they are in the package; the messages above tell why")
+    else if (broken ~ /x/)
         refuse("apk could not set all attributes of its files")
-    else if (scripts[name "-" version] != "")
-        refuse("its " scripts[name "-" version] " script needs a chroot")
+    else if (script = scripts[name "-" version, name in installed ? "upgrade" : "install"])
+        refuse("its " script " script needs a chroot")
 }
 
 function start_package() {
@@ -31,14 +38,19 @@ function start_package() {
 FILENAME == ARGV[1] {
     if (/^C:/)
         old[substr($0, 3)]
+    if (/^P:/)
+        installed[substr($0, 3)]
     next
 }
 
 FILENAME == ARGV[2] {
-    if (match($0, /\.(pre-install|post-install|trigger)$/)) {
+    if (match($0, /\.(pre-install|post-install|pre-upgrade|post-upgrade|trigger)$/)) {
         type = substr($0, RSTART + 1)
-        sub(/\.[^.]*\.(pre-install|post-install|trigger)$/, "")
-        scripts[$0] = type
+        sub(/\.[^.]*\.[a-z-]*$/, "")
+        if (type == "trigger")
+            scripts[$0, "install"] = scripts[$0, "upgrade"] = type
+        else
+            scripts[$0, substr(type, index(type, "-") + 1)] = type
     }
     next
 }

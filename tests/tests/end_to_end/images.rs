@@ -180,6 +180,8 @@ impl Images {
         self.alpine_package("scripted", other, &[("SCRIPT", "post-install")]);
         self.alpine_package("triggered", other, &[("SCRIPT", "trigger")]);
         self.alpine_package("lonely", other, &[("DEPENDS", "nothing")]);
+        let hidden: &[(&str, &[u8])] = &[("opt/hidden", b"hidden content\n")];
+        self.alpine_package("hidden", hidden, &[("MODE", "u-r")]);
         self.alpine("index").succeeds();
     }
 
@@ -332,6 +334,17 @@ fn apk_installs_a_package_with_what_it_depends_on() {
     images.environment.assert_clean();
 }
 
+/// The program that packs could not read them, and left them out without a word.
+#[test]
+fn files_that_their_owner_cannot_read_are_packed() {
+    let images = Images::built(true);
+    let input = images.input("repository", &images.repository());
+    let output = images.run("apk", &input, &["hidden"]).succeeds().line();
+    let said = images.says(&output, "cat /opt/hidden; stat -c %A /opt /opt/hidden");
+    assert_eq!(said, "hidden content\ndrwxr-xr-x\n-rwxr-xr-x\n");
+    images.environment.assert_clean();
+}
+
 #[test]
 fn apk_refuses_what_it_cannot_install() {
     let images = Images::built(true);
@@ -340,6 +353,7 @@ fn apk_refuses_what_it_cannot_install() {
         |packages: &[&str], words: &[&str]| images.refuses("apk", &input, packages, words);
     refuses(&[], &["no package is named"]);
     refuses(&["--root=/"], &["--root=/"]);
+    refuses(&["!hello"], &["!hello"]);
     refuses(&["unknown"], &["unknown"]);
     refuses(&["lonely"], &["lonely"]);
     refuses(&["owned"], &["owned", "0:42"]);
@@ -350,6 +364,13 @@ fn apk_refuses_what_it_cannot_install() {
     let alone = ["mkdir", "rootfs.tar.gz", &busybox];
     let alone = images.environment.ipfs_exec(alone).succeeds().line();
     images.refuses("apk", &alone, &["hello"], &["repository"]);
+    let key = images.environment.write("key", "a key");
+    let key = images.environment.add(key);
+    let keys = ["mkdir", "keys", &key].into_iter().map(str::to_owned);
+    let keys = images.environment.ipfs_exec(keys).succeeds().line();
+    let keys = images.environment.ipfs_exec(["merge", &input, &keys]);
+    let keys = keys.succeeds().line();
+    images.refuses("apk", &keys, &["hello"], &["keys", "not a directory"]);
 
     let damaged = images.repository().join("x86_64/hello-1-r0.apk");
     let mut package = fs::read(&damaged).unwrap();
@@ -357,7 +378,12 @@ fn apk_refuses_what_it_cannot_install() {
     fs::write(&damaged, package).unwrap();
     let input = images.input("repository", &images.repository());
     images.refuses("apk", &input, &["hello"], &["hello"]);
-    fs::remove_file(images.repository().join("x86_64/APKINDEX.tar.gz")).unwrap();
+    let index = images.repository().join("x86_64/APKINDEX.tar.gz");
+    fs::write(&index, "no index").unwrap();
+    let input = images.input("repository", &images.repository());
+    let words = ["cannot read the index x86_64/APKINDEX.tar.gz"];
+    images.refuses("apk", &input, &["hello"], &words);
+    fs::remove_file(index).unwrap();
     let input = images.input("repository", &images.repository());
     images.refuses(
         "apk",
