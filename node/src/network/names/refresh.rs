@@ -15,6 +15,9 @@ const ROUND_INTERVAL: Duration = Duration::from_secs(4 * 3600);
 /// How often it is looked for records that other processes have signed.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
+/// When a record that nobody took is given out again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(60);
+
 /// A record that expires within this time is signed again: one round, and half of another.
 const RENEWAL: Duration = Duration::from_secs(6 * 3600);
 
@@ -46,7 +49,14 @@ pub struct Refresher {
     next_check: Instant,
     next_round: Instant,
     /// The records that were given out since the last round began.
-    published: HashMap<KeyName, Record>,
+    published: HashMap<KeyName, Published>,
+}
+
+#[derive(Debug)]
+struct Published {
+    record: Record,
+    /// When to give it out again, where nobody took it.
+    retry: Option<Instant>,
 }
 
 impl Refresher {
@@ -71,8 +81,10 @@ impl Refresher {
                 self.next_check = now;
             }
             NetworkEvent::NamePublished { name, takers: 0 } => {
-                // Tried again at the next round, or when a DHT is joined.
                 tracing::debug!(%name, "no DHT peer and no router took the record");
+                if let Some(published) = self.published.get_mut(name) {
+                    published.retry = Some(now + RETRY_INTERVAL);
+                }
             }
             _ => {}
         }
@@ -102,9 +114,13 @@ impl Refresher {
             let Some(record) = renewed(&self.records, &key, now)? else {
                 continue;
             };
-            if self.published.get(&name) != Some(&record) {
+            let is_due = self.published.get(&name).is_none_or(|published| {
+                published.record != record || published.retry.is_some_and(|at| instant >= at)
+            });
+            if is_due {
                 network.publish_name(&name, &record);
-                self.published.insert(name, record);
+                let retry = None;
+                self.published.insert(name, Published { record, retry });
             }
         }
         Ok(())

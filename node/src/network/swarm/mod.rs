@@ -28,7 +28,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::sleep_until;
 
 use self::behaviour::{Behaviour, BehaviourEvent, LAN_DHT, PUBLIC_DHT};
-use self::queries::{Dht, Queries, Query};
+use self::queries::{Dht, Queries, Query, Turns};
 use self::standing::StandingPeers;
 use super::event::{NetworkEvent, Role};
 use super::http::{HttpError, Url, routing};
@@ -79,6 +79,7 @@ pub(super) struct Node {
     announcements: Queries,
     name_searches: Queries,
     name_publications: Queries,
+    name_turns: Turns,
     joined: HashSet<Dht>,
     http: Option<reqwest::Client>,
     routers: Vec<Url>,
@@ -121,6 +122,7 @@ impl Node {
             announcements: Queries::default(),
             name_searches: Queries::default(),
             name_publications: Queries::default(),
+            name_turns: Turns::default(),
             joined: HashSet::new(),
             http,
             routers: options.routers,

@@ -53,8 +53,12 @@ impl Node {
     }
 
     /// Gives `record`, a record of `name`, to all DHTs and routers that it is not being given to already.
+    /// While another record of the name is being given out, it waits.
     pub(super) fn publish_name(&mut self, name: KeyName, record: Bytes) {
         let cid = name.cid();
+        if !self.name_turns.begin(cid, &record) {
+            return;
+        }
         let mut queries = Vec::new();
         if !self.name_publications.is_open(&cid)
             && let Some(client) = self.http.clone()
@@ -85,7 +89,7 @@ impl Node {
         if !queries.is_empty() {
             self.name_publications.add(cid, queries);
         } else if !self.name_publications.is_open(&cid) {
-            self.tell(NetworkEvent::NamePublished { name, takers: 0 });
+            self.name_published(name, 0);
         }
     }
 
@@ -159,8 +163,15 @@ impl Node {
         if let Some(Answered { cid, succeeded, .. }) = self.name_publications.end(query, is_taken)
             && let Some(name) = KeyName::from_cid(&cid)
         {
-            let takers = succeeded;
-            self.tell(NetworkEvent::NamePublished { name, takers });
+            self.name_published(name, succeeded);
+        }
+    }
+
+    fn name_published(&mut self, name: KeyName, takers: usize) {
+        let next = self.name_turns.end(&name.cid());
+        self.tell(NetworkEvent::NamePublished { name, takers });
+        if let Some(record) = next {
+            self.publish_name(name, record);
         }
     }
 }

@@ -1,8 +1,10 @@
 //! Open questions and announcements to the DHTs and routers. Pure: it keeps the content that each
 //! question belongs to, and says when all answers are in.
 
-use std::collections::HashSet;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 
+use bytes::Bytes;
 use libp2p::kad::QueryId;
 
 use crate::block::Cid;
@@ -103,9 +105,63 @@ impl Queries {
     }
 }
 
+/// Values that are given out under one key, one after another. A value that comes while an older one is
+/// being given out waits, and replaces one that waits already.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    turns: HashMap<Cid, Turn>,
+}
+
+#[derive(Debug)]
+struct Turn {
+    current: Bytes,
+    next: Option<Bytes>,
+}
+
+impl Turns {
+    /// Whether `value` may be given out now; it waits otherwise.
+    pub(super) fn begin(&mut self, cid: Cid, value: &Bytes) -> bool {
+        match self.turns.entry(cid) {
+            Entry::Vacant(free) => {
+                free.insert(Turn {
+                    current: value.clone(),
+                    next: None,
+                });
+                true
+            }
+            Entry::Occupied(taken) if taken.get().current == *value => true,
+            Entry::Occupied(mut taken) => {
+                taken.get_mut().next = Some(value.clone());
+                false
+            }
+        }
+    }
+
+    /// The current value of `cid` was given out. Returns the one that has waited, which is to begin.
+    pub(super) fn end(&mut self, cid: &Cid) -> Option<Bytes> {
+        self.turns.remove(cid)?.next
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_newer_value_waits_for_its_turn() {
+        let (cid, mut turns) = (Cid::default(), Turns::default());
+        let [first, second, third] = ["1", "2", "3"].map(Bytes::from);
+        assert!(turns.begin(cid, &first));
+        // The same may be given to others that have come.
+        assert!(turns.begin(cid, &first));
+        assert!(!turns.begin(cid, &second));
+        assert!(!turns.begin(cid, &third));
+        let next = turns.end(&cid);
+        assert_eq!(next.as_ref(), Some(&third));
+        assert!(turns.begin(cid, &third));
+        assert_eq!(turns.end(&cid), None);
+        assert!(turns.begin(cid, &second));
+    }
 
     #[test]
     fn the_last_answer_ends_it() {
