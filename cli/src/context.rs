@@ -17,7 +17,7 @@ use ipfs_exec_node::network::{
 use ipfs_exec_node::path::{ContentPath, EntryName};
 use ipfs_exec_node::progress::Reporter;
 use ipfs_exec_node::repo::{Reindexed, Repository, RepositoryOptions};
-use ipfs_exec_node::{Blocks, Cid, KeepFree, unixfs};
+use ipfs_exec_node::{Cid, KeepFree, ReadBlocks, unixfs};
 
 use crate::config::{Config, Server};
 use crate::disk;
@@ -150,7 +150,7 @@ pub(crate) enum Source<'s, 'r> {
 }
 
 impl Source<'_, '_> {
-    pub(crate) fn blocks(&self) -> &dyn Blocks {
+    pub(crate) fn blocks(&self) -> &dyn ReadBlocks {
         match self {
             Source::Local(repository) => *repository,
             Source::Fetching(fetcher) => *fetcher,
@@ -376,7 +376,7 @@ pub(crate) fn content_paths(arguments: &[String]) -> Result<Vec<ContentPath>, Co
 }
 
 /// Resolves a content path; the error names the whole path.
-pub(crate) fn resolve(blocks: &dyn Blocks, path: &ContentPath) -> Result<Cid, CommandError> {
+pub(crate) fn resolve(blocks: &dyn ReadBlocks, path: &ContentPath) -> Result<Cid, CommandError> {
     unixfs::resolve(blocks, path).map_err(|error| {
         let failed = CommandError::from(error);
         if path.segments.is_empty() {

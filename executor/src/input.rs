@@ -12,13 +12,12 @@ use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use ipfs_exec_node::Cid;
-use ipfs_exec_node::block::Blocks;
+use ipfs_exec_node::block::ReadBlocks;
 use ipfs_exec_node::budget::{Budget, Spending};
-use ipfs_exec_node::dag;
 use ipfs_exec_node::path::EntryName;
 use ipfs_exec_node::progress::{Event, Reporter};
 use ipfs_exec_node::unixfs::{self, ExportOptions, Mtime, NodeKind, UnixfsError};
+use ipfs_exec_node::{Cid, dag};
 use rustix::fs::{AtFlags, FileType, statat};
 
 use crate::beneath;
@@ -124,7 +123,7 @@ pub trait InputTree {
 /// # Errors
 /// [`InputError::Fetch`] for a block that cannot be had, [`InputError::Content`] where that is too much.
 pub(crate) fn fetch_all(
-    blocks: &dyn Blocks,
+    blocks: &dyn ReadBlocks,
     cid: &Cid,
     budget: &Budget,
     reporter: &dyn Reporter,
@@ -175,7 +174,7 @@ impl ExportedInput {
     /// [`InputError`]; nothing stays.
     pub fn new(
         scratch: &Path,
-        blocks: &dyn Blocks,
+        blocks: &dyn ReadBlocks,
         cid: &Cid,
         options: &ExportOptions,
         reporter: &dyn Reporter,
@@ -237,7 +236,7 @@ impl<'b> MountedInput<'b> {
     /// # Errors
     /// [`InputError`].
     pub fn new(
-        blocks: &'b dyn Blocks,
+        blocks: &'b dyn ReadBlocks,
         cid: &Cid,
         observer: Option<&'b dyn Observer>,
     ) -> Result<MountedInput<'b>, InputError> {

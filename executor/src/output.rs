@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use ipfs_exec_node::block::Blocks;
+use ipfs_exec_node::block::WriteBlocks;
 use ipfs_exec_node::path::escape;
 use ipfs_exec_node::progress::Reporter;
 use ipfs_exec_node::unixfs::{self, ImportOptions, Imported, ImportedEntry, UnixfsError};
@@ -257,7 +257,7 @@ impl WritableDirectories {
     /// [`OutputError::Refused`] and [`OutputError::Import`].
     pub fn import(
         &self,
-        blocks: &dyn Blocks,
+        blocks: &dyn WriteBlocks,
         options: &ImportOptions,
         reporter: &dyn Reporter,
     ) -> Result<Output, OutputError> {

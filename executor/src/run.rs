@@ -19,7 +19,7 @@ use std::thread::Scope;
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
-use ipfs_exec_node::block::Blocks;
+use ipfs_exec_node::block::ReadBlocks;
 use ipfs_exec_node::budget::{Budget, BudgetError, FreeSpace, KeepFree};
 use ipfs_exec_node::path::escape;
 use ipfs_exec_node::progress::Reporter;
@@ -138,7 +138,7 @@ pub struct Outcome {
 /// [`RunError`]. That the program failed is none: see [`Outcome::exit`].
 pub fn run(
     repository: &Repository,
-    blocks: &dyn Blocks,
+    blocks: &dyn ReadBlocks,
     job: &Job,
     options: &RunOptions,
     caller: Option<&dyn Caller>,
@@ -182,7 +182,7 @@ pub fn run(
 struct Run<'r> {
     repository: &'r Repository,
     session: &'r Session<'r>,
-    blocks: &'r dyn Blocks,
+    blocks: &'r dyn ReadBlocks,
     job: &'r Job,
     options: &'r RunOptions,
     limits: Limits,

@@ -1,7 +1,7 @@
 //! Blocks: bytes named by the hash of their content, and the trait of stores that hold blocks.
 //!
 //! Nothing here knows disks, DAGs or peers. Two properties hold everywhere: the data that
-//! [`Blocks::get`] returns matches its CID, and a block is never larger than
+//! [`ReadBlocks::get`] returns matches its CID, and a block is never larger than
 //! [`limits::MAX_BLOCK_BYTES`].
 
 use std::collections::HashMap;
@@ -13,6 +13,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256, Sha512};
 
 use crate::budget::{BudgetError, KeepFree};
+use crate::cancel::{Cancel, NEVER};
 use crate::limits;
 
 /// A content identifier. Wide enough for an identity CID of [`limits::MAX_IDENTITY_BYTES`].
@@ -268,90 +269,85 @@ fn wrap(code: u64, digest: &[u8]) -> Multihash {
     Multihash::wrap(code, digest).expect("a digest of this hash fits")
 }
 
-/// Something that holds blocks: a repository, a session that writes to one, memory, or the
-/// network behind one of them. Calls may block and may come from many threads at once.
-pub trait Blocks: Send + Sync {
-    /// Reads the block `cid`, which is not an identity CID, and verifies it.
+/// Where blocks are read: a repository, a session that writes to one, memory, or peers behind one of them.
+/// Calls may block, and may come from many threads at once.
+///
+/// No method has a body here, so that no implementation forgets to hand one on.
+pub trait ReadBlocks: Send + Sync {
+    /// Reads the block `cid`, which is not an identity CID, and verifies it. A read that waits for others ends
+    /// with an error soon after it is cancelled; one that needs only the disk does not look at `cancel`.
     ///
     /// # Errors
     /// [`BlockError::Missing`] or [`BlockError::Damaged`] where it cannot be had; both mean that
     /// another source may still have it.
-    fn read(&self, cid: &Cid) -> Result<Bytes, BlockError>;
+    fn read(&self, cid: &Cid, cancel: &Cancel) -> Result<Bytes, BlockError>;
 
-    /// Whether [`Blocks::read`] would find the block without asking anybody else. The data is not
+    /// Whether [`ReadBlocks::read`] would find the block without asking anybody else. The data is not
     /// verified.
     ///
     /// # Errors
     /// Only where the store itself fails.
     fn has(&self, cid: &Cid) -> Result<bool, BlockError>;
 
-    /// Bytes of the block `cid` if [`Blocks::has`] finds it. Stores that know sizes answer
+    /// Bytes of the block `cid` if [`ReadBlocks::has`] finds it. Stores that know sizes answer
     /// without reading.
     ///
     /// # Errors
     /// Only where the store itself fails.
-    fn size(&self, cid: &Cid) -> Result<Option<u64>, BlockError> {
-        match self.read(cid) {
-            Ok(data) => Ok(Some(data.len() as u64)),
-            Err(BlockError::Missing { .. } | BlockError::Damaged { .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Keeps `batch`, whose blocks the caller has verified. Blocks that are here already are
-    /// skipped.
-    ///
-    /// # Errors
-    /// Where the store fails; some blocks of the batch may then have been kept.
-    fn put(&self, batch: &[Block]) -> Result<(), BlockError>;
-
-    /// As [`Blocks::put`], if `keep_free` of the store's disk stays free after it. A store that is not
-    /// on a disk has room for all. Blocks that are here already need no room.
-    ///
-    /// # Errors
-    /// [`BlockError::NoRoom`], and those of [`Blocks::put`].
-    fn put_within(&self, batch: &[Block], keep_free: &KeepFree) -> Result<(), BlockError> {
-        let _ = keep_free;
-        self.put(batch)
-    }
+    fn size(&self, cid: &Cid) -> Result<Option<u64>, BlockError>;
 
     /// Says that these blocks will be read soon, so that what has to come from afar can come
     /// together. Does nothing where all is at hand.
-    fn expect(&self, cids: &[Cid]) {
-        let _ = cids;
-    }
+    fn expect(&self, cids: &[Cid]);
 
-    /// Says that all blocks below `root` will be read, in the order of the DAG.
-    fn expect_all(&self, root: &Cid) {
-        let _ = root;
-    }
+    /// Says that all blocks below `root` will be read, in the order of the DAG. Does nothing where all is at
+    /// hand.
+    fn expect_all(&self, root: &Cid);
+}
 
-    /// As [`Blocks::read`]; a read that waits for others ends with an error soon after `is_wanted`
-    /// says that nobody needs it any more.
+/// Where blocks are kept.
+pub trait WriteBlocks: Send + Sync {
+    /// Keeps `batch`, whose blocks the caller has verified, if `keep_free` of the store's disk stays free after
+    /// it. A store that is not on a disk has room for all. Blocks that are here already are skipped, and need
+    /// no room.
     ///
     /// # Errors
-    /// As [`Blocks::read`].
-    fn read_while(&self, cid: &Cid, is_wanted: &dyn Fn() -> bool) -> Result<Bytes, BlockError> {
-        let _ = is_wanted;
-        self.read(cid)
-    }
+    /// [`BlockError::NoRoom`], and where the store fails; some blocks of the batch may then have been kept.
+    fn put_within(&self, batch: &[Block], keep_free: &KeepFree) -> Result<(), BlockError>;
+}
 
-    /// Gives the data of `cid`: from the CID itself where that holds it, else by
-    /// [`Blocks::read`].
+/// What every [`ReadBlocks`] can do.
+pub trait ReadBlocksExt: ReadBlocks {
+    /// Gives the data of `cid`: from the CID itself where that holds it, else by [`ReadBlocks::read`].
     ///
     /// # Errors
-    /// As [`Blocks::read`].
+    /// As [`ReadBlocks::read`].
     fn get(&self, cid: &Cid) -> Result<Bytes, BlockError> {
         match inline_data(cid) {
             Some(data) => Ok(data),
-            None => self.read(cid),
+            None => self.read(cid, &NEVER),
         }
     }
 }
 
-impl<B: Blocks + ?Sized> Blocks for &B {
-    fn read(&self, cid: &Cid) -> Result<Bytes, BlockError> {
-        (**self).read(cid)
+impl<B: ReadBlocks + ?Sized> ReadBlocksExt for B {}
+
+/// What every [`WriteBlocks`] can do.
+pub trait WriteBlocksExt: WriteBlocks {
+    /// As [`WriteBlocks::put_within`], however full the disk gets.
+    ///
+    /// # Errors
+    /// As [`WriteBlocks::put_within`].
+    fn put(&self, batch: &[Block]) -> Result<(), BlockError> {
+        self.put_within(batch, &KeepFree::NOTHING)
+    }
+}
+
+impl<B: WriteBlocks + ?Sized> WriteBlocksExt for B {}
+
+impl<B: ReadBlocks + ?Sized> ReadBlocks for &B {
+    fn read(&self, cid: &Cid, cancel: &Cancel) -> Result<Bytes, BlockError> {
+        (**self).read(cid, cancel)
     }
 
     fn has(&self, cid: &Cid) -> Result<bool, BlockError> {
@@ -362,14 +358,6 @@ impl<B: Blocks + ?Sized> Blocks for &B {
         (**self).size(cid)
     }
 
-    fn put(&self, batch: &[Block]) -> Result<(), BlockError> {
-        (**self).put(batch)
-    }
-
-    fn put_within(&self, batch: &[Block], keep_free: &KeepFree) -> Result<(), BlockError> {
-        (**self).put_within(batch, keep_free)
-    }
-
     fn expect(&self, cids: &[Cid]) {
         (**self).expect(cids);
     }
@@ -377,9 +365,11 @@ impl<B: Blocks + ?Sized> Blocks for &B {
     fn expect_all(&self, root: &Cid) {
         (**self).expect_all(root);
     }
+}
 
-    fn read_while(&self, cid: &Cid, is_wanted: &dyn Fn() -> bool) -> Result<Bytes, BlockError> {
-        (**self).read_while(cid, is_wanted)
+impl<B: WriteBlocks + ?Sized> WriteBlocks for &B {
+    fn put_within(&self, batch: &[Block], keep_free: &KeepFree) -> Result<(), BlockError> {
+        (**self).put_within(batch, keep_free)
     }
 }
 
@@ -412,8 +402,8 @@ impl MemoryBlocks {
     }
 }
 
-impl Blocks for MemoryBlocks {
-    fn read(&self, cid: &Cid) -> Result<Bytes, BlockError> {
+impl ReadBlocks for MemoryBlocks {
+    fn read(&self, cid: &Cid, _cancel: &Cancel) -> Result<Bytes, BlockError> {
         let by_hash = self.by_hash.lock().unwrap_or_else(PoisonError::into_inner);
         by_hash
             .get(cid.hash())
@@ -431,7 +421,13 @@ impl Blocks for MemoryBlocks {
         Ok(by_hash.get(cid.hash()).map(|data| data.len() as u64))
     }
 
-    fn put(&self, batch: &[Block]) -> Result<(), BlockError> {
+    fn expect(&self, _cids: &[Cid]) {}
+
+    fn expect_all(&self, _root: &Cid) {}
+}
+
+impl WriteBlocks for MemoryBlocks {
+    fn put_within(&self, batch: &[Block], _keep_free: &KeepFree) -> Result<(), BlockError> {
         let mut by_hash = self.by_hash.lock().unwrap_or_else(PoisonError::into_inner);
         for block in batch {
             by_hash.insert(*block.cid().hash(), block.data().clone());
@@ -444,8 +440,8 @@ impl Blocks for MemoryBlocks {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoBlocks;
 
-impl Blocks for NoBlocks {
-    fn read(&self, cid: &Cid) -> Result<Bytes, BlockError> {
+impl ReadBlocks for NoBlocks {
+    fn read(&self, cid: &Cid, _cancel: &Cancel) -> Result<Bytes, BlockError> {
         Err(BlockError::Missing { cid: *cid })
     }
 
@@ -453,7 +449,17 @@ impl Blocks for NoBlocks {
         Ok(false)
     }
 
-    fn put(&self, _batch: &[Block]) -> Result<(), BlockError> {
+    fn size(&self, _cid: &Cid) -> Result<Option<u64>, BlockError> {
+        Ok(None)
+    }
+
+    fn expect(&self, _cids: &[Cid]) {}
+
+    fn expect_all(&self, _root: &Cid) {}
+}
+
+impl WriteBlocks for NoBlocks {
+    fn put_within(&self, _batch: &[Block], _keep_free: &KeepFree) -> Result<(), BlockError> {
         Ok(())
     }
 }

@@ -70,7 +70,7 @@ pub mod network;
 #[doc(hidden)]
 pub mod fuzzing;
 
-pub use block::{Block, BlockError, Blocks, Cid};
+pub use block::{Block, BlockError, Cid, ReadBlocks, ReadBlocksExt, WriteBlocks, WriteBlocksExt};
 pub use budget::{Budget, BudgetError, KeepFree};
 pub use cancel::{Cancel, CancelSource};
 pub use path::{ContentPath, EntryName};

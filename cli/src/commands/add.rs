@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use ipfs_exec_node::block::NoBlocks;
 use ipfs_exec_node::unixfs::{self, ImportOptions, Imported, ImportedEntry, Mtime};
-use ipfs_exec_node::{Blocks, Pin};
+use ipfs_exec_node::{Pin, WriteBlocks};
 use rustix::fs::CWD;
 use serde_json::json;
 
@@ -185,7 +185,7 @@ type Roots = Vec<(PathBuf, Imported)>;
 
 fn add_all(
     context: &Context,
-    blocks: &dyn Blocks,
+    blocks: &dyn WriteBlocks,
     arguments: &AddArgs,
     options: &ImportOptions,
 ) -> Result<Roots, CommandError> {

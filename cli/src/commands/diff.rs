@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use ipfs_exec_node::path::escape;
 use ipfs_exec_node::unixfs::{self, Change, Changed, Difference, NodeKind, UnixfsError};
-use ipfs_exec_node::{Blocks, Cid};
+use ipfs_exec_node::{Cid, ReadBlocks};
 use serde_json::{Value, json};
 
 use super::stat::kind_word;
@@ -57,7 +57,7 @@ fn compare(context: &Context, arguments: &DiffArgs) -> Result<ExitCode, CommandE
     let to = names::path(context, &repository, &arguments.to)?;
     let progress = context.progress();
     context.with_blocks(&repository, &progress, |source| {
-        let blocks: &dyn Blocks = source.blocks();
+        let blocks: &dyn ReadBlocks = source.blocks();
         let (from, to) = (resolve(blocks, &from)?, resolve(blocks, &to)?);
         let mut out = output::stdout();
         let mut is_same = true;

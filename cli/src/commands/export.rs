@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use ipfs_exec_node::path::ContentPath;
 use ipfs_exec_node::progress::Reporter;
-use ipfs_exec_node::{Blocks, Cid, car};
+use ipfs_exec_node::{Cid, ReadBlocks, car};
 
 use crate::context::{Context, Source, resolve};
 use crate::error::{CommandError, LocalError};
@@ -56,7 +56,7 @@ fn write(
 
 /// The file appears complete or not at all.
 fn export_to_file(
-    blocks: &dyn Blocks,
+    blocks: &dyn ReadBlocks,
     cid: &Cid,
     path: &Path,
     reporter: &dyn Reporter,

@@ -3,12 +3,11 @@
 use std::io::Write;
 
 use clap::Args;
-use ipfs_exec_node::ContentPath;
 use ipfs_exec_node::block::inline_data;
 use ipfs_exec_node::budget::{Budget, Spending};
 use ipfs_exec_node::path::escape;
 use ipfs_exec_node::unixfs::{self, Entry, Node, UnixfsError, Visitor};
-use ipfs_exec_node::{Blocks, Cid, limits};
+use ipfs_exec_node::{Cid, ContentPath, ReadBlocks, limits};
 use serde_json::{Map, Value, json};
 
 use crate::context::{Context, resolve};
@@ -57,7 +56,7 @@ fn list(
     context: &Context,
     arguments: &LsArgs,
     paths: &[ContentPath],
-    blocks: &dyn Blocks,
+    blocks: &dyn ReadBlocks,
 ) -> Result<(), CommandError> {
     let budget = Budget {
         max_entries: arguments.max_entries,
@@ -102,7 +101,7 @@ fn list(
 struct Lister<'a, W> {
     spending: Spending<'a>,
     context: &'a Context,
-    blocks: &'a dyn Blocks,
+    blocks: &'a dyn ReadBlocks,
     /// The path that is listed, for messages.
     root: String,
     recursive: bool,

@@ -7,7 +7,7 @@ use ipfs_exec_node::block::RAW;
 use ipfs_exec_node::budget::{Budget, Spending};
 use ipfs_exec_node::path::escape;
 use ipfs_exec_node::unixfs::{self, Entry, Node, UnixfsError, Visitor};
-use ipfs_exec_node::{Blocks, limits};
+use ipfs_exec_node::{ReadBlocks, limits};
 
 use crate::context::{Context, resolve};
 use crate::error::CommandError;
@@ -64,7 +64,7 @@ pub(crate) fn ls_r(context: &Context, arguments: &LsRArgs) -> Result<(), Command
 
 struct Lister<'a, W> {
     context: &'a Context,
-    blocks: &'a dyn Blocks,
+    blocks: &'a dyn ReadBlocks,
     spending: Spending<'a>,
     out: W,
     failures: u64,

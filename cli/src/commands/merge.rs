@@ -1,8 +1,7 @@
 //! `merge`: one directory tree of several.
 
 use clap::Args;
-use ipfs_exec_node::Blocks;
-use ipfs_exec_node::unixfs;
+use ipfs_exec_node::{WriteBlocksExt, unixfs};
 
 use crate::commands::pin;
 use crate::context::{Context, resolve};

@@ -1,7 +1,7 @@
 //! `mkdir`: a directory of content that exists already.
 
 use clap::Args;
-use ipfs_exec_node::Blocks;
+use ipfs_exec_node::WriteBlocksExt;
 use ipfs_exec_node::path::EntryName;
 use ipfs_exec_node::unixfs::{DirectoryBuilder, Metadata, Node};
 

@@ -10,7 +10,7 @@ use ipfs_exec_node::names as node_names;
 use ipfs_exec_node::network::Fetched;
 use ipfs_exec_node::path::{ContentPath, escape};
 use ipfs_exec_node::repo::{PinKind, Repository, Session};
-use ipfs_exec_node::{Cid, KeepFree, Pin, dag};
+use ipfs_exec_node::{Cid, KeepFree, Pin, ReadBlocksExt, dag};
 use serde_json::json;
 
 use crate::context::{Context, Source, resolve};

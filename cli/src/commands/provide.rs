@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use ipfs_exec_node::network::{Identity, IdentityError, NetworkEvent};
 use ipfs_exec_node::repo::Repository;
-use ipfs_exec_node::{Blocks, Cid};
+use ipfs_exec_node::{Cid, ReadBlocksExt};
 
 use crate::context::{Context, resolve};
 use crate::error::CommandError;

@@ -20,7 +20,7 @@ use ipfs_exec_node::limits::MAX_EXPORT_ENTRIES;
 use ipfs_exec_node::path::{ContentPath, escape};
 use ipfs_exec_node::repo::{Repository, Session};
 use ipfs_exec_node::unixfs::{self, ImportOptions, Imported};
-use ipfs_exec_node::{Blocks, Cid, KeepFree};
+use ipfs_exec_node::{Cid, KeepFree, ReadBlocks};
 use rustix::fs::CWD;
 
 use crate::context::{Context, Source, resolve};
@@ -434,7 +434,7 @@ fn unwritten(path: &Path, source: std::io::Error) -> CommandError {
     .into()
 }
 
-fn tell_stats(trace: &Trace, blocks: &dyn Blocks) -> Result<(), CommandError> {
+fn tell_stats(trace: &Trace, blocks: &dyn ReadBlocks) -> Result<(), CommandError> {
     let all = trace.blocks();
     let mut bytes = 0;
     for cid in &all {
@@ -448,7 +448,7 @@ fn tell_stats(trace: &Trace, blocks: &dyn Blocks) -> Result<(), CommandError> {
 /// session lives that comes with it.
 fn content<'r>(
     repository: &'r Repository,
-    blocks: &dyn Blocks,
+    blocks: &dyn ReadBlocks,
     own: Own<'_>,
     argument: &OsStr,
     options: ImportOptions,
@@ -476,7 +476,7 @@ fn content<'r>(
 /// As [`content`], with `-` for all of our standard input.
 fn standard_input<'r>(
     repository: &'r Repository,
-    blocks: &dyn Blocks,
+    blocks: &dyn ReadBlocks,
     own: Own<'_>,
     argument: &OsStr,
 ) -> Result<(Cid, Option<Session<'r>>), CommandError> {

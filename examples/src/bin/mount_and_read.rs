@@ -15,7 +15,7 @@ use std::thread;
 
 use ipfs_exec_executor::mount::{self, Mount, Top, Unobserved};
 use ipfs_exec_node::cancel::NEVER;
-use ipfs_exec_node::{Blocks, Cid, Repository};
+use ipfs_exec_node::{Cid, ReadBlocks, Repository};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// Calls `work` with the directory at which `cid` is mounted. The mount is gone when this returns.
 fn with_mount(
-    blocks: &dyn Blocks,
+    blocks: &dyn ReadBlocks,
     cid: &Cid,
     directory: &Path,
     work: impl FnOnce(&Path) -> Result<(), Box<dyn Error>>,

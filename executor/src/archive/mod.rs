@@ -38,7 +38,7 @@ mod tests;
 use std::io::Read;
 use std::os::fd::BorrowedFd;
 
-use ipfs_exec_node::block::Blocks;
+use ipfs_exec_node::block::WriteBlocks;
 use ipfs_exec_node::budget::{Budget, Spending};
 use ipfs_exec_node::profile::Profile;
 use ipfs_exec_node::progress::{Event, Reporter};
@@ -98,7 +98,7 @@ pub fn unpack(
 /// [`ArchiveError`]; blocks of what was imported so far may stay.
 pub fn import(
     archive: impl Read + Send,
-    blocks: &dyn Blocks,
+    blocks: &dyn WriteBlocks,
     profile: &Profile,
     budget: &Budget,
     reporter: &dyn Reporter,

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read};
 
-use ipfs_exec_node::block::Blocks;
+use ipfs_exec_node::block::WriteBlocks;
 use ipfs_exec_node::budget::{Budget, KeepFree};
 use ipfs_exec_node::path::{EntryName, escape};
 use ipfs_exec_node::profile::Profile;
@@ -51,7 +51,7 @@ impl Planted {
 
 /// See the [module](self).
 pub(super) struct Planting<'b> {
-    blocks: &'b dyn Blocks,
+    blocks: &'b dyn WriteBlocks,
     profile: &'b Profile,
     budget: &'b Budget,
     reporter: &'b dyn Reporter,
@@ -62,7 +62,7 @@ pub(super) struct Planting<'b> {
 
 impl<'b> Planting<'b> {
     pub(super) fn new(
-        blocks: &'b dyn Blocks,
+        blocks: &'b dyn WriteBlocks,
         profile: &'b Profile,
         budget: &'b Budget,
         reporter: &'b dyn Reporter,
@@ -342,7 +342,7 @@ impl<R: Read> Read for Content<'_, '_, R> {
 }
 
 fn build(
-    blocks: &dyn Blocks,
+    blocks: &dyn WriteBlocks,
     profile: &Profile,
     keep_free: &KeepFree,
     metadata: Metadata,

@@ -5,9 +5,11 @@
 
 use std::collections::HashSet;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
-use ipfs_exec_node::block::{Block, BlockError, Blocks, Multihash};
+use ipfs_exec_node::block::{BlockError, Multihash, ReadBlocks};
+use ipfs_exec_node::cancel::NEVER;
 use ipfs_exec_node::{Cancel, Cid};
 
 use super::lru::Lru;
@@ -19,12 +21,15 @@ const CACHE_BYTES: usize = 32 << 20;
 /// Blocks that could not be read that are remembered, for those who wait for them.
 const MAX_FAILED: usize = 1024;
 
+/// How often a reader that waits for another one looks whether it was cancelled.
+const TICK: Duration = Duration::from_millis(100);
+
 /// What an entry costs beside its data.
 const ENTRY_BYTES: usize = 256;
 
 /// See the [module](self).
 pub(super) struct BlockCache<'b> {
-    blocks: &'b dyn Blocks,
+    blocks: &'b dyn ReadBlocks,
     state: Mutex<State>,
     loaded: Condvar,
     /// Cancelled when the mount is no longer served.
@@ -41,7 +46,7 @@ struct State {
 
 impl<'b> BlockCache<'b> {
     /// Reads from `blocks` until `ended` cancels that.
-    pub(super) fn new(blocks: &'b dyn Blocks, ended: Cancel) -> BlockCache<'b> {
+    pub(super) fn new(blocks: &'b dyn ReadBlocks, ended: Cancel) -> BlockCache<'b> {
         BlockCache {
             blocks,
             state: Mutex::new(State {
@@ -57,6 +62,16 @@ impl<'b> BlockCache<'b> {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for one who reads, or for a moment where that may be cancelled.
+    fn wait<'s>(&self, state: MutexGuard<'s, State>, cancel: &Cancel) -> MutexGuard<'s, State> {
+        if cancel.is_never() {
+            let waited = self.loaded.wait(state);
+            return waited.unwrap_or_else(PoisonError::into_inner);
+        }
+        let waited = self.loaded.wait_timeout(state, TICK);
+        waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
     /// The block, if it is kept here.
@@ -75,15 +90,15 @@ impl BlockCache<'_> {
         if is_known || !matches!(self.blocks.has(cid), Ok(true)) {
             return;
         }
-        if let Err(error) = self.read(cid) {
+        if let Err(error) = self.read(cid, &NEVER) {
             // Who asks for it learns it, too.
             tracing::debug!(%cid, %error, "cannot read ahead");
         }
     }
 }
 
-impl Blocks for BlockCache<'_> {
-    fn read(&self, cid: &Cid) -> Result<Bytes, BlockError> {
+impl ReadBlocks for BlockCache<'_> {
+    fn read(&self, cid: &Cid, cancel: &Cancel) -> Result<Bytes, BlockError> {
         let hash = *cid.hash();
         let mut state = self.lock();
         let failures = state.failures;
@@ -99,20 +114,21 @@ impl Blocks for BlockCache<'_> {
             {
                 return Err(BlockError::Missing { cid: *cid });
             }
+            if cancel.is_cancelled() {
+                return Err(BlockError::Missing { cid: *cid });
+            }
             if state.loading.insert(hash) {
                 break;
             }
-            state = self
-                .loaded
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.wait(state, cancel);
         }
         drop(state);
-        let is_wanted = || !self.ended.is_cancelled();
-        let read = self.blocks.read_while(cid, &is_wanted);
+        let read = self.blocks.read(cid, &self.ended.or(cancel));
         let mut state = self.lock();
         state.loading.remove(&hash);
         match &read {
+            // That this reader gave up tells the others nothing: one of them goes on.
+            Err(_) if cancel.is_cancelled() => {}
             Ok(data) => {
                 let weight = data.len() + ENTRY_BYTES;
                 state.kept.insert(hash, data.clone(), weight);
@@ -137,10 +153,6 @@ impl Blocks for BlockCache<'_> {
         self.blocks.size(cid)
     }
 
-    fn put(&self, batch: &[Block]) -> Result<(), BlockError> {
-        self.blocks.put(batch)
-    }
-
     fn expect(&self, cids: &[Cid]) {
         self.blocks.expect(cids);
     }
@@ -153,7 +165,9 @@ impl Blocks for BlockCache<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ipfs_exec_node::block::{RAW, sha2_256};
+    use crate::testing::contract;
+    use ipfs_exec_node::CancelSource;
+    use ipfs_exec_node::block::{Block, RAW, sha2_256};
     use std::sync::Barrier;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -163,8 +177,8 @@ mod tests {
         readers: Barrier,
     }
 
-    impl Blocks for Counting {
-        fn read(&self, _: &Cid) -> Result<Bytes, BlockError> {
+    impl ReadBlocks for Counting {
+        fn read(&self, _: &Cid, _: &Cancel) -> Result<Bytes, BlockError> {
             self.reads.fetch_add(1, Ordering::Relaxed);
             self.readers.wait();
             Ok(self.block.data().clone())
@@ -174,9 +188,13 @@ mod tests {
             Ok(true)
         }
 
-        fn put(&self, _: &[Block]) -> Result<(), BlockError> {
-            Ok(())
+        fn size(&self, _: &Cid) -> Result<Option<u64>, BlockError> {
+            Ok(Some(self.block.data().len() as u64))
         }
+
+        fn expect(&self, _: &[Cid]) {}
+
+        fn expect_all(&self, _: &Cid) {}
     }
 
     #[test]
@@ -192,10 +210,48 @@ mod tests {
         let cache = BlockCache::new(&blocks, Cancel::default());
         std::thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| assert_eq!(cache.read(&cid).unwrap(), "data"));
+                scope.spawn(|| assert_eq!(cache.read(&cid, &NEVER).unwrap(), "data"));
             }
             blocks.readers.wait();
         });
         assert_eq!(blocks.reads.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn it_hands_on_what_it_is_asked() {
+        contract::hands_on(|blocks, check| check(&BlockCache::new(blocks, Cancel::default())));
+    }
+
+    #[test]
+    fn the_end_of_the_mount_ends_reads() {
+        let (endless, begun) = contract::Endless::new();
+        let ended = CancelSource::new().unwrap();
+        let cache = BlockCache::new(&endless, ended.token());
+        let cid = Cid::new_v1(RAW, sha2_256(&[b"data"]));
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| cache.read(&cid, &NEVER));
+            begun.recv().unwrap();
+            ended.cancel();
+            assert!(reader.join().unwrap().is_err());
+        });
+    }
+
+    #[test]
+    fn a_reader_that_gives_up_does_not_end_the_others() {
+        let cid = Cid::new_v1(RAW, sha2_256(&[b"data"]));
+        let (endless, begun) = contract::Endless::new();
+        let cache = BlockCache::new(&endless, Cancel::default());
+        let [first, second] = [(); 2].map(|()| CancelSource::new().unwrap());
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| cache.read(&cid, &first.token()));
+            begun.recv().unwrap();
+            let waiting = scope.spawn(|| cache.read(&cid, &second.token()));
+            first.cancel();
+            assert!(reader.join().unwrap().is_err());
+            // The second one reads by itself now.
+            begun.recv().unwrap();
+            second.cancel();
+            assert!(waiting.join().unwrap().is_err());
+        });
     }
 }

@@ -1,6 +1,6 @@
 //! DAGs as file systems: read-only, lazy, by FUSE.
 //!
-//! A mount shows a UnixFS DAG from any [`Blocks`], or an unpacked tree. It reads only the parts that programs
+//! A mount shows a UnixFS DAG from any [`ReadBlocks`], or an unpacked tree. It reads only the parts that programs
 //! touch. It serves on threads of its own and never opens a path below itself. If content cannot be read, the
 //! program gets an I/O error, and the mount keeps the failure for its owner.
 //!
@@ -29,6 +29,7 @@ mod lru;
 mod names;
 mod observer;
 mod protocol;
+mod recorded;
 mod server;
 mod unmount;
 mod view;
@@ -40,10 +41,9 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use ipfs_exec_node::Cid;
-use ipfs_exec_node::block::Blocks;
+use ipfs_exec_node::block::ReadBlocks;
 use ipfs_exec_node::unixfs::{NodeKind, UnixfsError};
-use ipfs_exec_node::{Cancel, CancelSource};
+use ipfs_exec_node::{Cancel, CancelSource, Cid};
 use rustix::process::{getegid, geteuid};
 
 pub use files::Failure;
@@ -199,7 +199,7 @@ const INSIDE: Unrecorded = Unrecorded {
 
 /// What is shown, ready to be served.
 fn view<'b>(
-    blocks: &'b dyn Blocks,
+    blocks: &'b dyn ReadBlocks,
     top: Top<'_>,
     unrecorded: Unrecorded,
     observer: &'b dyn Observer,
@@ -233,7 +233,7 @@ impl<'b> Mount<'b> {
     /// # Errors
     /// [`MountError`].
     pub fn new(
-        blocks: &'b dyn Blocks,
+        blocks: &'b dyn ReadBlocks,
         top: Top<'_>,
         directory: &Path,
         allow_other: bool,
@@ -350,7 +350,7 @@ impl<'b> SandboxMount<'b> {
     /// # Errors
     /// [`MountError`].
     pub fn new(
-        blocks: &'b dyn Blocks,
+        blocks: &'b dyn ReadBlocks,
         top: Top<'_>,
         name: &'static str,
         observer: Option<&'b dyn Observer>,

@@ -6,13 +6,12 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use ipfs_exec_node::Cancel;
-use ipfs_exec_node::block::{self, Block, BlockError, Blocks, RAW};
+use ipfs_exec_node::block::{self, BlockError, RAW, ReadBlocks};
 use ipfs_exec_node::path::{EntryName, escape};
 use ipfs_exec_node::unixfs::{
     self, Branch, DirectoryNode, Entry, Listing, Node, NodeKind, UnixfsError,
 };
-use ipfs_exec_node::{Cid, limits};
+use ipfs_exec_node::{Cancel, Cid, limits};
 use rustix::io::Errno;
 
 use super::ahead::Ahead;
@@ -25,6 +24,7 @@ use super::inodes::{self, Body, Inode, Inodes};
 use super::lru::Lru;
 use super::observer::{Access, Learnt, Observer};
 use super::protocol::{Attributes, Listed, ListedEntry, sectors};
+use super::recorded::Recorded;
 
 /// Mode of files that record none, on the host. It does not depend on the caller's umask.
 pub(super) const HOST_FILE_MODE: u32 = 0o444;
@@ -141,55 +141,10 @@ impl Item {
     }
 }
 
-/// The blocks of one request, with a record of which those are.
-struct Recorded<'v, 'b> {
-    cache: &'v BlockCache<'b>,
-    taken: Mutex<HashSet<Cid>>,
-}
-
-impl Recorded<'_, '_> {
-    fn note(&self, cid: &Cid) {
-        if block::inline_data(cid).is_none() {
-            lock(&self.taken).insert(*cid);
-        }
-    }
-
-    fn taken(&self) -> Vec<Cid> {
-        lock(&self.taken).iter().copied().collect()
-    }
-}
-
-impl Blocks for Recorded<'_, '_> {
-    fn read(&self, cid: &Cid) -> Result<Bytes, BlockError> {
-        self.note(cid);
-        self.cache.read(cid)
-    }
-
-    fn has(&self, cid: &Cid) -> Result<bool, BlockError> {
-        self.cache.has(cid)
-    }
-
-    fn size(&self, cid: &Cid) -> Result<Option<u64>, BlockError> {
-        self.cache.size(cid)
-    }
-
-    fn put(&self, batch: &[Block]) -> Result<(), BlockError> {
-        self.cache.put(batch)
-    }
-
-    fn expect(&self, cids: &[Cid]) {
-        self.cache.expect(cids);
-    }
-
-    fn expect_all(&self, root: &Cid) {
-        self.cache.expect_all(root);
-    }
-}
-
 impl<'b> View<'b> {
     /// Reads the top alone. Blocks are read until `ended` cancels that.
     pub(super) fn new(
-        blocks: &'b dyn Blocks,
+        blocks: &'b dyn ReadBlocks,
         top: Top<'_>,
         unrecorded: Unrecorded,
         observer: &'b dyn Observer,
@@ -242,10 +197,7 @@ impl<'b> View<'b> {
     }
 
     fn recorded(&self) -> Recorded<'_, 'b> {
-        Recorded {
-            cache: &self.blocks,
-            taken: Mutex::default(),
-        }
+        Recorded::new(&self.blocks)
     }
 
     fn tell(&self, path: &[u8], cid: Option<Cid>, what: Learnt, blocks: &[Cid]) {
@@ -323,7 +275,7 @@ impl<'b> View<'b> {
     /// What `stat` says of `cid`, of which a link says that `size` bytes are below.
     fn load_attributes(
         &self,
-        blocks: &dyn Blocks,
+        blocks: &dyn ReadBlocks,
         cid: &Cid,
         size: u64,
     ) -> Result<Attributes, UnixfsError> {

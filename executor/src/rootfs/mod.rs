@@ -36,7 +36,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use ipfs_exec_node::Cid;
-use ipfs_exec_node::block::Blocks;
+use ipfs_exec_node::block::ReadBlocks;
 use ipfs_exec_node::budget::{Budget, BudgetError};
 use ipfs_exec_node::progress::{Event, Reporter};
 use ipfs_exec_node::repo::{RepoError, Repository, Session};
@@ -293,7 +293,7 @@ impl<'r> RootfsCache<'r> {
     pub fn ensure(
         &self,
         session: &Session<'_>,
-        blocks: &dyn Blocks,
+        blocks: &dyn ReadBlocks,
         cid: &Cid,
         options: &RootfsOptions,
         reporter: &dyn Reporter,
@@ -315,7 +315,7 @@ impl<'r> RootfsCache<'r> {
         &self,
         key: &str,
         session: &Session<'_>,
-        blocks: &dyn Blocks,
+        blocks: &dyn ReadBlocks,
         cid: &Cid,
         options: &RootfsOptions,
         reporter: &dyn Reporter,
@@ -411,7 +411,7 @@ impl Builder<'_> {
     /// Builds the entry in scratch and gives it its name, or removes it again.
     fn build(
         &self,
-        blocks: &dyn Blocks,
+        blocks: &dyn ReadBlocks,
         options: &RootfsOptions,
         reporter: &dyn Reporter,
     ) -> Result<Rootfs, RootfsError> {
@@ -433,7 +433,7 @@ impl Builder<'_> {
     fn fill(
         &self,
         scratch: &OwnedFd,
-        blocks: &dyn Blocks,
+        blocks: &dyn ReadBlocks,
         options: &RootfsOptions,
         reporter: &dyn Reporter,
     ) -> Result<Rootfs, RootfsError> {
@@ -464,7 +464,7 @@ impl Builder<'_> {
     fn unpack(
         &self,
         tree: &OwnedFd,
-        blocks: &dyn Blocks,
+        blocks: &dyn ReadBlocks,
         options: &RootfsOptions,
         reporter: &dyn Reporter,
     ) -> Result<archive::Unpacked, RootfsError> {

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStringExt;
 
 use ipfs_exec_node::Cid;
-use ipfs_exec_node::block::Blocks;
+use ipfs_exec_node::block::ReadBlocks;
 use ipfs_exec_node::path::EntryName;
 use ipfs_exec_node::unixfs::{self, FileReader, Node, NodeKind, UnixfsError};
 
@@ -26,14 +26,17 @@ const OWNER_EXECUTES: u32 = 0o100;
 
 /// See the [module](self).
 pub(crate) struct MountedRootfs<'b> {
-    blocks: &'b dyn Blocks,
+    blocks: &'b dyn ReadBlocks,
     cid: Cid,
     mount: SandboxMount<'b>,
 }
 
 impl<'b> MountedRootfs<'b> {
     /// Prepares to show the directory `cid`.
-    pub(crate) fn new(blocks: &'b dyn Blocks, cid: &Cid) -> Result<MountedRootfs<'b>, RootfsError> {
+    pub(crate) fn new(
+        blocks: &'b dyn ReadBlocks,
+        cid: &Cid,
+    ) -> Result<MountedRootfs<'b>, RootfsError> {
         for name in MOUNT_POINTS {
             check_mount_point(blocks, cid, name)?;
         }
@@ -179,7 +182,7 @@ fn content(cid: Cid, source: UnixfsError) -> RootfsError {
 }
 
 fn check_mount_point(
-    blocks: &dyn Blocks,
+    blocks: &dyn ReadBlocks,
     cid: &Cid,
     name: &'static str,
 ) -> Result<(), RootfsError> {

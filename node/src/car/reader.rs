@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::header::{Header, HeaderError};
 use super::{CarError, CarImported};
-use crate::block::{Block, Blocks, Cid, IDENTITY};
+use crate::block::{Block, Cid, IDENTITY, WriteBlocks};
 use crate::budget::{Budget, Spending};
 use crate::limits;
 use crate::progress::{Event, Reporter};
@@ -209,7 +209,7 @@ impl<R: Read> Counted<R> {
 /// # Errors
 /// As [`CarReader`], and [`CarError::Budget`]; the blocks before the fault may have been kept.
 pub fn import(
-    blocks: &dyn Blocks,
+    blocks: &dyn WriteBlocks,
     stream: impl Read,
     budget: &Budget,
     reporter: &dyn Reporter,

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use super::header::Header;
 use super::{CarError, CarImported};
-use crate::block::{Blocks, Cid, IDENTITY};
+use crate::block::{Cid, IDENTITY, ReadBlocks, ReadBlocksExt};
 use crate::dag::{section_header, walk};
 use crate::progress::{Event, Reporter};
 
@@ -16,7 +16,7 @@ use crate::progress::{Event, Reporter};
 /// Where a block cannot be had, the DAG cannot be walked, or `out` fails; what was written until
 /// then is no complete CAR file.
 pub fn export(
-    blocks: &dyn Blocks,
+    blocks: &dyn ReadBlocks,
     root: &Cid,
     out: &mut dyn Write,
     reporter: &dyn Reporter,

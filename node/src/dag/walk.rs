@@ -9,7 +9,10 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 
 use super::{DagError, links};
-use crate::block::{BlockError, Blocks, Cid, DAG_CBOR, DAG_PB, IDENTITY, Multihash, RAW, sha2_256};
+use crate::block::{
+    BlockError, Cid, DAG_CBOR, DAG_PB, IDENTITY, Multihash, RAW, ReadBlocks, ReadBlocksExt,
+    sha2_256,
+};
 use crate::limits;
 
 /// One block as a walk meets it.
@@ -74,7 +77,7 @@ impl Seen {
 /// A block that is there and malformed, a codec without known links, and a DAG too deep. A block
 /// that cannot be had is no error here: `visit` is told.
 pub fn walk<T>(
-    blocks: &dyn Blocks,
+    blocks: &dyn ReadBlocks,
     root: &Cid,
     visit: &mut dyn FnMut(Visit<'_>) -> ControlFlow<T>,
 ) -> Result<ControlFlow<T>, DagError> {
@@ -83,7 +86,7 @@ pub fn walk<T>(
 
 /// As [`walk`], leaving out what `seen` holds and adding to it.
 pub(crate) fn walk_unseen<T>(
-    blocks: &dyn Blocks,
+    blocks: &dyn ReadBlocks,
     root: &Cid,
     seen: &mut Seen,
     visit: &mut dyn FnMut(Visit<'_>) -> ControlFlow<T>,
@@ -124,7 +127,7 @@ pub(crate) fn walk_unseen<T>(
 ///
 /// # Errors
 /// As [`walk`].
-pub fn first_missing(blocks: &dyn Blocks, root: &Cid) -> Result<Option<BlockError>, DagError> {
+pub fn first_missing(blocks: &dyn ReadBlocks, root: &Cid) -> Result<Option<BlockError>, DagError> {
     let outcome = walk(blocks, root, &mut |visit| match visit.data {
         Ok(_) => ControlFlow::Continue(()),
         Err(error) => ControlFlow::Break(error),

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 
 use super::{Network, NetworkEvent};
-use crate::block::{Blocks, Cid, Multihash};
+use crate::block::{Cid, Multihash, ReadBlocks};
 use crate::dag;
 use crate::repo::{PinKind, RepoError, Repository};
 

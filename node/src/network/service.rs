@@ -26,7 +26,7 @@ use super::http::gateway::GatewaySession;
 use super::http::{self, Url};
 use super::options::{NetworkError, NetworkOptions};
 use super::swarm::{Command, Node};
-use crate::block::{Blocks, Cid};
+use crate::block::{Cid, ReadBlocks};
 use crate::name::KeyName;
 use crate::names;
 
@@ -54,7 +54,7 @@ impl Network {
     /// # Errors
     /// [`NetworkError`].
     pub fn start(
-        blocks: Arc<dyn Blocks>,
+        blocks: Arc<dyn ReadBlocks>,
         options: NetworkOptions,
     ) -> Result<Network, NetworkError> {
         let (commands, receiver) = unbounded_channel();
@@ -167,7 +167,7 @@ impl Drop for Network {
 type Started = Result<(PeerId, bitswap::Client, Handle), NetworkError>;
 
 fn run(
-    blocks: Arc<dyn Blocks>,
+    blocks: Arc<dyn ReadBlocks>,
     options: NetworkOptions,
     http: Option<reqwest::Client>,
     commands: UnboundedReceiver<Command>,

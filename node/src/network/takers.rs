@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use libp2p::PeerId;
 
-use crate::block::{Blocks, Cid, IDENTITY, Multihash};
+use crate::block::{Cid, IDENTITY, Multihash, ReadBlocks};
 use crate::dag::{self, DagError};
 
 /// Peers whose progress is watched. Beyond it new ones are not counted.
@@ -30,7 +30,7 @@ impl Takers {
     ///
     /// # Errors
     /// Where it cannot be walked.
-    pub fn of(blocks: &dyn Blocks, root: &Cid) -> Result<Takers, DagError> {
+    pub fn of(blocks: &dyn ReadBlocks, root: &Cid) -> Result<Takers, DagError> {
         let mut places = HashMap::new();
         let walked = dag::walk(blocks, root, &mut |visit| {
             if let Err(error) = visit.data {

@@ -23,7 +23,7 @@ use super::pins::{self, PinKind};
 use super::segment::{self, HEADER, Location};
 use super::store::{self, Store};
 use super::{RepoError, Repository, leases, recover, scratch};
-use crate::block::{Blocks, Multihash};
+use crate::block::{Multihash, ReadBlocks};
 use crate::dag::{Seen, walk_unseen};
 
 /// Segments handled together: each costs one open descriptor.
@@ -65,7 +65,7 @@ pub(super) fn collect(store: &Store, blocks: &Repository) -> Result<Collected, R
 }
 
 /// Adds to `reached` what pins and lease roots reach. Blocks that are not here are no matter.
-fn mark(store: &Store, blocks: &dyn Blocks, reached: &mut Seen) -> Result<(), RepoError> {
+fn mark(store: &Store, blocks: &dyn ReadBlocks, reached: &mut Seen) -> Result<(), RepoError> {
     let (pins, roots) = store
         .database()
         .with(|connection| Ok((pins::list(connection)?, leases::roots(connection)?)))?;

@@ -56,8 +56,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::block::{Block, BlockError, Blocks, Cid, Multihash};
+use crate::block::{Block, BlockError, Cid, Multihash, ReadBlocks, WriteBlocks};
 use crate::budget::KeepFree;
+use crate::cancel::Cancel;
 use crate::dag::DagError;
 use crate::progress::Reporter;
 use store::Store;
@@ -247,8 +248,8 @@ impl From<RepoError> for BlockError {
 
 /// An open repository. Cheap to share: every method takes `&self`, from any thread.
 ///
-/// As [`Blocks`] it reads what is visible now, also what other processes have just added; what is
-/// [`put`](Blocks::put) goes through a short session of its own.
+/// As [`ReadBlocks`] it reads what is visible now, also what other processes have just added; what is
+/// [`put`](WriteBlocksExt::put) goes through a short session of its own.
 #[derive(Debug)]
 pub struct Repository {
     store: Store,
@@ -485,8 +486,8 @@ impl Repository {
     }
 }
 
-impl Blocks for Repository {
-    fn read(&self, cid: &Cid) -> Result<bytes::Bytes, BlockError> {
+impl ReadBlocks for Repository {
+    fn read(&self, cid: &Cid, _cancel: &Cancel) -> Result<bytes::Bytes, BlockError> {
         self.store.read(cid)
     }
 
@@ -504,10 +505,12 @@ impl Blocks for Repository {
             .map(|location| u64::from(location.length)))
     }
 
-    fn put(&self, batch: &[Block]) -> Result<(), BlockError> {
-        self.put_within(batch, &KeepFree::NOTHING)
-    }
+    fn expect(&self, _cids: &[Cid]) {}
 
+    fn expect_all(&self, _root: &Cid) {}
+}
+
+impl WriteBlocks for Repository {
     fn put_within(&self, batch: &[Block], keep_free: &KeepFree) -> Result<(), BlockError> {
         let session = self.session()?;
         session.put_within(batch, keep_free)?;

@@ -28,8 +28,9 @@ use super::scratch::Scratch;
 use super::segment::{self, Location, Writer};
 use super::store::{self, Store};
 use super::{RepoError, leases};
-use crate::block::{self, Block, BlockError, Blocks, Cid, Multihash};
+use crate::block::{self, Block, BlockError, Cid, Multihash, ReadBlocks, WriteBlocks};
 use crate::budget::{FreeSpace, KeepFree};
+use crate::cancel::Cancel;
 
 /// Data in a batch, in bytes: what a crash can cost, against the price of a sync.
 const BATCH_BYTES: u64 = 64 << 20;
@@ -39,7 +40,7 @@ const BATCH_BLOCKS: usize = 32 * 1024;
 
 /// One operation that writes to a repository, or reads what must stay.
 ///
-/// As [`Blocks`] it has the committed blocks and its own. Nothing of it is promised before
+/// As [`ReadBlocks`] it has the committed blocks and its own. Nothing of it is promised before
 /// [`Session::commit`] returns. Dropping it ends it.
 #[derive(Debug)]
 pub struct Session<'r> {
@@ -448,8 +449,8 @@ fn index(transaction: &Transaction<'_>, batch: &Batch, lease: i64) -> rusqlite::
     Ok(())
 }
 
-impl Blocks for Session<'_> {
-    fn read(&self, cid: &Cid) -> Result<Bytes, BlockError> {
+impl ReadBlocks for Session<'_> {
+    fn read(&self, cid: &Cid, _cancel: &Cancel) -> Result<Bytes, BlockError> {
         let pending = self.pending(&self.lock(), cid.hash());
         match pending {
             Some(location) => self.store.read_at(cid, &location),
@@ -478,10 +479,12 @@ impl Blocks for Session<'_> {
             .map(|location| u64::from(location.length)))
     }
 
-    fn put(&self, batch: &[Block]) -> Result<(), BlockError> {
-        self.put_within(batch, &KeepFree::NOTHING)
-    }
+    fn expect(&self, _cids: &[Cid]) {}
 
+    fn expect_all(&self, _root: &Cid) {}
+}
+
+impl WriteBlocks for Session<'_> {
     fn put_within(&self, batch: &[Block], keep_free: &KeepFree) -> Result<(), BlockError> {
         let mut state = self.lock();
         self.append(&mut state, batch, keep_free)?;

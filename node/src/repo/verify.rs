@@ -8,7 +8,8 @@ use super::pins::PinKind;
 use super::segment::Location;
 use super::store::{self, Store};
 use super::{ForeignFile, RepoError, Repository};
-use crate::block::{BlockError, Blocks, Cid, Multihash};
+use crate::block::{BlockError, Cid, Multihash, ReadBlocks, ReadBlocksExt};
+use crate::cancel::NEVER;
 use crate::dag::{DagError, Seen, walk_unseen};
 use crate::threads::start_some;
 
@@ -137,7 +138,7 @@ fn hash_rows(
 ) {
     for (hash, location) in rows {
         let cid = store.stored_cid(&hash, &location);
-        let outcome = match blocks.read(&cid) {
+        let outcome = match blocks.read(&cid, &NEVER) {
             // Collected since its row was read.
             Err(BlockError::Missing { .. }) => continue,
             outcome => outcome.map(|data| data.len() as u64),

@@ -8,7 +8,7 @@ use super::entries::EntryTable;
 use super::hamt::{self, ShardShape, Trail};
 use super::hamt_writer;
 use super::node::{Content, Node};
-use crate::block::{Block, Blocks, Cid, DAG_PB};
+use crate::block::{Block, Cid, DAG_PB, ReadBlocks};
 use crate::dag::pb::{PbLink, PbWriter};
 use crate::dag::varint_length;
 use crate::limits;
@@ -45,7 +45,7 @@ impl Entry {
 /// # Errors
 /// [`UnixfsError::NotDirectory`], where a block is missing or malformed, and those of `visit`.
 pub fn list(
-    blocks: &dyn Blocks,
+    blocks: &dyn ReadBlocks,
     cid: &Cid,
     visit: &mut dyn FnMut(Entry) -> Result<ControlFlow<()>, UnixfsError>,
 ) -> Result<(), UnixfsError> {
@@ -88,7 +88,7 @@ impl Listing {
     ///
     /// # Errors
     /// As [`list`]. The place stays where it was.
-    pub fn next(&mut self, blocks: &dyn Blocks) -> Result<Option<Entry>, UnixfsError> {
+    pub fn next(&mut self, blocks: &dyn ReadBlocks) -> Result<Option<Entry>, UnixfsError> {
         loop {
             if let Some(entry) = self.entries.next() {
                 if self.entries.len() == 0 {

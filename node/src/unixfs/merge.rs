@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::directory::{BuiltDirectory, DirectoryBuilder, Entry, Listing};
 use super::{Metadata, Node, UnixfsError};
-use crate::block::{Block, Blocks, Cid};
+use crate::block::{Block, Cid, ReadBlocks};
 use crate::limits;
 use crate::path::EntryName;
 use crate::profile::Profile;
@@ -32,7 +32,7 @@ struct Merging {
 /// # Panics
 /// Without a tree.
 pub fn merge(
-    blocks: &dyn Blocks,
+    blocks: &dyn ReadBlocks,
     trees: &[Cid],
     profile: &Profile,
     reporter: &dyn Reporter,
@@ -89,7 +89,10 @@ pub fn merge(
 
 /// The different directories at the end of a list of entries with one name: a file replaces what is before it.
 /// Nothing is read where all entries are the same.
-fn directories_at_end(blocks: &dyn Blocks, entries: &[Entry]) -> Result<Vec<Node>, UnixfsError> {
+fn directories_at_end(
+    blocks: &dyn ReadBlocks,
+    entries: &[Entry],
+) -> Result<Vec<Node>, UnixfsError> {
     let mut directories: Vec<Node> = Vec::new();
     let is_same = entries.iter().all(|entry| entry.cid == entries[0].cid);
     if is_same {
@@ -111,7 +114,7 @@ fn directories_at_end(blocks: &dyn Blocks, entries: &[Entry]) -> Result<Vec<Node
 
 impl Merging {
     fn new(
-        blocks: &dyn Blocks,
+        blocks: &dyn ReadBlocks,
         name: Option<EntryName>,
         directories: &[Node],
     ) -> Result<Merging, UnixfsError> {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::UnixfsError;
 use super::data::{self, Data, DataType, InvalidData, Metadata};
 use super::hamt::ShardShape;
-use crate::block::{Blocks, Cid, DAG_PB, RAW};
+use crate::block::{Cid, DAG_PB, RAW, ReadBlocks, ReadBlocksExt};
 use crate::dag::pb::{self, PbNode};
 use crate::limits;
 
@@ -81,7 +81,7 @@ impl Node {
     ///
     /// # Errors
     /// Where the block cannot be had, or is no well-formed node.
-    pub fn load(blocks: &dyn Blocks, cid: &Cid) -> Result<Node, UnixfsError> {
+    pub fn load(blocks: &dyn ReadBlocks, cid: &Cid) -> Result<Node, UnixfsError> {
         Node::decode(cid, blocks.get(cid)?)
     }
 
@@ -89,7 +89,7 @@ impl Node {
     ///
     /// # Errors
     /// As [`Node::load`], but for [`UnixfsError::NotUnixfs`].
-    pub fn load_if_unixfs(blocks: &dyn Blocks, cid: &Cid) -> Result<Option<Node>, UnixfsError> {
+    pub fn load_if_unixfs(blocks: &dyn ReadBlocks, cid: &Cid) -> Result<Option<Node>, UnixfsError> {
         match Node::load(blocks, cid) {
             Err(UnixfsError::NotUnixfs { .. }) => Ok(None),
             loaded => loaded.map(Some),

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::node::{Content, FilePart, Node};
 use super::range::check_part;
 use super::{NodeKind, UnixfsError};
-use crate::block::{Blocks, Cid};
+use crate::block::{Cid, ReadBlocks};
 use crate::limits;
 
 /// The content of a file as a stream. Every block is verified, and has to have the size that its
@@ -16,7 +16,7 @@ use crate::limits;
 /// Memory is that of one leaf and of the links on one path to it. Errors of [`Read`] and [`Seek`]
 /// carry a [`UnixfsError`].
 pub struct FileReader<'b> {
-    blocks: &'b dyn Blocks,
+    blocks: &'b dyn ReadBlocks,
     root: Node,
     /// Parts still to be read, the next one on top.
     pending: Vec<Part>,
@@ -47,7 +47,7 @@ impl<'b> FileReader<'b> {
     ///
     /// # Errors
     /// [`UnixfsError::NotFile`], or where its root is missing or malformed.
-    pub fn open(blocks: &'b dyn Blocks, cid: &Cid) -> Result<FileReader<'b>, UnixfsError> {
+    pub fn open(blocks: &'b dyn ReadBlocks, cid: &Cid) -> Result<FileReader<'b>, UnixfsError> {
         FileReader::new(blocks, Node::load(blocks, cid)?)
     }
 
@@ -55,7 +55,7 @@ impl<'b> FileReader<'b> {
     ///
     /// # Errors
     /// [`UnixfsError::NotFile`].
-    pub fn new(blocks: &'b dyn Blocks, root: Node) -> Result<FileReader<'b>, UnixfsError> {
+    pub fn new(blocks: &'b dyn ReadBlocks, root: Node) -> Result<FileReader<'b>, UnixfsError> {
         if root.kind() != NodeKind::File {
             return Err(UnixfsError::NotFile {
                 cid: *root.cid(),
@@ -147,7 +147,7 @@ fn push_parts(pending: &mut Vec<Part>, content: &Content, depth: usize) -> Bytes
 
 /// Loads a part of a file and checks that it is one, of the declared size.
 pub(super) fn load_part(
-    blocks: &dyn Blocks,
+    blocks: &dyn ReadBlocks,
     part: &FilePart,
     depth: usize,
 ) -> Result<Node, UnixfsError> {

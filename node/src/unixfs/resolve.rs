@@ -1,7 +1,7 @@
 //! From a content path to the CID of the node it names.
 
 use super::{Node, UnixfsError, lookup};
-use crate::block::{Blocks, Cid};
+use crate::block::{Cid, ReadBlocks};
 use crate::path::{ContentPath, PathRoot};
 
 /// Follows the names of `path` through directories. Symbolic links are not followed: they are
@@ -10,7 +10,7 @@ use crate::path::{ContentPath, PathRoot};
 /// # Errors
 /// [`UnixfsError::NotFound`], [`UnixfsError::NotDirectory`], [`UnixfsError::UnresolvedName`] for a
 /// mutable name, or where a block is missing or malformed.
-pub fn resolve(blocks: &dyn Blocks, path: &ContentPath) -> Result<Cid, UnixfsError> {
+pub fn resolve(blocks: &dyn ReadBlocks, path: &ContentPath) -> Result<Cid, UnixfsError> {
     let mut cid = match &path.root {
         PathRoot::Cid(cid) => *cid,
         PathRoot::Name(name) => {

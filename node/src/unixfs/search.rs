@@ -11,7 +11,7 @@ use super::UnixfsError;
 use super::directory::{Branch, Entry, expand};
 use super::hamt;
 use super::node::Node;
-use crate::block::{Blocks, Cid};
+use crate::block::{Cid, ReadBlocks};
 use crate::path::{EntryName, escape};
 
 /// One node of a directory, decoded and checked.
@@ -35,7 +35,7 @@ impl DirectoryNode {
     /// # Errors
     /// [`UnixfsError::NotDirectory`], [`UnixfsError::DuplicateEntry`], and where the block is missing
     /// or malformed.
-    pub fn load(blocks: &dyn Blocks, branch: &Branch) -> Result<DirectoryNode, UnixfsError> {
+    pub fn load(blocks: &dyn ReadBlocks, branch: &Branch) -> Result<DirectoryNode, UnixfsError> {
         let node = Node::load(blocks, &branch.cid)?;
         let (listed, below) = expand(&node, branch)?;
         let mut entries = HashMap::with_capacity(listed.len());
@@ -70,7 +70,7 @@ impl DirectoryNode {
 /// # Errors
 /// [`UnixfsError::NotFound`], [`UnixfsError::NotDirectory`], or where a block is missing or
 /// malformed.
-pub fn lookup(blocks: &dyn Blocks, cid: &Cid, name: &EntryName) -> Result<Entry, UnixfsError> {
+pub fn lookup(blocks: &dyn ReadBlocks, cid: &Cid, name: &EntryName) -> Result<Entry, UnixfsError> {
     lookup_with(cid, name, &mut |branch| {
         DirectoryNode::load(blocks, branch).map(Arc::new)
     })

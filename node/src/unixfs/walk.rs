@@ -2,7 +2,7 @@
 
 use super::UnixfsError;
 use super::directory::{Entry, Listing};
-use crate::block::{Blocks, Cid};
+use crate::block::{Cid, ReadBlocks};
 use crate::limits;
 
 /// Entries that a visitor sees together.
@@ -49,7 +49,11 @@ struct Below {
 /// # Errors
 /// Those of the visitor, and [`UnixfsError`] where `root` cannot be listed or the tree is deeper than
 /// [`limits::MAX_DIRECTORY_DEPTH`].
-pub fn walk<V: Visitor>(blocks: &dyn Blocks, root: &Cid, visitor: &mut V) -> Result<(), V::Error> {
+pub fn walk<V: Visitor>(
+    blocks: &dyn ReadBlocks,
+    root: &Cid,
+    visitor: &mut V,
+) -> Result<(), V::Error> {
     let mut pending = vec![Below {
         cid: *root,
         path: Vec::new(),

@@ -1,56 +1,54 @@
-//! The contract of [`Blocks`], over every implementation.
+//! The contract of [`ReadBlocks`] and [`WriteBlocks`] over the stores.
 
 use ipfs_exec_node::block::{
-    BLAKE3, Block, BlockError, Blocks, IDENTITY, MemoryBlocks, RAW, SHA2_512,
+    BLAKE3, Block, BlockError, MemoryBlocks, Multihash, NoBlocks, RAW, ReadBlocks, ReadBlocksExt,
+    SHA2_512, WriteBlocks, WriteBlocksExt,
 };
 use ipfs_exec_node::{Cid, limits};
 
+use crate::contract;
 use crate::support::{content, raw, repository};
 
-type Multihash = ipfs_exec_node::block::Multihash;
-
-fn contract(blocks: &dyn Blocks) {
-    let [a, b] = [raw(b"a"), raw(&content(300_000, 1))];
-    assert!(!blocks.has(a.cid()).unwrap());
-    assert!(matches!(blocks.get(a.cid()), Err(BlockError::Missing { cid }) if cid == *a.cid()));
+/// What was put is there, and nothing else.
+fn keeps<B: ReadBlocks + WriteBlocks>(blocks: &B) {
+    let [a, b] = contract::samples();
+    contract::lacks(blocks, &a);
     blocks.put(&[a.clone(), b.clone(), a.clone()]).unwrap();
     blocks.put(&[]).unwrap();
-    for block in [&a, &b] {
-        assert!(blocks.has(block.cid()).unwrap());
-        assert_eq!(&blocks.get(block.cid()).unwrap(), block.data());
-    }
-    // One block under another name is the same block.
-    let other_codec = Cid::new_v1(0x71, *a.cid().hash());
-    assert_eq!(&blocks.get(&other_codec).unwrap(), a.data());
-    // An identity CID needs no store.
-    let inline = Cid::new_v1(
-        RAW,
-        Multihash::wrap(IDENTITY, &[7; limits::MAX_IDENTITY_BYTES]).unwrap(),
-    );
-    assert_eq!(
-        &blocks.get(&inline).unwrap()[..],
-        &[7; limits::MAX_IDENTITY_BYTES]
-    );
+    contract::reads(blocks, &[a, b]);
+    contract::lacks(blocks, &raw(b"another"));
 }
 
 #[test]
 fn memory() {
-    contract(&MemoryBlocks::default());
+    keeps(&MemoryBlocks::default());
+    keeps(&&MemoryBlocks::default());
+}
+
+#[test]
+fn no_blocks() {
+    let [block, _] = contract::samples();
+    contract::lacks(&NoBlocks, &block);
 }
 
 #[test]
 fn a_repository() {
     let (_directory, repository) = repository();
-    contract(&repository);
+    keeps(&repository);
 }
 
 #[test]
 fn a_session() {
     let (_directory, repository) = repository();
     let session = repository.session().unwrap();
-    contract(&session);
+    keeps(&session);
     session.commit(&[]).unwrap();
-    assert!(repository.has(raw(b"a").cid()).unwrap());
+    contract::reads(&repository, &contract::samples());
+}
+
+#[test]
+fn a_reference() {
+    contract::hands_on(|blocks, check| check(&blocks));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use ipfs_exec_node::block::{BlockError, MemoryBlocks};
 use ipfs_exec_node::car::{self, CarError, CarReader};
 use ipfs_exec_node::progress::Silent;
-use ipfs_exec_node::{Blocks, Budget, dag};
+use ipfs_exec_node::{Budget, ReadBlocks, dag};
 use proptest::prelude::*;
 
 use crate::support::{content, import_bytes, profile, raw};

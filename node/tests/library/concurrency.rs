@@ -1,6 +1,6 @@
 //! Many users of one repository at once.
 
-use ipfs_exec_node::{Blocks, Pin, Repository};
+use ipfs_exec_node::{Pin, ReadBlocksExt, Repository, WriteBlocksExt};
 
 use crate::support::{content, raw};
 

@@ -10,12 +10,12 @@ use ipfs_exec_node::profile::ShardThreshold;
 use ipfs_exec_node::unixfs::{
     self, DirectoryBuilder, ImportOptions, Metadata, Mtime, NodeKind, UnixfsError,
 };
-use ipfs_exec_node::{Blocks, Cid, EntryName, Profile};
+use ipfs_exec_node::{Cid, EntryName, Profile, ReadBlocks, WriteBlocks, WriteBlocksExt};
 use proptest::prelude::*;
 
 use crate::support::{content, export_to, import_bytes, import_tree, put, raw};
 
-fn build(blocks: &dyn Blocks, profile: &Profile, entries: &[(Vec<u8>, Cid)]) -> Cid {
+fn build(blocks: &dyn WriteBlocks, profile: &Profile, entries: &[(Vec<u8>, Cid)]) -> Cid {
     let mut builder = DirectoryBuilder::new(Metadata::default());
     for (name, cid) in entries {
         builder.add(&EntryName::new(name).unwrap(), cid, 1);
@@ -26,7 +26,7 @@ fn build(blocks: &dyn Blocks, profile: &Profile, entries: &[(Vec<u8>, Cid)]) -> 
         .cid
 }
 
-fn listed(blocks: &dyn Blocks, cid: &Cid) -> BTreeMap<Vec<u8>, Cid> {
+fn listed(blocks: &dyn ReadBlocks, cid: &Cid) -> BTreeMap<Vec<u8>, Cid> {
     let mut entries = BTreeMap::new();
     unixfs::list(blocks, cid, &mut |entry| {
         assert!(entries.insert(entry.name.to_vec(), entry.cid).is_none());

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ipfs_exec_node::block::{Block, BlockError, Blocks, DAG_PB, MemoryBlocks};
+use ipfs_exec_node::block::{Block, BlockError, DAG_PB, MemoryBlocks, ReadBlocks};
 use ipfs_exec_node::budget::FreeSpace;
 use ipfs_exec_node::cancel::NEVER;
 use ipfs_exec_node::dag::{self, DagError};
@@ -34,7 +34,7 @@ fn branch(sizes: &[u64]) -> Vec<u8> {
     message
 }
 
-fn export_error(blocks: &dyn Blocks, cid: &Cid) -> UnixfsError {
+fn export_error(blocks: &dyn ReadBlocks, cid: &Cid) -> UnixfsError {
     let directory = tempfile::tempdir().unwrap();
     let canary = directory.path().join("canary");
     std::fs::write(&canary, b"old").unwrap();

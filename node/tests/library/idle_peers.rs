@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use ipfs_exec_node::block::MemoryBlocks;
 use ipfs_exec_node::network::bitswap::SessionEvent;
 use ipfs_exec_node::network::{Identity, Multiaddr, Network, NetworkEvent, NetworkOptions};
-use ipfs_exec_node::{Block, Blocks};
+use ipfs_exec_node::{Block, WriteBlocksExt};
 use libp2p::multiaddr::Protocol;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::net::{TcpSocket, TcpStream};
@@ -19,7 +19,8 @@ const IN_TIME: Duration = Duration::from_secs(15);
 /// Far below the time that an idle connection is given.
 const PROMPTLY: Duration = Duration::from_secs(2);
 
-fn serve(block: &Block) -> (Network, Multiaddr) {
+/// A node that serves `block`, and where it listens.
+pub(crate) fn serve(block: &Block) -> (Network, Multiaddr) {
     let blocks = MemoryBlocks::default();
     blocks.put(std::slice::from_ref(block)).unwrap();
     let mut options = NetworkOptions::new(Identity::passing());

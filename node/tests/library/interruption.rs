@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use ipfs_exec_node::block::BlockError;
 use ipfs_exec_node::repo::{RepoError, RepositoryOptions};
-use ipfs_exec_node::{Blocks, CancelSource, Pin, Repository};
+use ipfs_exec_node::{CancelSource, Pin, Repository, WriteBlocksExt};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::support::{raw, repository};

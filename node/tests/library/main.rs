@@ -7,9 +7,12 @@ mod bitswap;
 mod blocks;
 mod car;
 mod concurrency;
+mod contract;
 mod directories;
 #[cfg(feature = "network")]
 mod discovery;
+#[cfg(feature = "network")]
+mod fetcher;
 mod files;
 mod hostile;
 #[cfg(feature = "network")]

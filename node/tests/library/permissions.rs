@@ -5,7 +5,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 
 use ipfs_exec_node::repo::{Damage, RepoError, RepositoryOptions, Sharing};
-use ipfs_exec_node::{Blocks, Repository};
+use ipfs_exec_node::{Repository, WriteBlocksExt};
 
 use crate::support::raw;
 

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use ipfs_exec_node::block::{BlockError, DAG_PB};
 use ipfs_exec_node::progress::Silent;
 use ipfs_exec_node::repo::{Damage, Reindexed, RepoError, RepositoryOptions};
-use ipfs_exec_node::{Block, Blocks, Cid, Pin, Profile, Repository};
+use ipfs_exec_node::{
+    Block, Cid, Pin, Profile, ReadBlocks, ReadBlocksExt, Repository, WriteBlocksExt,
+};
 
 use crate::support::{content, import_bytes, node, raw, read_all, repository};
 

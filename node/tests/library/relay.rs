@@ -8,7 +8,7 @@ use futures::StreamExt;
 use ipfs_exec_node::block::{MemoryBlocks, RAW};
 use ipfs_exec_node::network::bitswap::SessionEvent;
 use ipfs_exec_node::network::{Identity, Multiaddr, Network, NetworkEvent, NetworkOptions, Role};
-use ipfs_exec_node::{Block, Blocks};
+use ipfs_exec_node::{Block, WriteBlocksExt};
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
 use libp2p::{SwarmBuilder, identify, noise, relay, tcp, yamux};

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use ipfs_exec_node::block::BlockError;
 use ipfs_exec_node::car::CarReader;
 use ipfs_exec_node::repo::{Damage, RepoError};
-use ipfs_exec_node::{Block, Blocks, Pin, Profile, Repository};
+use ipfs_exec_node::{Block, Pin, Profile, ReadBlocks, ReadBlocksExt, Repository, WriteBlocksExt};
 
 use crate::support::{content, import_bytes, raw, repository};
 

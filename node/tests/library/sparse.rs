@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use ipfs_exec_node::block::{Block, BlockError, Blocks, MemoryBlocks, NoBlocks};
+use ipfs_exec_node::block::{Block, BlockError, MemoryBlocks, NoBlocks, WriteBlocks};
 use ipfs_exec_node::progress::Silent;
 use ipfs_exec_node::unixfs::{self, ImportOptions, Imported, Mtime, Node, UnixfsError};
 use ipfs_exec_node::{Budget, BudgetError, Cid, KeepFree, Profile};
@@ -221,16 +221,8 @@ fn sizes_that_no_link_can_tell_are_refused() {
 #[derive(Default)]
 struct Counting(std::sync::Mutex<Vec<Cid>>);
 
-impl Blocks for Counting {
-    fn read(&self, cid: &Cid) -> Result<bytes::Bytes, BlockError> {
-        Err(BlockError::Missing { cid: *cid })
-    }
-
-    fn has(&self, _cid: &Cid) -> Result<bool, BlockError> {
-        Ok(false)
-    }
-
-    fn put(&self, batch: &[Block]) -> Result<(), BlockError> {
+impl WriteBlocks for Counting {
+    fn put_within(&self, batch: &[Block], _keep_free: &KeepFree) -> Result<(), BlockError> {
         let mut put = self.0.lock().unwrap();
         put.extend(batch.iter().map(|block| *block.cid()));
         Ok(())

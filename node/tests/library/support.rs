@@ -9,7 +9,9 @@ use ipfs_exec_node::block::{Block, DAG_PB, RAW};
 use ipfs_exec_node::dag::pb::PbWriter;
 use ipfs_exec_node::progress::Silent;
 use ipfs_exec_node::unixfs::{self, FileReader, ImportOptions, Imported, UnixfsError};
-use ipfs_exec_node::{Blocks, Cid, EntryName, Profile, Repository};
+use ipfs_exec_node::{
+    Cid, EntryName, Profile, ReadBlocks, Repository, WriteBlocks, WriteBlocksExt,
+};
 
 pub(crate) fn repository() -> (tempfile::TempDir, Repository) {
     let directory = tempfile::tempdir().unwrap();
@@ -30,7 +32,7 @@ pub(crate) fn node(links: &[(&[u8], &Cid, u64)], message: &[u8]) -> Block {
     Block::new(cid::Version::V0, DAG_PB, node.finish(message).into())
 }
 
-pub(crate) fn put(blocks: &dyn Blocks, block: &Block) -> Cid {
+pub(crate) fn put(blocks: &dyn WriteBlocks, block: &Block) -> Cid {
     blocks.put(std::slice::from_ref(block)).unwrap();
     *block.cid()
 }
@@ -58,7 +60,7 @@ pub(crate) fn profile(chunk_bytes: usize, links_per_node: usize, raw_leaves: boo
     }
 }
 
-pub(crate) fn import_bytes(blocks: &dyn Blocks, bytes: &[u8], profile: Profile) -> Imported {
+pub(crate) fn import_bytes(blocks: &dyn WriteBlocks, bytes: &[u8], profile: Profile) -> Imported {
     let options = ImportOptions {
         profile,
         ..ImportOptions::default()
@@ -67,14 +69,14 @@ pub(crate) fn import_bytes(blocks: &dyn Blocks, bytes: &[u8], profile: Profile) 
 }
 
 pub(crate) fn import_tree(
-    blocks: &dyn Blocks,
+    blocks: &dyn WriteBlocks,
     path: &Path,
     options: &ImportOptions,
 ) -> Result<Imported, UnixfsError> {
     unixfs::import_path(blocks, rustix::fs::CWD, path, options, &Silent, &mut |_| {})
 }
 
-pub(crate) fn read_all(blocks: &dyn Blocks, cid: &Cid) -> Result<Vec<u8>, UnixfsError> {
+pub(crate) fn read_all(blocks: &dyn ReadBlocks, cid: &Cid) -> Result<Vec<u8>, UnixfsError> {
     let mut bytes = Vec::new();
     let mut reader = FileReader::open(blocks, cid)?;
     match reader.read_to_end(&mut bytes) {
@@ -89,7 +91,7 @@ pub(crate) fn read_all(blocks: &dyn Blocks, cid: &Cid) -> Result<Vec<u8>, Unixfs
 
 /// Exports `cid` as `out` below a directory.
 pub(crate) fn export_to(
-    blocks: &dyn Blocks,
+    blocks: &dyn ReadBlocks,
     cid: &Cid,
     directory: &Path,
 ) -> Result<(), UnixfsError> {
@@ -98,7 +100,7 @@ pub(crate) fn export_to(
 
 /// The same with other options.
 pub(crate) fn export_within(
-    blocks: &dyn Blocks,
+    blocks: &dyn ReadBlocks,
     cid: &Cid,
     directory: &Path,
     options: &unixfs::ExportOptions,

@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use ipfs_exec_node::block::{Block, BlockError, Blocks, Cid, MemoryBlocks};
+use ipfs_exec_node::block::{Block, BlockError, Cid, MemoryBlocks, ReadBlocks};
 use ipfs_exec_node::path::EntryName;
 use ipfs_exec_node::profile::Profile;
 use ipfs_exec_node::progress::Silent;
 use ipfs_exec_node::unixfs::{
     self, Change, DirectoryBuilder, ImportOptions, Metadata, Node, UnixfsError,
 };
+use ipfs_exec_node::{Cancel, ReadBlocksExt, WriteBlocksExt};
 
 /// A file, in chunks of so many bytes.
 fn file(blocks: &MemoryBlocks, content: &[u8], chunk_bytes: usize) -> Cid {
@@ -139,7 +140,7 @@ fn a_merge_reads_only_directories_that_it_merges() {
 }
 
 /// Differences as lines.
-fn differences(blocks: &dyn Blocks, from: &Cid, to: &Cid) -> Vec<String> {
+fn differences(blocks: &dyn ReadBlocks, from: &Cid, to: &Cid) -> Vec<String> {
     let mut lines = Vec::new();
     unixfs::diff(blocks, from, to, &Silent, &mut |difference| {
         let path = String::from_utf8(difference.path).unwrap();
@@ -260,18 +261,26 @@ struct Counted<'b> {
     reads: AtomicUsize,
 }
 
-impl Blocks for Counted<'_> {
-    fn read(&self, cid: &Cid) -> Result<Bytes, BlockError> {
+impl ReadBlocks for Counted<'_> {
+    fn read(&self, cid: &Cid, cancel: &Cancel) -> Result<Bytes, BlockError> {
         self.reads.fetch_add(1, Ordering::SeqCst);
-        self.blocks.read(cid)
+        self.blocks.read(cid, cancel)
     }
 
     fn has(&self, cid: &Cid) -> Result<bool, BlockError> {
         self.blocks.has(cid)
     }
 
-    fn put(&self, blocks: &[Block]) -> Result<(), BlockError> {
-        self.blocks.put(blocks)
+    fn size(&self, cid: &Cid) -> Result<Option<u64>, BlockError> {
+        self.blocks.size(cid)
+    }
+
+    fn expect(&self, cids: &[Cid]) {
+        self.blocks.expect(cids);
+    }
+
+    fn expect_all(&self, root: &Cid) {
+        self.blocks.expect_all(root);
     }
 }
 

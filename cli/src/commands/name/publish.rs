@@ -3,11 +3,11 @@
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
-use ipfs_exec_node::ContentPath;
 use ipfs_exec_node::name::KeyName;
 use ipfs_exec_node::names::{Keystore, Publication, Record, SigningKey};
 use ipfs_exec_node::network::{identity, names as network};
 use ipfs_exec_node::repo::Repository;
+use ipfs_exec_node::{ContentPath, ReadBlocksExt};
 use serde_json::json;
 
 use super::way_out;

@@ -28,7 +28,7 @@ use super::session::{Client, Command, Counters, count};
 use super::verify::{Verified, Verifier};
 use super::wants::{Action, Wants};
 use super::{BitswapOptions, Fault};
-use crate::block::{Blocks, Cid};
+use crate::block::{Cid, ReadBlocks};
 use crate::limits;
 
 /// Number of messages that ask; replies have others.
@@ -88,7 +88,7 @@ impl Behaviour {
     /// Makes the behaviour, which serves `blocks`, and the client that asks through it. Received
     /// blocks are not kept: that is for the session's owner, who then says
     /// [`Client::blocks_added`].
-    pub fn new(blocks: Arc<dyn Blocks>, options: BitswapOptions) -> (Behaviour, Client) {
+    pub fn new(blocks: Arc<dyn ReadBlocks>, options: BitswapOptions) -> (Behaviour, Client) {
         let (command_sender, commands) = unbounded();
         let (verified_sender, verified) = unbounded();
         let (finding_sender, findings) = unbounded();

@@ -1,7 +1,7 @@
 //! Bitswap: the exchange of blocks with peers, as a behaviour of libp2p.
 //!
 //! [`Behaviour`] goes into a swarm. [`Client`] asks for blocks from any thread. Both sides of the
-//! protocol are here: the serving side answers wants of peers from a [`Blocks`].
+//! protocol are here: the serving side answers wants of peers from a [`ReadBlocks`].
 //!
 //! ```text
 //! Client, Session ──commands──▶ Behaviour ──▶ wants (asking), server + ledger (serving): pure
@@ -35,7 +35,7 @@ pub use session::{Client, PeerCounters, Session, SessionError, SessionEvent};
 use crate::block::Cid;
 
 #[cfg(doc)]
-use crate::block::Blocks;
+use crate::block::ReadBlocks;
 
 /// How a node takes part.
 #[derive(Clone, Debug)]

@@ -18,7 +18,8 @@ use super::ledger::{Ledger, Lookup, REPLY_BYTES};
 use super::message::{Message, Payload, Prefix, Presence, WantKind};
 use super::pace::Crowd;
 use super::workers::Workers;
-use crate::block::{BlockError, Blocks, Cid};
+use crate::block::{BlockError, Cid, ReadBlocks};
+use crate::cancel::NEVER;
 use crate::limits;
 
 /// Threads that read blocks for peers: one for the disk to be busy while the other hashes.
@@ -71,7 +72,7 @@ struct Lookups {
 
 /// Serves all peers.
 pub(crate) struct Server {
-    blocks: Arc<dyn Blocks>,
+    blocks: Arc<dyn ReadBlocks>,
     is_serving: bool,
     workers: Workers,
     findings: UnboundedSender<Finding>,
@@ -95,7 +96,7 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn new(
-        blocks: Arc<dyn Blocks>,
+        blocks: Arc<dyn ReadBlocks>,
         is_serving: bool,
         findings: UnboundedSender<Finding>,
     ) -> Server {
@@ -393,7 +394,7 @@ impl Server {
     }
 }
 
-fn check(blocks: &dyn Blocks, cids: Vec<Cid>) -> Vec<(Cid, bool)> {
+fn check(blocks: &dyn ReadBlocks, cids: Vec<Cid>) -> Vec<(Cid, bool)> {
     let is_here = |cid: &Cid| {
         blocks.has(cid).unwrap_or_else(|error| {
             tracing::debug!(%cid, %error, "cannot look for a block");
@@ -405,7 +406,7 @@ fn check(blocks: &dyn Blocks, cids: Vec<Cid>) -> Vec<(Cid, bool)> {
 
 /// Reads until the reply is full. What does not fit stays unread: it is read again for the next
 /// reply, from the page cache.
-fn look_up(blocks: &dyn Blocks, lookups: Vec<Lookup>) -> Lookups {
+fn look_up(blocks: &dyn ReadBlocks, lookups: Vec<Lookup>) -> Lookups {
     let mut found = Lookups::default();
     let mut lookups = lookups.into_iter();
     for lookup in lookups.by_ref() {
@@ -422,7 +423,7 @@ fn look_up(blocks: &dyn Blocks, lookups: Vec<Lookup>) -> Lookups {
 }
 
 /// Looks one want up; `false` where its block does not fit any more.
-fn look_up_one(blocks: &dyn Blocks, lookup: &Lookup, found: &mut Lookups) -> bool {
+fn look_up_one(blocks: &dyn ReadBlocks, lookup: &Lookup, found: &mut Lookups) -> bool {
     let cid = lookup.cid;
     let size = match blocks.size(&cid) {
         Ok(Some(size)) => size,
@@ -443,7 +444,7 @@ fn look_up_one(blocks: &dyn Blocks, lookup: &Lookup, found: &mut Lookups) -> boo
     if !found.blocks.is_empty() && found.bytes as u64 + size > REPLY_BYTES as u64 {
         return false;
     }
-    match blocks.read(&cid) {
+    match blocks.read(&cid, &NEVER) {
         Ok(data) => {
             found.bytes += data.len();
             found.blocks.push((cid, data));

@@ -1,6 +1,6 @@
 //! Fetching of missing blocks: one block when it is read, and the blocks below it meanwhile.
 //!
-//! A [`Fetcher`] is the [`Blocks`] of a repository, and behind them the blocks of peers. The first
+//! A [`Fetcher`] is the [`ReadBlocks`] of a repository, and behind them the blocks of peers. The first
 //! missing block starts the node. A process that misses no block opens no socket. One of the threads
 //! that wait for blocks does the work for all: it takes in the blocks that came, keeps them, and asks
 //! for the blocks that they link to. So blocks are not fetched faster than they can be kept. While no
@@ -36,8 +36,9 @@ use super::bitswap::SessionEvent;
 use super::event::{NetworkEvent, Role};
 use super::http::gateway::GatewayEvent;
 use super::options::Mdns;
-use crate::block::{self, Block, BlockError, Blocks, Cid};
+use crate::block::{self, Block, BlockError, Cid, ReadBlocks, WriteBlocks};
 use crate::budget::KeepFree;
+use crate::cancel::{Cancel, NEVER};
 use crate::dag::{self, DagError, pb};
 use crate::limits;
 use crate::progress::{Event, Reporter};
@@ -85,7 +86,7 @@ pub struct Fetched {
 /// What arrives is kept under a lease, becomes durable every few seconds, and stays after
 /// [`Fetcher::finish`], whether or not all of it came.
 ///
-/// A DAG that was named by [`Fetcher::complete`] or [`Blocks::expect_all`] comes or fails as a whole. Each
+/// A DAG that was named by [`Fetcher::complete`] or [`ReadBlocks::expect_all`] comes or fails as a whole. Each
 /// other read stands for itself: one that failed leaves the next as it would have been.
 pub struct Fetcher<'r> {
     repository: &'r Repository,
@@ -150,7 +151,10 @@ impl<'r> Fetcher<'r> {
     }
 
     fn is_damaged(&self, cid: &Cid) -> bool {
-        matches!(self.blocks().read(cid), Err(BlockError::Damaged { .. }))
+        matches!(
+            self.blocks().read(cid, &NEVER),
+            Err(BlockError::Damaged { .. })
+        )
     }
 
     /// The error of a reader of `cid`, which could not be fetched.
@@ -197,7 +201,7 @@ impl<'r> Fetcher<'r> {
     }
 
     /// Where blocks are looked up here.
-    fn blocks(&self) -> &dyn Blocks {
+    fn blocks(&self) -> &dyn ReadBlocks {
         match self.kept.get() {
             Some(session) => session,
             None => self.repository,
@@ -254,8 +258,8 @@ impl<'r> Fetcher<'r> {
         Ok(exchange)
     }
 
-    /// Gets the block `cid`, which is not here, for as long as it `is_wanted`.
-    fn obtain(&self, cid: &Cid, is_wanted: &dyn Fn() -> bool) -> Result<Bytes, Arc<FetchError>> {
+    /// Gets the block `cid`, which is not here, unless that is cancelled before.
+    fn obtain(&self, cid: &Cid, cancel: &Cancel) -> Result<Bytes, Arc<FetchError>> {
         let hash = cid.hash();
         let mut state = self.lock();
         if let Some(error) = &state.failed {
@@ -264,7 +268,7 @@ impl<'r> Fetcher<'r> {
         let exchange = self.connect(&mut state, cid)?;
         if !state.queue.is_under_way(hash) && !state.awaited.contains_key(hash) {
             // It may have come between the caller's look and this one.
-            if let Ok(data) = self.blocks().read(cid) {
+            if let Ok(data) = self.blocks().read(cid, &NEVER) {
                 return Ok(data);
             }
             let deep = state.expected.contains(cid);
@@ -285,7 +289,7 @@ impl<'r> Fetcher<'r> {
             let outcome = awaited.and_then(|awaited| awaited.outcome.clone());
             let outcome = outcome.or_else(|| state.failed.clone().map(Err));
             let interrupted = || Err(Arc::new(FetchError::Interrupted));
-            let outcome = outcome.or_else(|| (!is_wanted()).then(interrupted));
+            let outcome = outcome.or_else(|| cancel.is_cancelled().then(interrupted));
             if let Some(outcome) = outcome {
                 state.leave(cid);
                 if outcome.is_err() {
@@ -361,7 +365,7 @@ impl<'r> Fetcher<'r> {
             let found = blocks.has(&task.cid).map_err(FetchError::Store)?;
             return Ok(if found { Here::Leaf } else { Here::Missing });
         }
-        match blocks.read(&task.cid) {
+        match blocks.read(&task.cid, &NEVER) {
             Ok(data) => Ok(Here::Node(data)),
             Err(BlockError::Missing { .. } | BlockError::Damaged { .. }) => Ok(Here::Missing),
             Err(error) => Err(FetchError::Store(error)),
@@ -553,15 +557,11 @@ impl<'r> Fetcher<'r> {
     }
 }
 
-impl Blocks for Fetcher<'_> {
-    fn read(&self, cid: &Cid) -> Result<Bytes, BlockError> {
-        self.read_while(cid, &|| true)
-    }
-
-    fn read_while(&self, cid: &Cid, is_wanted: &dyn Fn() -> bool) -> Result<Bytes, BlockError> {
-        match self.blocks().read(cid) {
+impl ReadBlocks for Fetcher<'_> {
+    fn read(&self, cid: &Cid, cancel: &Cancel) -> Result<Bytes, BlockError> {
+        match self.blocks().read(cid, cancel) {
             Err(BlockError::Missing { .. } | BlockError::Damaged { .. }) => {
-                let obtained = self.obtain(cid, is_wanted);
+                let obtained = self.obtain(cid, cancel);
                 obtained.map_err(|error| self.unavailable(cid, error))
             }
             outcome => outcome,
@@ -574,14 +574,6 @@ impl Blocks for Fetcher<'_> {
 
     fn size(&self, cid: &Cid) -> Result<Option<u64>, BlockError> {
         self.blocks().size(cid)
-    }
-
-    fn put(&self, batch: &[Block]) -> Result<(), BlockError> {
-        self.blocks().put(batch)
-    }
-
-    fn put_within(&self, batch: &[Block], keep_free: &KeepFree) -> Result<(), BlockError> {
-        self.blocks().put_within(batch, keep_free)
     }
 
     fn expect(&self, cids: &[Cid]) {

@@ -14,7 +14,7 @@ use libp2p::{
 };
 
 use super::dht_store::DhtStore;
-use crate::block::Blocks;
+use crate::block::ReadBlocks;
 use crate::limits;
 use crate::network::bitswap;
 use crate::network::options::{Mdns, NetworkOptions};
@@ -54,7 +54,7 @@ pub(super) struct Behaviour {
 
 /// Must be called within a tokio runtime.
 pub(super) fn build(
-    blocks: Arc<dyn Blocks>,
+    blocks: Arc<dyn ReadBlocks>,
     relay_client: relay::client::Behaviour,
     options: &NetworkOptions,
 ) -> io::Result<(Behaviour, bitswap::Client)> {

@@ -35,7 +35,7 @@ use super::http::{HttpError, Url, routing};
 use super::identity::Identity;
 use super::options::{Mdns, NetworkError, NetworkOptions};
 use super::{bitswap, transport};
-use crate::block::{Blocks, Cid};
+use crate::block::{Cid, ReadBlocks};
 use crate::limits;
 use crate::name::KeyName;
 
@@ -96,7 +96,7 @@ pub(super) struct Node {
 impl Node {
     /// Must be called within a tokio runtime.
     pub(super) fn start(
-        blocks: Arc<dyn Blocks>,
+        blocks: Arc<dyn ReadBlocks>,
         options: NetworkOptions,
         http: Option<reqwest::Client>,
     ) -> Result<(Node, bitswap::Client), NetworkError> {

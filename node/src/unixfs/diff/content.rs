@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::super::UnixfsError;
 use super::super::node::{Content, FilePart, Node};
 use super::super::range::check_part;
-use crate::block::Blocks;
+use crate::block::ReadBlocks;
 use crate::limits;
 use crate::progress::Reporter;
 
@@ -22,7 +22,7 @@ use crate::progress::Reporter;
 /// # Errors
 /// Where a node that must be read is missing or malformed, and [`UnixfsError::Interrupted`].
 pub(super) fn first_difference(
-    blocks: &dyn Blocks,
+    blocks: &dyn ReadBlocks,
     from: &Node,
     to: &Node,
     reporter: &dyn Reporter,
@@ -84,7 +84,7 @@ fn same_part(one: &Cursor<'_>, other: &Cursor<'_>) -> Option<u64> {
 
 /// A place in a file.
 struct Cursor<'b> {
-    blocks: &'b dyn Blocks,
+    blocks: &'b dyn ReadBlocks,
     /// Parts that follow the leaf, the next one last.
     pending: Vec<Placed>,
     /// What is left of a leaf.
@@ -98,7 +98,7 @@ struct Placed {
 }
 
 impl<'b> Cursor<'b> {
-    fn new(blocks: &'b dyn Blocks, root: &Node) -> Cursor<'b> {
+    fn new(blocks: &'b dyn ReadBlocks, root: &Node) -> Cursor<'b> {
         let mut cursor = Cursor {
             blocks,
             pending: Vec::new(),

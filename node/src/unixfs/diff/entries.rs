@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::super::UnixfsError;
 use super::super::directory::{Branch, Entry, expand};
 use super::super::node::{Content, Node};
-use crate::block::{Blocks, Cid};
+use crate::block::{Cid, ReadBlocks};
 
 /// A name that stands for different content in two directories, or is in one of them only.
 pub(super) type Pair = (Option<Entry>, Option<Entry>);
@@ -21,7 +21,7 @@ type Entries = BTreeMap<Box<[u8]>, Entry>;
 /// # Errors
 /// Where a node that must be read is missing or malformed.
 pub(super) fn differing(
-    blocks: &dyn Blocks,
+    blocks: &dyn ReadBlocks,
     from: &Cid,
     to: &Cid,
 ) -> Result<BTreeMap<Box<[u8]>, Pair>, UnixfsError> {
@@ -89,7 +89,11 @@ fn have_same_shape(one: &Node, other: &Node) -> bool {
 }
 
 /// Adds all entries in and below a node of a directory.
-fn take_all(blocks: &dyn Blocks, branch: Branch, entries: &mut Entries) -> Result<(), UnixfsError> {
+fn take_all(
+    blocks: &dyn ReadBlocks,
+    branch: Branch,
+    entries: &mut Entries,
+) -> Result<(), UnixfsError> {
     let mut pending = vec![branch];
     while let Some(branch) = pending.pop() {
         let (found, shards) = expand(&Node::load(blocks, branch.cid())?, &branch)?;

@@ -9,7 +9,7 @@ mod entries;
 use std::ops::Range;
 
 use super::{Node, NodeKind, UnixfsError};
-use crate::block::{Blocks, Cid};
+use crate::block::{Cid, ReadBlocks};
 use crate::limits;
 use crate::path::EntryName;
 use crate::progress::Reporter;
@@ -67,7 +67,7 @@ struct Below {
 /// Where a node that must be read is missing or malformed, [`UnixfsError::TooDeep`],
 /// [`UnixfsError::Interrupted`], and those of `visit`.
 pub fn diff(
-    blocks: &dyn Blocks,
+    blocks: &dyn ReadBlocks,
     from: &Cid,
     to: &Cid,
     reporter: &dyn Reporter,
@@ -121,7 +121,7 @@ pub fn diff(
 
 /// Compares two nodes; two directories are left for later.
 fn compare(
-    blocks: &dyn Blocks,
+    blocks: &dyn ReadBlocks,
     cids: [Cid; 2],
     path: Vec<u8>,
     depth: usize,

@@ -22,7 +22,7 @@ use super::node::{Content, FilePart, Node};
 use super::read::load_part;
 use super::tasks;
 use super::{Metadata, Mtime, UnixfsError};
-use crate::block::{Blocks, Cid};
+use crate::block::{Cid, ReadBlocks};
 use crate::budget::{Budget, BudgetError, Spending};
 use crate::limits;
 use crate::path::EntryName;
@@ -70,7 +70,7 @@ impl Default for ExportOptions {
 /// exists. [`UnixfsError::ExportBudget`] when it takes more than it may. What was made is removed
 /// again.
 pub fn export(
-    blocks: &dyn Blocks,
+    blocks: &dyn ReadBlocks,
     cid: &Cid,
     directory: BorrowedFd<'_>,
     name: &EntryName,
@@ -154,7 +154,7 @@ enum Task {
 }
 
 struct Exporter<'a> {
-    blocks: &'a dyn Blocks,
+    blocks: &'a dyn ReadBlocks,
     options: &'a ExportOptions,
     reporter: &'a dyn Reporter,
     root: Cid,

@@ -20,7 +20,7 @@ use super::source::{self, Step};
 use super::tree::{Child, TreeBuilder};
 use super::work::{self, ChunkBuffer, Done, Job, Work};
 use super::{ImportOptions, Imported, ImportedEntry, Mtime};
-use crate::block::{Block, Blocks, DAG_PB};
+use crate::block::{Block, DAG_PB, WriteBlocks};
 use crate::budget::{BudgetError, Spending};
 use crate::path::EntryName;
 use crate::profile::Profile;
@@ -62,7 +62,7 @@ enum Ordered {
 }
 
 pub(super) fn import_path(
-    blocks: &dyn Blocks,
+    blocks: &dyn WriteBlocks,
     directory: BorrowedFd<'_>,
     path: &Path,
     options: &ImportOptions,
@@ -114,7 +114,7 @@ fn split(path: &Path) -> (&Path, &std::ffi::OsStr) {
 }
 
 pub(super) fn import_stream(
-    blocks: &dyn Blocks,
+    blocks: &dyn WriteBlocks,
     stream: &mut (dyn Read + Send),
     options: &ImportOptions,
     reporter: &dyn Reporter,
@@ -257,7 +257,7 @@ struct OpenDirectory {
 }
 
 struct Assembler<'a> {
-    blocks: &'a dyn Blocks,
+    blocks: &'a dyn WriteBlocks,
     profile: &'a Profile,
     /// What is imported, for messages.
     root: &'a Path,
@@ -274,7 +274,7 @@ struct Assembler<'a> {
 
 impl<'a> Assembler<'a> {
     fn new(
-        blocks: &'a dyn Blocks,
+        blocks: &'a dyn WriteBlocks,
         profile: &'a Profile,
         spending: &'a Spending<'a>,
         root: &'a Path,

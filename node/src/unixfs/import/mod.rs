@@ -26,7 +26,7 @@ use std::sync::Arc;
 pub use filter::Filter;
 
 use super::{Metadata, Mtime, UnixfsError};
-use crate::block::{Blocks, Cid};
+use crate::block::{Cid, WriteBlocks};
 use crate::budget::{Budget, KeepFree};
 use crate::limits;
 use crate::profile::Profile;
@@ -145,7 +145,7 @@ pub struct ImportedEntry {
 /// kept. [`UnixfsError::ImportBudget`] when it takes more than it may; a large file is then not read.
 /// [`UnixfsError::Interrupted`] when the reporter says so.
 pub fn import_path(
-    blocks: &dyn Blocks,
+    blocks: &dyn WriteBlocks,
     directory: BorrowedFd<'_>,
     name: &Path,
     options: &ImportOptions,
@@ -160,7 +160,7 @@ pub fn import_path(
 /// # Errors
 /// Where the block cannot be kept.
 pub fn import_symlink(
-    blocks: &dyn Blocks,
+    blocks: &dyn WriteBlocks,
     target: &[u8],
     mtime: Option<Mtime>,
     version: cid::Version,
@@ -176,7 +176,7 @@ pub fn import_symlink(
 /// # Errors
 /// As [`import_path`].
 pub fn import_stream(
-    blocks: &dyn Blocks,
+    blocks: &dyn WriteBlocks,
     stream: &mut (dyn Read + Send),
     options: &ImportOptions,
     reporter: &dyn Reporter,

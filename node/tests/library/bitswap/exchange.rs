@@ -2,7 +2,7 @@
 
 use ipfs_exec_node::block::{BLAKE3, DAG_PB, Multihash, RAW};
 use ipfs_exec_node::network::bitswap::{BitswapOptions, Event, SessionEvent};
-use ipfs_exec_node::{Block, Blocks, Cid};
+use ipfs_exec_node::{Block, Cid, WriteBlocksExt};
 
 use super::peers::{Node, PATIENCE, cids, fetch, some_blocks, wait_for};
 

@@ -306,7 +306,7 @@ fn older_versions_are_spoken() {
         expect_block(&session, &block);
 
         // And the other way around.
-        ipfs_exec_node::Blocks::put(&*node.blocks, std::slice::from_ref(&block)).unwrap();
+        ipfs_exec_node::WriteBlocksExt::put(&*node.blocks, std::slice::from_ref(&block)).unwrap();
         raw.write(framed(&wants(&[*block.cid()])), Then::Close);
         let mut message = raw.message();
         // What was to be cancelled may come first.

@@ -14,7 +14,7 @@ use ipfs_exec_node::block::{MemoryBlocks, RAW};
 use ipfs_exec_node::network::bitswap::{
     Behaviour, BitswapOptions, Client, Event, Session, SessionEvent,
 };
-use ipfs_exec_node::{Block, Blocks, Cid, limits};
+use ipfs_exec_node::{Block, Cid, WriteBlocksExt, limits};
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, SwarmBuilder, noise, tcp, yamux};
 
