@@ -81,6 +81,12 @@ pub(super) fn agree(device: BorrowedFd<'_>, lists_nodes: bool) -> io::Result<()>
         max_pages: (MAX_READ_BYTES as usize / rustix::param::page_size()) as u16,
     });
     let header = protocol::reply_header(unique, 0, answer.len());
-    rustix::io::write(device, &[&header[..], &answer].concat())?;
-    Ok(())
+    match rustix::io::write(device, &[&header[..], &answer].concat()) {
+        Ok(_) => Ok(()),
+        // Nobody waits for the answer any more.
+        Err(Errno::NOENT | Errno::NODEV | Errno::CONNABORTED) => {
+            Err(io::ErrorKind::NotConnected.into())
+        }
+        Err(errno) => Err(errno.into()),
+    }
 }
