@@ -11,14 +11,13 @@
 //!             └──────Block──────────┴──▶ Arrived
 //! ```
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, never, select};
 
-use super::queue::Task;
-use crate::block::{Block, Cid, Multihash};
+use super::action::Action;
+use crate::block::Block;
 use crate::network::bitswap::{self, SessionEvent};
 use crate::network::http::gateway::{GatewayEvent, GatewaySession, Usefulness};
 use crate::network::{Network, NetworkEvent};
@@ -29,22 +28,11 @@ const MAX_BATCH_BYTES: usize = 4 << 20;
 
 /// The connection of a fetch to a running node.
 pub(super) struct Exchange {
-    pub(super) bitswap: bitswap::Session,
+    bitswap: bitswap::Session,
     gateways: Option<GatewaySession>,
     events: Receiver<NetworkEvent>,
     /// Kept running for as long as something is fetched.
     network: Arc<Network>,
-}
-
-/// Where wants are.
-#[derive(Debug, Default)]
-pub(super) struct Routes {
-    /// Roots of DAGs that are wanted as a whole.
-    roots: HashSet<Cid>,
-    /// Wants that went to the gateways.
-    at_gateways: HashMap<Multihash, Cid>,
-    /// DAGs that are being streamed. What they may bring is not asked for one by one.
-    streaming: HashSet<Cid>,
 }
 
 /// A block, and the stream of a gateway by which it came.
@@ -78,70 +66,23 @@ impl Exchange {
         self.gateways.is_some()
     }
 
-    /// Asks the DHTs and routers who has `cid`; events tell.
-    pub(super) fn find_providers(&self, cid: &Cid) {
-        self.network.find_providers(cid);
-    }
-
-    /// Looks for further peers, on the local network.
-    pub(super) fn discover(&self) {
-        self.network.discover();
-    }
-
-    /// Asks for blocks.
-    pub(super) fn want(&self, routes: &mut Routes, tasks: &[Task]) {
-        if self.gateways.is_some() {
-            let roots = tasks.iter().filter(|task| task.depth == 0 && task.deep);
-            routes.roots.extend(roots.map(|task| task.cid));
-        }
-        let cids: Vec<_> = tasks.iter().map(|task| task.cid).collect();
-        self.bitswap.want(&cids);
-    }
-
-    /// No peer has the block: gateways are asked, unless they were.
-    pub(super) fn ask_gateways(&self, routes: &mut Routes, cid: &Cid) {
-        let Some(gateways) = &self.gateways else {
-            return;
-        };
-        if routes.at_gateways.insert(*cid.hash(), *cid).is_some() {
-            return;
-        }
-        if routes.roots.remove(cid) {
-            routes.streaming.insert(*cid);
-            gateways.want_all(cid);
-        } else if routes.streaming.is_empty() {
-            gateways.want(&[*cid]);
-        }
-    }
-
-    /// The stream of `root` has ended: what it did not bring is asked for block by block.
-    pub(super) fn stream_ended(&self, routes: &mut Routes, root: &Cid) {
-        routes.streaming.remove(root);
-        if let Some(gateways) = self
-            .gateways
-            .as_ref()
-            .filter(|_| routes.streaming.is_empty())
-        {
-            let left: Vec<_> = routes.at_gateways.values().copied().collect();
-            gateways.want(&left);
-        }
-    }
-
-    /// A block came: nobody else needs to give it.
-    pub(super) fn settled(&self, routes: &mut Routes, cid: &Cid) {
-        // Whoever was asked as well: it may have come from the other. Bitswap alone knows itself.
-        if self.gateways.is_some() {
-            self.give_up(routes, cid);
-        }
-    }
-
-    /// Nobody waits for a block any more.
-    pub(super) fn give_up(&self, routes: &mut Routes, cid: &Cid) {
-        self.bitswap.cancel(&[*cid]);
-        if let Some(gateways) = &self.gateways
-            && routes.at_gateways.remove(cid.hash()).is_some()
-        {
-            gateways.cancel(&[*cid]);
+    /// Does what concerns peers and gateways; returns at once.
+    pub(super) fn act(&self, action: Action) {
+        let gateways = self.gateways.as_ref();
+        match action {
+            Action::Want(cids) => self.bitswap.want(&cids),
+            Action::Cancel(cid) => self.bitswap.cancel(&[cid]),
+            Action::AddProvider(peer) => self.bitswap.add_provider(peer),
+            Action::FindProviders(cid) => self.network.find_providers(&cid),
+            Action::Discover => self.network.discover(),
+            Action::AskGateways(cids) => gateways.iter().for_each(|session| session.want(&cids)),
+            Action::AskGatewaysForAll(root) => {
+                gateways.iter().for_each(|session| session.want_all(&root));
+            }
+            Action::LeaveGateways(cid) => {
+                gateways.iter().for_each(|session| session.cancel(&[cid]));
+            }
+            Action::Start(_) | Action::Stop => {}
         }
     }
 

@@ -35,6 +35,16 @@ pub(super) struct Task {
 }
 
 impl Task {
+    /// A block with all below it.
+    pub(super) fn root(cid: Cid) -> Task {
+        Task {
+            cid,
+            depth: 0,
+            size: 0,
+            deep: true,
+        }
+    }
+
     fn guessed_bytes(&self) -> u64 {
         match self.size {
             0 => USUAL_BLOCK_BYTES,

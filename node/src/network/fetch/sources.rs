@@ -113,6 +113,16 @@ impl Sources {
         self.arrivals.discovering(now);
     }
 
+    /// Whether peers of the local network were not looked for yet, and may be.
+    pub(super) fn can_discover(&self) -> bool {
+        self.arrivals.can_discover()
+    }
+
+    /// Whether there are gateways to ask.
+    pub(super) fn has_gateways(&self) -> bool {
+        self.prospects.has_gateways
+    }
+
     /// A block came.
     pub(super) fn progressed(&mut self, cid: &Cid, now: Instant) {
         self.last_block = now;
