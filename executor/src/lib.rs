@@ -2,7 +2,7 @@
 //! of its output.
 //!
 //! A [`Job`] names a root file system (a tar archive), an input and arguments, all by content.
-//! [`run`](run()) unpacks the archive once, shows it to the program read-only together with the
+//! A [`Run`] unpacks the archive once, shows it to the program read-only together with the
 //! input, lets the program write to `/output`, and imports that. The program has no network, no
 //! environment but the job's, and sees nothing of the host: what it computes depends on the job
 //! alone.
@@ -13,8 +13,7 @@
 //!
 //! ```no_run
 //! use ipfs_exec_node::Cid;
-//! use ipfs_exec_executor::{Job, RunOptions, run};
-//! use ipfs_exec_node::progress::Silent;
+//! use ipfs_exec_executor::{Job, Run};
 //! use ipfs_exec_node::repo::Repository;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -23,7 +22,7 @@
 //! let input: Cid = "QmUNLLsPACCz1vLxQVkXqqLX5R1X345qqfHbsf67hvA3Nn".parse()?;
 //! let arguments = ["sh", "-c", "echo hello > /output/greeting"].map(Into::into).into();
 //! let job = Job::new(rootfs, input, arguments, [])?;
-//! let outcome = run(&repository, &repository, &job, &RunOptions::default(), None, None, &Silent)?;
+//! let outcome = Run::new(&repository, &repository, &job).execute()?;
 //! println!("{} with exit code {}", outcome.output.cid, outcome.exit.code());
 //! # Ok(())
 //! # }
@@ -59,4 +58,4 @@ pub mod run;
 
 pub use job::{Job, JobError};
 pub use process::stdout_was_closed;
-pub use run::{Outcome, RunError, RunOptions, run};
+pub use run::{Outcome, Run, RunError, RunOptions};

@@ -17,12 +17,12 @@ use std::path::Path;
 use std::sync::mpsc::{self, Receiver};
 use std::thread::Scope;
 use std::time::{Duration, Instant};
-use std::{io, thread};
+use std::{fmt, io, thread};
 
 use ipfs_exec_node::block::ReadBlocks;
 use ipfs_exec_node::budget::{Budget, BudgetError, FreeSpace, KeepFree};
 use ipfs_exec_node::path::escape;
-use ipfs_exec_node::progress::Reporter;
+use ipfs_exec_node::progress::{Reporter, Silent};
 use ipfs_exec_node::repo::{Pin, Repository, Session};
 use ipfs_exec_node::tree::{self, TreeError};
 use ipfs_exec_node::unixfs::{ExportOptions, FileReader, ImportOptions, Imported, Node};
@@ -48,7 +48,7 @@ pub use self::error::{
     EXIT_FAILED, EXIT_KILLED, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_REFUSED, EXIT_TIME,
     FirstError, RunError,
 };
-use self::root::Root;
+use self::root::RootTree;
 
 mod clock;
 mod error;
@@ -128,88 +128,144 @@ pub struct Outcome {
     pub more_stray_links: u64,
 }
 
-/// Runs `job`: reads come from `blocks`, the output goes to `repository`.
+/// A run of a job, to be started by [`Run::execute`].
 ///
-/// Where the `caller` wants the end, that is [`RunError::Interrupted`], with nothing kept. A program that
-/// handles the caller's signal has some time to end by itself; then the run goes on. When this process is
-/// killed, the program dies too. `observer` learns what the program touches of its input, which then has to be mounted.
-///
-/// # Errors
-/// [`RunError`]. That the program failed is none: see [`Outcome::exit`].
-pub fn run(
-    repository: &Repository,
-    blocks: &dyn ReadBlocks,
-    job: &Job,
-    options: &RunOptions,
-    caller: Option<&dyn Caller>,
-    observer: Option<&dyn Observer>,
-    reporter: &dyn Reporter,
-) -> Result<Outcome, RunError> {
-    let session = repository.session()?;
-    let started = options.limits.started.unwrap_or_else(Instant::now);
-    let limits = Limits {
-        started: Some(started),
-        ..options.limits
-    };
-    let run = Run {
-        repository,
-        session: &session,
-        blocks,
-        job,
-        options,
-        limits,
-        clock: Clock::start(&limits),
-        removed: Cell::new(None),
-        caller,
-        observer,
-        reporter,
-        keep_free: keep_free(&options.limits, session.scratch()).map_err(RunError::Disk)?,
-    };
-    let outcome = thread::scope(|scope| {
-        let result = run.steps(scope).map_err(|error| run.interruption(error));
-        run.clean_up(result)
-    })?;
-    let pins = options.pin.as_ref().map(|name| {
-        let mut pin = Pin::recursive(outcome.output.cid);
-        pin.name.clone_from(name);
-        pin
-    });
-    session.commit(pins.as_slice())?;
-    Ok(outcome)
+/// ```no_run
+/// # use ipfs_exec_executor::{Job, Run};
+/// # use ipfs_exec_node::{Cancel, Repository};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let (repository, job): (Repository, Job) = todo!();
+/// # let cancel = Cancel::default();
+/// let run = Run::new(&repository, &repository, &job).caller(&cancel);
+/// println!("{}", run.execute()?.output.cid);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+#[must_use = "a run begins with `execute`"]
+pub struct Run<'r> {
+    repository: &'r Repository,
+    blocks: &'r dyn ReadBlocks,
+    job: &'r Job,
+    options: RunOptions,
+    caller: Option<&'r dyn Caller>,
+    observer: Option<&'r dyn Observer>,
+    reporter: &'r dyn Reporter,
+}
+
+impl<'r> Run<'r> {
+    /// Reads come from `blocks`, the output goes to `repository`. Nobody interrupts the run, or learns of its
+    /// progress.
+    pub fn new(repository: &'r Repository, blocks: &'r dyn ReadBlocks, job: &'r Job) -> Run<'r> {
+        Run {
+            repository,
+            blocks,
+            job,
+            options: RunOptions::default(),
+            caller: None,
+            observer: None,
+            reporter: &Silent,
+        }
+    }
+
+    /// What the run does beside computing.
+    pub fn options(mut self, options: RunOptions) -> Run<'r> {
+        self.options = options;
+        self
+    }
+
+    /// Who may end the run, and whose signals and terminal the program gets.
+    pub fn caller(mut self, caller: &'r dyn Caller) -> Run<'r> {
+        self.caller = Some(caller);
+        self
+    }
+
+    /// Who learns what the program touches of its input, which then has to be mounted.
+    pub fn observer(mut self, observer: &'r dyn Observer) -> Run<'r> {
+        self.observer = Some(observer);
+        self
+    }
+
+    /// Who learns of progress. Its [`Reporter::cancel`] ends the parts of the run beside the program.
+    pub fn reporter(mut self, reporter: &'r dyn Reporter) -> Run<'r> {
+        self.reporter = reporter;
+        self
+    }
+
+    /// Runs the job.
+    ///
+    /// Where the caller wants the end, that is [`RunError::Interrupted`], with nothing kept. A program that
+    /// handles the caller's signal has some time to end by itself; then the run goes on. When this process is
+    /// killed, the program dies too.
+    ///
+    /// # Errors
+    /// [`RunError`]. That the program failed is none: see [`Outcome::exit`].
+    pub fn execute(&self) -> Result<Outcome, RunError> {
+        let session = self.repository.session()?;
+        let started = self.options.limits.started.unwrap_or_else(Instant::now);
+        let limits = Limits {
+            started: Some(started),
+            ..self.options.limits
+        };
+        let underway = Underway {
+            run: self,
+            session: &session,
+            limits,
+            clock: Clock::start(&limits),
+            removed: Cell::new(None),
+            keep_free: keep_free(&limits, session.scratch()).map_err(RunError::Disk)?,
+        };
+        let outcome = thread::scope(|scope| {
+            let steps = underway.steps(scope);
+            let result = steps.map_err(|error| underway.interruption(error));
+            underway.clean_up(result)
+        })?;
+        let pins = self.options.pin.as_ref().map(|name| {
+            let mut pin = Pin::recursive(outcome.output.cid);
+            pin.name.clone_from(name);
+            pin
+        });
+        session.commit(pins.as_slice())?;
+        Ok(outcome)
+    }
+}
+
+impl fmt::Debug for Run<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = formatter.debug_struct("Run");
+        debug
+            .field("job", &self.job)
+            .field("options", &self.options);
+        debug.finish_non_exhaustive()
+    }
 }
 
 /// What all steps of a run share.
-struct Run<'r> {
-    repository: &'r Repository,
+struct Underway<'r> {
+    run: &'r Run<'r>,
     session: &'r Session<'r>,
-    blocks: &'r dyn ReadBlocks,
-    job: &'r Job,
-    options: &'r RunOptions,
     limits: Limits,
     clock: Clock,
     /// Tells the result of the early removal, if there was one.
     removed: Cell<Option<Receiver<Result<(), TreeError>>>>,
-    caller: Option<&'r dyn Caller>,
-    observer: Option<&'r dyn Observer>,
-    reporter: &'r dyn Reporter,
     /// What stays free on the disk of the repository.
     keep_free: KeepFree,
 }
 
-impl<'r> Run<'r> {
+impl<'r> Underway<'r> {
     fn steps<'s>(&self, scope: &'s Scope<'s, '_>) -> Result<Outcome, RunError>
     where
         'r: 's,
     {
         // Found first: without it all other work would be for nothing.
         let bubblewrap = Bubblewrap::find().map_err(SandboxError::from)?;
-        let content = [self.job.rootfs(), self.job.input()].into_iter();
-        let content: Vec<_> = content.chain(self.job.stdin()).copied().collect();
+        let content = [self.run.job.rootfs(), self.run.job.input()].into_iter();
+        let content: Vec<_> = content.chain(self.run.job.stdin()).copied().collect();
         self.session.protect(&content)?;
         let root = self.root()?;
-        let program = self.job.program();
+        let program = self.run.job.program();
         root.check(program)?;
-        let manager = (!self.job.has_entrypoint()).then(|| root.service_manager(program));
+        let manager = (!self.run.job.has_entrypoint()).then(|| root.service_manager(program));
         if let Some(manager) = manager.flatten() {
             tracing::warn!(
                 "`{}` is {manager}, which manages services and does nothing with arguments: name a \
@@ -225,22 +281,24 @@ impl<'r> Run<'r> {
             let error = result.as_ref().err();
             error.is_some_and(RunError::is_fuse_refused)
         };
-        let mut result = self.execute(&bubblewrap, &root, &*input, &directories);
+        let mut result = self.execute(&bubblewrap, &*root, &*input, &directories);
         if input.mount().is_some() && self.may_copy() && is_fuse_refused(&result) {
             tracing::info!("the input cannot be mounted in the sandbox");
             drop(input);
             self.remove(input::EXPORT)?;
             input = self.copied_input()?;
-            result = self.execute(&bubblewrap, &root, &*input, &directories);
+            result = self.execute(&bubblewrap, &*root, &*input, &directories);
         }
         // An input that failed fails the run, whatever the program made of it.
-        let finished = root.finish().and(input.finish().map_err(RunError::from));
+        let finished = root.finish().map_err(RunError::from);
+        let finished = finished.and(input.finish().map_err(RunError::from));
         let ended = result?;
         finished?;
         self.clock.program_ended(ended.usage.wall_seconds);
         self.enter(Part::Output)?;
         self.remove_early(scope);
         let output = self.import(&directories)?;
+        let (warnings, more_warnings) = root.warnings();
         Ok(Outcome {
             output: output.imported,
             output_files: output.files,
@@ -251,50 +309,48 @@ impl<'r> Run<'r> {
             held: ended.held,
             isolation: ended.isolation,
             is_repeatable: ended.is_repeatable,
-            warnings: root.warnings().to_vec(),
-            more_warnings: root.more_warnings(),
+            warnings: warnings.to_vec(),
+            more_warnings,
         })
     }
 
     /// A directory is shown as it is, an archive is unpacked.
-    fn root(&self) -> Result<Root<'_>, RootfsError> {
-        let cid = self.job.rootfs();
+    fn root(&self) -> Result<Box<dyn RootTree + '_>, RootfsError> {
+        let (blocks, cid) = (self.run.blocks, self.run.job.rootfs());
         // The blocks of an archive may be gone once it is unpacked.
-        if RootfsCache::new(self.repository).has(cid)? {
-            return Ok(Root::Unpacked(Box::new(self.rootfs()?)));
+        if !RootfsCache::new(self.run.repository).has(cid)? {
+            let node = Node::load(blocks, cid)
+                .map_err(|source| RootfsError::Content { cid: *cid, source })?;
+            if node.kind().is_directory() {
+                return Ok(Box::new(MountedRootfs::new(blocks, cid)?));
+            }
         }
-        let node = Node::load(self.blocks, cid)
-            .map_err(|source| RootfsError::Content { cid: *cid, source })?;
-        if node.kind().is_directory() {
-            let mounted = MountedRootfs::new(self.blocks, cid)?;
-            return Ok(Root::Mounted(Box::new(mounted)));
-        }
-        Ok(Root::Unpacked(Box::new(self.rootfs()?)))
+        Ok(Box::new(self.rootfs()?))
     }
 
     fn rootfs(&self) -> Result<Rootfs, RootfsError> {
         let options = RootfsOptions {
-            unpack: self.bounded(self.options.rootfs),
-            cache_cap_bytes: self.options.cache_cap_bytes,
+            unpack: self.bounded(self.run.options.rootfs),
+            cache_cap_bytes: self.run.options.cache_cap_bytes,
         };
-        let cid = self.job.rootfs();
-        RootfsCache::new(self.repository).ensure(
+        let cid = self.run.job.rootfs();
+        RootfsCache::new(self.run.repository).ensure(
             self.session,
-            self.blocks,
+            self.run.blocks,
             cid,
             &options,
-            self.reporter,
+            self.run.reporter,
         )
     }
 
     /// Mounted, as long as that is possible.
     fn input(&self) -> Result<Box<dyn InputTree + '_>, InputError> {
-        let cid = self.job.input();
-        if self.options.input_mode == InputMode::Copy {
-            let budget = self.bounded(self.options.input.budget);
-            input::fetch_all(self.blocks, cid, &budget, self.reporter)?;
+        let cid = self.run.job.input();
+        if self.run.options.input_mode == InputMode::Copy {
+            let budget = self.bounded(self.run.options.input.budget);
+            input::fetch_all(self.run.blocks, cid, &budget, self.run.reporter)?;
         }
-        match MountedInput::new(self.blocks, cid, self.observer) {
+        match MountedInput::new(self.run.blocks, cid, self.run.observer) {
             Err(InputError::Mount(error))
                 if self.may_copy() && matches!(*error, MountError::Device(_)) =>
             {
@@ -309,17 +365,18 @@ impl<'r> Run<'r> {
     }
 
     fn may_copy(&self) -> bool {
-        self.options.input_mode != InputMode::Mount && self.observer.is_none()
+        self.run.options.input_mode != InputMode::Mount && self.run.observer.is_none()
     }
 
     fn copied_input(&self) -> Result<Box<dyn InputTree + '_>, InputError> {
-        let (scratch, cid) = (self.session.scratch(), self.job.input());
+        let (scratch, cid) = (self.session.scratch(), self.run.job.input());
         tracing::info!(%cid, "the input is copied");
         let options = ExportOptions {
-            budget: self.bounded(self.options.input.budget),
-            ..self.options.input.clone()
+            budget: self.bounded(self.run.options.input.budget),
+            ..self.run.options.input.clone()
         };
-        let copied = ExportedInput::new(scratch, self.blocks, cid, &options, self.reporter)?;
+        let copied =
+            ExportedInput::new(scratch, self.run.blocks, cid, &options, self.run.reporter)?;
         Ok(Box::new(copied))
     }
 
@@ -348,7 +405,7 @@ impl<'r> Run<'r> {
     fn execute(
         &self,
         bubblewrap: &Bubblewrap,
-        root: &Root<'_>,
+        root: &dyn RootTree,
         input: &dyn InputTree,
         directories: &WritableDirectories,
     ) -> Result<Ended, RunError> {
@@ -359,7 +416,7 @@ impl<'r> Run<'r> {
         let stand_in = root.stand_in(input.kind())?;
         // It is mounted over this directory in namespaces of its own, where nothing reads blocks. A directory
         // made for it would take as long to remove as two mounts.
-        let stage = self.repository.blocks_directory();
+        let stage = self.run.repository.blocks_directory();
         let paths = HostPaths {
             stage: &stage,
             root: root.source(entries.as_deref(), stand_in.as_ref()),
@@ -372,21 +429,21 @@ impl<'r> Run<'r> {
         let mut content = self.stdin()?;
         match sandbox::execute(
             bubblewrap,
-            self.job,
+            self.run.job,
             &paths,
             &mounts,
             &self.limits,
             content.as_mut(),
             &Conduct {
-                stdin: self.options.stdin,
-                caller: self.caller,
-                stop_timeout: self.options.stop_timeout,
+                stdin: self.run.options.stdin,
+                caller: self.run.caller,
+                stop_timeout: self.run.options.stop_timeout,
             },
         ) {
             Err(SandboxError::NotExecuted(source))
                 if source.kind() != io::ErrorKind::ArgumentListTooLong =>
             {
-                Err(root.not_executed(self.job.program(), source).into())
+                Err(root.not_executed(self.run.job.program(), source).into())
             }
             Err(error) => Err(error.into()),
             // What could not be read fails the run, whatever the program made of it.
@@ -399,11 +456,11 @@ impl<'r> Run<'r> {
 
     /// The content of the program's standard input, where the job names it.
     fn stdin(&self) -> Result<Option<FileReader<'_>>, RunError> {
-        let Some(cid) = self.job.stdin() else {
+        let Some(cid) = self.run.job.stdin() else {
             return Ok(None);
         };
-        let reader = Node::load(self.blocks, cid)
-            .and_then(|node| FileReader::new(self.blocks, node))
+        let reader = Node::load(self.run.blocks, cid)
+            .and_then(|node| FileReader::new(self.run.blocks, node))
             .map_err(|source| RunError::StandardInput { cid: *cid, source })?;
         Ok(Some(reader))
     }
@@ -411,21 +468,21 @@ impl<'r> Run<'r> {
     fn import(&self, directories: &WritableDirectories) -> Result<Output, RunError> {
         // A program is not to blame where others have filled the disk: it does not lose its output.
         let space = FreeSpace::at(self.session.scratch()).map_err(RunError::Disk)?;
-        let mut budget = self.bounded(self.options.output.budget);
+        let mut budget = self.bounded(self.run.options.output.budget);
         budget.keep_free = budget.keep_free.or_half(&space);
         let deadlines = [budget.deadline, self.clock.output_deadline()];
         budget.deadline = deadlines.into_iter().flatten().min();
         let options = ImportOptions {
             make_readable: true,
             budget,
-            ..self.options.output.clone()
+            ..self.run.options.output.clone()
         };
-        Ok(directories.import(self.session, &options, self.reporter)?)
+        Ok(directories.import(self.session, &options, self.run.reporter)?)
     }
 
     /// Goes on with a part, unless the caller asked to stop or time is over.
     fn enter(&self, part: Part) -> Result<(), RunError> {
-        if self.reporter.cancel().is_cancelled() || self.clock.is_over() {
+        if self.run.reporter.cancel().is_cancelled() || self.clock.is_over() {
             return Err(RunError::Interrupted);
         }
         self.clock.enter(part);
@@ -439,7 +496,7 @@ impl<'r> Run<'r> {
         }
         match self.clock.out_of_time(&error) {
             Some(late) => late,
-            None if self.reporter.cancel().is_cancelled() => RunError::Interrupted,
+            None if self.run.reporter.cancel().is_cancelled() => RunError::Interrupted,
             None => error.normalised(),
         }
     }
@@ -479,7 +536,8 @@ impl<'r> Run<'r> {
 
     /// Whether the caller itself asked to stop.
     fn was_cancelled(&self) -> bool {
-        self.caller
+        self.run
+            .caller
             .is_some_and(|caller| caller.cancel().is_requested())
     }
 }

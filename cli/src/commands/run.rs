@@ -15,7 +15,7 @@ use ipfs_exec_executor::limits::{Limit, Limits};
 use ipfs_exec_executor::mount::Observer;
 use ipfs_exec_executor::run::{EXIT_FAILED, Part, keep_free};
 use ipfs_exec_executor::trace::Trace;
-use ipfs_exec_executor::{Job, Outcome, RunError, RunOptions};
+use ipfs_exec_executor::{Job, Outcome, Run, RunError, RunOptions};
 use ipfs_exec_node::limits::MAX_EXPORT_ENTRIES;
 use ipfs_exec_node::path::{ContentPath, escape};
 use ipfs_exec_node::repo::{Repository, Session};
@@ -386,15 +386,14 @@ fn compute_from(
     }
     // Made first: a run is too dear for a file that cannot be written.
     let file = arguments.trace.as_deref().map(create_trace).transpose()?;
-    let outcome = ipfs_exec_executor::run(
-        repository,
-        blocks,
-        &job,
-        &options,
-        Some(&context.interrupt),
-        observer,
-        own.progress,
-    );
+    let mut run = Run::new(repository, blocks, &job)
+        .options(options)
+        .caller(&context.interrupt)
+        .reporter(own.progress);
+    if let Some(observer) = observer {
+        run = run.observer(observer);
+    }
+    let outcome = run.execute();
     if let Some((path, file)) = arguments.trace.as_deref().zip(file) {
         write_trace(&trace, path, file)?;
     }

@@ -9,8 +9,7 @@ use std::error::Error;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use ipfs_exec_executor::{Job, RunOptions, run};
-use ipfs_exec_node::progress::Silent;
+use ipfs_exec_executor::{Job, Run};
 use ipfs_exec_node::{Repository, unixfs};
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
@@ -32,15 +31,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         variables,
     )?;
 
-    let outcome = run(
-        &repository,
-        &repository,
-        &job,
-        &RunOptions::default(),
-        None,
-        None,
-        &Silent,
-    )?;
+    let outcome = Run::new(&repository, &repository, &job).execute()?;
     println!("{}", outcome.output.cid);
     Ok(ExitCode::from(outcome.exit.code()))
 }

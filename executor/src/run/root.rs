@@ -3,107 +3,132 @@
 use std::ffi::OsStr;
 use std::io;
 
-use super::error::RunError;
 use crate::archive::Warning;
 use crate::input::InputKind;
 use crate::mount::SandboxMount;
 use crate::rootfs::{InitError, MountedRootfs, Rootfs, RootfsError, TopEntry};
 use crate::sandbox::{self, RootSource};
 
-/// See the [module](self).
-pub(super) enum Root<'r> {
-    Unpacked(Box<Rootfs>),
-    Mounted(Box<MountedRootfs<'r>>),
-}
-
-impl Root<'_> {
+/// A root file system that a sandbox can be given.
+pub(super) trait RootTree {
     /// Where the sandbox takes it from; with its `entries`, where those are needed one by one, and with what
     /// stands in for an overlay.
-    pub(super) fn source<'p>(
+    fn source<'p>(
+        &'p self,
+        entries: Option<&'p [TopEntry]>,
+        stand_in: Option<&'p SandboxMount<'p>>,
+    ) -> RootSource<'p>;
+
+    /// Whether `program` could be started, as far as that can be told without doing it.
+    fn check(&self, program: &OsStr) -> Result<(), InitError>;
+
+    /// Which manager of services `program` is, which does nothing with arguments.
+    fn service_manager(&self, program: &OsStr) -> Option<&'static str>;
+
+    /// Why a complete sandbox could not execute `program`; `source` is what the kernel says.
+    fn not_executed(&self, program: &OsStr, source: io::Error) -> InitError;
+
+    /// What its root directory holds beside mount points, sorted.
+    fn top_entries(&self) -> Result<Vec<TopEntry>, RootfsError>;
+
+    /// What shows an unpacked tree where there can be no overlay.
+    fn stand_in(&self, input: InputKind) -> Result<Option<SandboxMount<'_>>, RootfsError>;
+
+    /// What has to be mounted there, in the sandbox alone.
+    fn mount(&self) -> Option<&SandboxMount<'_>>;
+
+    /// What was left out when it was unpacked: the first warnings, and how many there are more.
+    fn warnings(&self) -> (&[Warning], u64);
+
+    /// Reports, after the program's end, what kept it from reading part of the tree.
+    fn finish(&self) -> Result<(), RootfsError>;
+}
+
+impl RootTree for Rootfs {
+    fn source<'p>(
         &'p self,
         entries: Option<&'p [TopEntry]>,
         stand_in: Option<&'p SandboxMount<'p>>,
     ) -> RootSource<'p> {
-        match self {
-            Root::Unpacked(rootfs) => RootSource::Unpacked {
-                tree: rootfs.tree(),
-                entries,
-                stand_in,
-            },
-            Root::Mounted(_) => RootSource::Mounted { entries },
+        RootSource::Unpacked {
+            tree: self.tree(),
+            entries,
+            stand_in,
         }
     }
 
-    pub(super) fn check(&self, program: &OsStr) -> Result<(), InitError> {
-        match self {
-            Root::Unpacked(rootfs) => rootfs.check(program),
-            Root::Mounted(rootfs) => rootfs.check(program),
-        }
+    fn check(&self, program: &OsStr) -> Result<(), InitError> {
+        Rootfs::check(self, program)
     }
 
-    pub(super) fn service_manager(&self, program: &OsStr) -> Option<&'static str> {
-        match self {
-            Root::Unpacked(rootfs) => rootfs.service_manager(program),
-            Root::Mounted(rootfs) => rootfs.service_manager(program),
-        }
+    fn service_manager(&self, program: &OsStr) -> Option<&'static str> {
+        Rootfs::service_manager(self, program)
     }
 
-    pub(super) fn not_executed(&self, program: &OsStr, source: io::Error) -> InitError {
-        match self {
-            Root::Unpacked(rootfs) => rootfs.not_executed(program, source),
-            Root::Mounted(rootfs) => rootfs.not_executed(program, source),
-        }
+    fn not_executed(&self, program: &OsStr, source: io::Error) -> InitError {
+        Rootfs::not_executed(self, program, source)
     }
 
-    pub(super) fn top_entries(&self) -> Result<Vec<TopEntry>, RootfsError> {
-        match self {
-            Root::Unpacked(rootfs) => rootfs.top_entries(),
-            Root::Mounted(rootfs) => rootfs.top_entries(),
-        }
+    fn top_entries(&self) -> Result<Vec<TopEntry>, RootfsError> {
+        Rootfs::top_entries(self)
     }
 
-    /// What shows an unpacked tree where there can be no overlay.
-    pub(super) fn stand_in(
-        &self,
-        input: InputKind,
-    ) -> Result<Option<SandboxMount<'_>>, RootfsError> {
-        match self {
-            Root::Unpacked(rootfs) => {
-                rootfs.stand_in((input == InputKind::File).then_some(sandbox::INPUT))
-            }
-            Root::Mounted(_) => Ok(None),
-        }
+    fn stand_in(&self, input: InputKind) -> Result<Option<SandboxMount<'_>>, RootfsError> {
+        Rootfs::stand_in(self, (input == InputKind::File).then_some(sandbox::INPUT))
     }
 
-    pub(super) fn mount(&self) -> Option<&SandboxMount<'_>> {
-        match self {
-            Root::Unpacked(_) => None,
-            Root::Mounted(rootfs) => Some(rootfs.mount()),
-        }
+    fn mount(&self) -> Option<&SandboxMount<'_>> {
+        None
     }
 
-    pub(super) fn warnings(&self) -> &[Warning] {
-        match self {
-            Root::Unpacked(rootfs) => rootfs.warnings(),
-            Root::Mounted(_) => &[],
-        }
+    fn warnings(&self) -> (&[Warning], u64) {
+        (Rootfs::warnings(self), self.more_warnings())
     }
 
-    pub(super) fn more_warnings(&self) -> u64 {
-        match self {
-            Root::Unpacked(rootfs) => rootfs.more_warnings(),
-            Root::Mounted(_) => 0,
-        }
+    fn finish(&self) -> Result<(), RootfsError> {
+        Ok(())
+    }
+}
+
+impl RootTree for MountedRootfs<'_> {
+    fn source<'p>(
+        &'p self,
+        entries: Option<&'p [TopEntry]>,
+        _stand_in: Option<&'p SandboxMount<'p>>,
+    ) -> RootSource<'p> {
+        RootSource::Mounted { entries }
     }
 
-    /// What kept the program from reading part of it.
-    pub(super) fn finish(&self) -> Result<(), RunError> {
-        match self {
-            Root::Unpacked(_) => Ok(()),
-            Root::Mounted(rootfs) => match rootfs.take_failure() {
-                None => Ok(()),
-                Some(failure) => Err(RootfsError::Read(failure).into()),
-            },
-        }
+    fn check(&self, program: &OsStr) -> Result<(), InitError> {
+        MountedRootfs::check(self, program)
+    }
+
+    fn service_manager(&self, program: &OsStr) -> Option<&'static str> {
+        MountedRootfs::service_manager(self, program)
+    }
+
+    fn not_executed(&self, program: &OsStr, source: io::Error) -> InitError {
+        MountedRootfs::not_executed(self, program, source)
+    }
+
+    fn top_entries(&self) -> Result<Vec<TopEntry>, RootfsError> {
+        MountedRootfs::top_entries(self)
+    }
+
+    fn stand_in(&self, _input: InputKind) -> Result<Option<SandboxMount<'_>>, RootfsError> {
+        Ok(None)
+    }
+
+    fn mount(&self) -> Option<&SandboxMount<'_>> {
+        Some(MountedRootfs::mount(self))
+    }
+
+    fn warnings(&self) -> (&[Warning], u64) {
+        (&[], 0)
+    }
+
+    fn finish(&self) -> Result<(), RootfsError> {
+        self.take_failure()
+            .map_or(Ok(()), |failure| Err(RootfsError::Read(failure)))
     }
 }

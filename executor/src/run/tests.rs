@@ -61,16 +61,7 @@ impl Bench {
     }
 
     fn run_job(&self, job: &Job) -> Result<Outcome, RunError> {
-        let options = RunOptions::default();
-        let result = run(
-            &self.repository,
-            &self.repository,
-            job,
-            &options,
-            None,
-            None,
-            &Silent,
-        );
+        let result = Run::new(&self.repository, &self.repository, job).execute();
         self.assert_clean();
         result
     }
@@ -230,9 +221,10 @@ fn exit_codes_of_runs_that_do_not_begin() {
     let exit_code = |archive: &[u8]| {
         let rootfs = add_bytes(&bench.repository, archive);
         let job = bench.job(rootfs, bench.empty, "true");
-        let options = RunOptions::default();
         let repository = &bench.repository;
-        let error = run(repository, repository, &job, &options, None, None, &Silent).unwrap_err();
+        let error = Run::new(repository, repository, &job)
+            .execute()
+            .unwrap_err();
         bench.assert_clean();
         error.exit_code()
     };
@@ -291,19 +283,11 @@ fn interruption_keeps_nothing() {
         bench.empty,
         "echo > /output/x; busybox sleep 60",
     );
-    let options = RunOptions::default();
     let repository = &bench.repository;
     let pins = repository.pins().unwrap().len();
-    let error = run(
-        repository,
-        repository,
-        &job,
-        &options,
-        Some(&source.token()),
-        None,
-        &Silent,
-    )
-    .unwrap_err();
+    let token = source.token();
+    let run = Run::new(repository, repository, &job).caller(&token);
+    let error = run.execute().unwrap_err();
     assert!(matches!(error, RunError::Interrupted), "{error:?}");
     assert_eq!(repository.pins().unwrap().len(), pins);
     bench.assert_clean();
@@ -312,23 +296,14 @@ fn interruption_keeps_nothing() {
 #[test]
 fn many_runs_at_once_on_one_repository() {
     let bench = Bench::new();
-    let options = RunOptions::default();
     let job = bench.job(bench.busybox, bench.empty, "echo blabla > /output/test");
     std::thread::scope(|scope| {
         let runs: Vec<_> = (0..16)
             .map(|_| {
                 scope.spawn(|| {
                     let repository = Repository::open(bench.repository.path()).unwrap();
-                    run(
-                        &repository,
-                        &repository,
-                        &job,
-                        &options,
-                        None,
-                        None,
-                        &Silent,
-                    )
-                    .unwrap()
+                    let run = Run::new(&repository, &repository, &job);
+                    run.execute().unwrap()
                 })
             })
             .collect();
