@@ -125,7 +125,8 @@ fi
 chmod 755 "$place"
 cp "$end_to_end" "$place/end_to_end"
 cp "$IPFS_EXEC_BIN" "$place/ipfs-exec"
-cp "$target/debug/mdns_flood" "$target/debug/name_server" "$target/debug/port_mapper" "$place"
+cp "$target/debug/mdns_flood" "$target/debug/name_server" "$target/debug/port_mapper" \
+    "$target/debug/compute" "$place"
 cp -r "$IPFS_EXEC_FIXTURES" "$place/fixtures"
 cp -r examples "$place/examples"
 chmod -R u+rwX,go+rX "$place"

@@ -1,28 +1,21 @@
-//! The surroundings of every command: repository, content paths, progress and interruption.
+//! The surroundings of every command: repository, upstreams, progress and interruption.
 
-use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Args;
-use ipfs_exec_node::block::NoBlocks;
-use ipfs_exec_node::network::http::Url;
+use ipfs_exec_node::KeepFree;
 use ipfs_exec_node::network::{
-    FetchOptions, Fetched, Fetcher, Identity, LazyNetwork, Mdns, Multiaddr, Network, NetworkError,
-    NetworkOptions, PUBLIC_BOOTSTRAP, private,
+    FetchOptions, Identity, LazyNetwork, Mdns, Multiaddr, NetworkOptions, Source, Upstreams,
 };
-use ipfs_exec_node::path::{ContentPath, EntryName};
 use ipfs_exec_node::progress::Reporter;
 use ipfs_exec_node::repo::{Reindexed, Repository, RepositoryOptions};
-use ipfs_exec_node::{Cid, KeepFree, ReadBlocks, unixfs};
 
 use crate::config::{Config, Server};
 use crate::disk;
 use crate::duration;
-use crate::error::{CommandError, LocalError};
+use crate::error::CommandError;
 use crate::progress::Progress;
 use crate::signals::Interrupt;
 
@@ -76,99 +69,9 @@ pub(crate) struct Context {
     pub(crate) config: Config,
     /// Started when the first block is missing; `None` where there is nobody to ask.
     network: Option<LazyNetwork>,
-    plan: NetworkPlan,
+    upstreams: Upstreams,
     is_offline: bool,
     pub(crate) idle_timeout: Duration,
-}
-
-/// Who is asked for what is missing: by the arguments and the configuration together.
-#[derive(Clone, Debug)]
-struct NetworkPlan {
-    repository: Option<PathBuf>,
-    peers: Vec<Multiaddr>,
-    bootstrap: Vec<Multiaddr>,
-    gateways: Vec<Url>,
-    routers: Vec<Url>,
-    mdns: Mdns,
-}
-
-impl NetworkPlan {
-    fn new(arguments: &GlobalArgs, config: &Config, repository: Option<PathBuf>) -> NetworkPlan {
-        let both = |configured: &[Server], named: &[Server]| {
-            let all = configured.iter().chain(named);
-            all.map(|server| server.0.clone()).collect()
-        };
-        let mut bootstrap = config.bootstrap.clone();
-        if arguments.public || config.public {
-            let public = PUBLIC_BOOTSTRAP.iter().map(|address| address.parse());
-            bootstrap.extend(public.map(|address| address.expect("the addresses are well-formed")));
-        }
-        let looks_around = config.mdns.unwrap_or(true) && !arguments.no_mdns;
-        NetworkPlan {
-            repository,
-            peers: [&config.peers[..], &arguments.peers].concat(),
-            bootstrap,
-            gateways: both(&config.gateways, &arguments.gateways),
-            routers: both(&config.routers, &arguments.routers),
-            mdns: if looks_around {
-                Mdns::OnDemand
-            } else {
-                Mdns::Off
-            },
-        }
-    }
-
-    fn has_standing(&self) -> bool {
-        !self.peers.is_empty() || !self.bootstrap.is_empty()
-    }
-
-    fn has_nobody(&self) -> bool {
-        !self.has_standing()
-            && self.gateways.is_empty()
-            && self.routers.is_empty()
-            && self.mdns == Mdns::Off
-    }
-
-    fn options(self, identity: Identity) -> Result<NetworkOptions, NetworkError> {
-        let mut options = NetworkOptions::new(identity);
-        if let Some(repository) = &self.repository {
-            options.swarm_key = private::swarm_key(repository)?;
-        }
-        options.peers = self.peers;
-        options.bootstrap = self.bootstrap;
-        options.gateways = self.gateways;
-        options.routers = self.routers;
-        options.mdns = self.mdns;
-        Ok(options)
-    }
-}
-
-/// Where a command reads blocks.
-pub(crate) enum Source<'s, 'r> {
-    Local(&'s Repository),
-    Fetching(&'s Fetcher<'r>),
-}
-
-impl Source<'_, '_> {
-    pub(crate) fn blocks(&self) -> &dyn ReadBlocks {
-        match self {
-            Source::Local(repository) => *repository,
-            Source::Fetching(fetcher) => *fetcher,
-        }
-    }
-
-    /// What came from peers so far.
-    pub(crate) fn fetched(&self) -> Fetched {
-        match self {
-            Source::Local(_) => Fetched::default(),
-            Source::Fetching(fetcher) => fetcher.fetched(),
-        }
-    }
-
-    /// Says that all below `cid` will be read.
-    pub(crate) fn expect(&self, cid: &Cid) {
-        self.blocks().expect_all(cid);
-    }
 }
 
 impl Context {
@@ -194,12 +97,13 @@ impl Context {
             Err(error) => (Config::default(), Some(error)),
         };
         let idle_timeout = arguments.idle_timeout.or(config.idle_timeout);
-        let plan = NetworkPlan::new(arguments, &config, path.clone());
+        let upstreams = upstreams(arguments, &config);
+        let network = (!arguments.offline).then(|| upstreams.network(path.as_deref()));
         let context = Context {
             path,
             interrupt,
-            network: (!arguments.offline).then(|| lazy_network(&plan)).flatten(),
-            plan,
+            network: network.flatten(),
+            upstreams,
             is_offline: arguments.offline,
             config,
             idle_timeout: idle_timeout.unwrap_or(IDLE_TIMEOUT),
@@ -219,7 +123,7 @@ impl Context {
 
     /// Whether peers may be looked for on the local network.
     pub(crate) fn looks_around(&self) -> bool {
-        self.plan.mdns != Mdns::Off
+        self.upstreams.mdns != Mdns::Off
     }
 
     /// What a node of this command is started with, as `identity`.
@@ -227,7 +131,7 @@ impl Context {
         &self,
         identity: Identity,
     ) -> Result<NetworkOptions, CommandError> {
-        Ok(self.plan.clone().options(identity)?)
+        Ok(self.upstreams.options(identity, self.path.as_deref())?)
     }
 
     /// Does `work` with the blocks of the repository and, unless offline, those of peers. What came
@@ -236,7 +140,7 @@ impl Context {
         &self,
         repository: &Repository,
         reporter: &dyn Reporter,
-        work: impl FnOnce(&Source<'_, '_>) -> Result<T, CommandError>,
+        work: impl FnOnce(&Source<'_>) -> Result<T, CommandError>,
     ) -> Result<T, CommandError> {
         self.with_blocks_within(self.idle_timeout, repository, reporter, work)
     }
@@ -247,7 +151,7 @@ impl Context {
         keep_free: KeepFree,
         repository: &Repository,
         reporter: &dyn Reporter,
-        work: impl FnOnce(&Source<'_, '_>) -> Result<T, CommandError>,
+        work: impl FnOnce(&Source<'_>) -> Result<T, CommandError>,
     ) -> Result<T, CommandError> {
         let mut options = FetchOptions::default();
         options.idle_timeout = self.idle_timeout;
@@ -261,7 +165,7 @@ impl Context {
         idle_timeout: Duration,
         repository: &Repository,
         reporter: &dyn Reporter,
-        work: impl FnOnce(&Source<'_, '_>) -> Result<T, CommandError>,
+        work: impl FnOnce(&Source<'_>) -> Result<T, CommandError>,
     ) -> Result<T, CommandError> {
         let mut options = FetchOptions::default();
         options.idle_timeout = idle_timeout;
@@ -274,14 +178,11 @@ impl Context {
         options: FetchOptions,
         repository: &Repository,
         reporter: &dyn Reporter,
-        work: impl FnOnce(&Source<'_, '_>) -> Result<T, CommandError>,
+        work: impl FnOnce(&Source<'_>) -> Result<T, CommandError>,
     ) -> Result<T, CommandError> {
-        let Some(network) = &self.network else {
-            return work(&Source::Local(repository));
-        };
-        let fetcher = Fetcher::new(repository, network, options, reporter);
-        let result = work(&Source::Fetching(&fetcher));
-        let kept = fetcher.finish();
+        let source = Source::new(repository, self.network.as_ref(), options, reporter);
+        let result = work(&source);
+        let kept = source.finish();
         let result = result?;
         kept?;
         Ok(result)
@@ -346,16 +247,6 @@ impl Context {
     }
 }
 
-fn lazy_network(plan: &NetworkPlan) -> Option<LazyNetwork> {
-    if plan.has_nobody() {
-        return None;
-    }
-    let (has_standing, mdns, plan) = (plan.has_standing(), plan.mdns, plan.clone());
-    Some(LazyNetwork::new(has_standing, mdns, move || {
-        Network::start(Arc::new(NoBlocks), plan.options(Identity::passing())?)
-    }))
-}
-
 fn default_path() -> Option<PathBuf> {
     let absolute = |variable| {
         std::env::var_os(variable)
@@ -366,45 +257,21 @@ fn default_path() -> Option<PathBuf> {
     data.map(|data| data.join("ipfs-exec"))
 }
 
-/// Reads content paths. Not left to the parser of the command line: a CID that does not parse is
-/// bad input, not wrong usage.
-pub(crate) fn content_paths(arguments: &[String]) -> Result<Vec<ContentPath>, CommandError> {
-    arguments
-        .iter()
-        .map(|argument| Ok(argument.parse()?))
-        .collect()
-}
-
-/// Resolves a content path; the error names the whole path.
-pub(crate) fn resolve(blocks: &dyn ReadBlocks, path: &ContentPath) -> Result<Cid, CommandError> {
-    unixfs::resolve(blocks, path).map_err(|error| {
-        let failed = CommandError::from(error);
-        if path.segments.is_empty() {
-            failed
-        } else {
-            failed.about(&format!("cannot resolve {path}"))
-        }
-    })
-}
-
-/// Opens the directory that is to hold `path`, with the name that it gets there.
-pub(crate) fn destination(path: &Path) -> Result<(OwnedFd, EntryName), CommandError> {
-    use std::os::unix::ffi::OsStrExt;
-    let name = path.file_name().ok_or_else(|| {
-        CommandError::usage(format!(
-            "{} does not name a new file or directory",
-            path.display()
-        ))
-    })?;
-    let name = EntryName::new(name.as_bytes())?;
-    let parent = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
+/// Who is asked for what is missing: by the arguments and the configuration together.
+fn upstreams(arguments: &GlobalArgs, config: &Config) -> Upstreams {
+    let both = |configured: &[Server], named: &[Server]| {
+        let all = configured.iter().chain(named);
+        all.map(|server| server.0.clone()).collect()
     };
-    let directory = File::open(parent).map_err(|source| LocalError {
-        action: "open the directory",
-        path: parent.to_owned(),
-        source,
-    })?;
-    Ok((directory.into(), name))
+    let mut upstreams = Upstreams::peers([&config.peers[..], &arguments.peers].concat());
+    upstreams.bootstrap.clone_from(&config.bootstrap);
+    if arguments.public || config.public {
+        upstreams.bootstrap.extend(Upstreams::public_bootstrap());
+    }
+    upstreams.gateways = both(&config.gateways, &arguments.gateways);
+    upstreams.routers = both(&config.routers, &arguments.routers);
+    if config.mdns.unwrap_or(true) && !arguments.no_mdns {
+        upstreams.mdns = Mdns::OnDemand;
+    }
+    upstreams
 }

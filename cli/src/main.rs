@@ -10,6 +10,7 @@ mod arguments;
 mod background;
 mod commands;
 mod config;
+mod content;
 mod context;
 mod decimal;
 mod disk;

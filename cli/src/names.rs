@@ -7,7 +7,8 @@ use ipfs_exec_node::path::PathRoot;
 use ipfs_exec_node::repo::Repository;
 use ipfs_exec_node::{Cid, ContentPath};
 
-use crate::context::{Context, content_paths, resolve};
+use crate::content::{content_paths, resolve};
+use crate::context::Context;
 use crate::error::CommandError;
 use crate::progress::Progress;
 
@@ -93,9 +94,7 @@ pub(crate) fn cid(
 ) -> Result<Cid, CommandError> {
     let path = without_name(context, repository, path.clone())?;
     let progress = context.progress();
-    context.with_blocks(repository, &progress, |source| {
-        resolve(source.blocks(), &path)
-    })
+    context.with_blocks(repository, &progress, |source| resolve(source, &path))
 }
 
 /// A name as people write it, with or without `/ipns/` before it.

@@ -66,6 +66,9 @@ pub mod names;
 #[cfg(feature = "network")]
 pub mod network;
 
+#[cfg(feature = "network")]
+pub mod node;
+
 #[cfg(all(feature = "network", any(test, feature = "fuzzing")))]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -73,6 +76,8 @@ pub mod fuzzing;
 pub use block::{Block, BlockError, Cid, ReadBlocks, ReadBlocksExt, WriteBlocks, WriteBlocksExt};
 pub use budget::{Budget, BudgetError, KeepFree};
 pub use cancel::{Cancel, CancelSource};
+#[cfg(feature = "network")]
+pub use node::Node;
 pub use path::{ContentPath, EntryName};
 pub use profile::Profile;
 pub use repo::{Pin, Repository, Session};

@@ -3,10 +3,12 @@
 use std::io::Write;
 
 use clap::Args;
-use ipfs_exec_node::ContentPath;
+use ipfs_exec_node::network::Source;
 use ipfs_exec_node::unixfs::FileReader;
+use ipfs_exec_node::{ContentPath, ReadBlocks};
 
-use crate::context::{Context, Source, resolve};
+use crate::content::resolve;
+use crate::context::Context;
 use crate::error::CommandError;
 use crate::names;
 use crate::size;
@@ -52,19 +54,19 @@ fn write(
     context: &Context,
     arguments: &CatArgs,
     paths: &[ContentPath],
-    source: &Source<'_, '_>,
+    source: &Source<'_>,
 ) -> Result<(), CommandError> {
     use std::io::Seek;
     let mut offset = arguments.offset;
     let mut left = arguments.length.unwrap_or(u64::MAX);
     let mut stdout = std::io::stdout().lock();
     for path in paths {
-        let cid = resolve(source.blocks(), path)?;
+        let cid = resolve(source, path)?;
         // A part of a file does not need all of it.
         if arguments.offset == 0 && arguments.length.is_none() {
-            source.expect(&cid);
+            source.expect_all(&cid);
         }
-        let mut file = FileReader::open(source.blocks(), &cid)?;
+        let mut file = FileReader::open(source, &cid)?;
         let skipped = offset.min(file.size());
         offset -= skipped;
         if skipped > 0 {

@@ -10,7 +10,8 @@ use ipfs_exec_node::{Cid, ReadBlocks};
 use serde_json::{Value, json};
 
 use super::stat::kind_word;
-use crate::context::{Context, resolve};
+use crate::content::resolve;
+use crate::context::Context;
 use crate::error::CommandError;
 use crate::names;
 use crate::output;
@@ -57,7 +58,7 @@ fn compare(context: &Context, arguments: &DiffArgs) -> Result<ExitCode, CommandE
     let to = names::path(context, &repository, &arguments.to)?;
     let progress = context.progress();
     context.with_blocks(&repository, &progress, |source| {
-        let blocks: &dyn ReadBlocks = source.blocks();
+        let blocks: &dyn ReadBlocks = source;
         let (from, to) = (resolve(blocks, &from)?, resolve(blocks, &to)?);
         let mut out = output::stdout();
         let mut is_same = true;

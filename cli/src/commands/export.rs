@@ -5,11 +5,13 @@ use std::io::{BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use ipfs_exec_node::network::Source;
 use ipfs_exec_node::path::ContentPath;
 use ipfs_exec_node::progress::Reporter;
 use ipfs_exec_node::{Cid, ReadBlocks, car};
 
-use crate::context::{Context, Source, resolve};
+use crate::content::resolve;
+use crate::context::Context;
 use crate::error::{CommandError, LocalError};
 use crate::names;
 
@@ -35,22 +37,22 @@ pub(crate) fn export(context: &Context, arguments: ExportArgs) -> Result<(), Com
 }
 
 fn write(
-    source: &Source<'_, '_>,
+    source: &Source<'_>,
     path: &ContentPath,
     output: Option<&Path>,
     reporter: &dyn Reporter,
 ) -> Result<(), CommandError> {
-    let cid = resolve(source.blocks(), path)?;
-    source.expect(&cid);
+    let cid = resolve(source, path)?;
+    source.expect_all(&cid);
     if let Some(path) = output {
-        return export_to_file(source.blocks(), &cid, path, reporter);
+        return export_to_file(source, &cid, path, reporter);
     }
     if std::io::stdout().is_terminal() {
         return Err(CommandError::usage("a CAR file is not for the terminal")
             .with_hint("name a file with `-o FILE`, or redirect stdout"));
     }
     let mut stdout = crate::output::stdout();
-    car::export(source.blocks(), &cid, &mut stdout, reporter)?;
+    car::export(source, &cid, &mut stdout, reporter)?;
     Ok(())
 }
 

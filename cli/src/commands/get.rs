@@ -6,13 +6,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use ipfs_exec_node::network::Source;
 use ipfs_exec_node::path::{ContentPath, EntryName};
 use ipfs_exec_node::tree::remove_tree;
 use ipfs_exec_node::unixfs::{self, ExportOptions, UnixfsError};
-use ipfs_exec_node::{Budget, limits};
+use ipfs_exec_node::{Budget, ReadBlocks, limits};
 use rustix::fs::RenameFlags;
 
-use crate::context::{Context, Source, destination, resolve};
+use crate::content::{destination, resolve};
+use crate::context::Context;
 use crate::disk::DiskArgs;
 use crate::error::{CommandError, LocalError};
 use crate::names;
@@ -79,14 +81,14 @@ struct Destination<'p> {
 }
 
 fn write(
-    source: &Source<'_, '_>,
+    source: &Source<'_>,
     path: &ContentPath,
     destination: &Destination<'_>,
     budget: &Budget,
     progress: &Progress,
 ) -> Result<(), CommandError> {
-    let cid = resolve(source.blocks(), path)?;
-    source.expect(&cid);
+    let cid = resolve(source, path)?;
+    source.expect_all(&cid);
     let Destination {
         path: output,
         directory,
@@ -120,7 +122,7 @@ fn write(
         ..ExportOptions::default()
     };
     unixfs::export(
-        source.blocks(),
+        source,
         &cid,
         rustix::fd::AsFd::as_fd(directory),
         &unfinished,

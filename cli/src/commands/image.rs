@@ -6,13 +6,14 @@ use std::path::Path;
 
 use clap::{Args, Subcommand};
 use ipfs_exec_executor::archive;
-use ipfs_exec_node::Pin;
 use ipfs_exec_node::budget::Budget;
 use ipfs_exec_node::path::ContentPath;
 use ipfs_exec_node::unixfs::FileReader;
+use ipfs_exec_node::{Pin, ReadBlocks};
 use serde_json::json;
 
-use crate::context::{Context, resolve};
+use crate::content::resolve;
+use crate::context::Context;
 use crate::disk::DiskArgs;
 use crate::error::{CommandError, LocalError};
 use crate::names;
@@ -88,9 +89,9 @@ pub(crate) fn image(context: &Context, arguments: ImageArgs) -> Result<(), Comma
             let path = names::without_name(context, &repository, path?)?;
             let keep_free = arguments.disk.keep_free(context, repository.path())?;
             context.with_blocks_keeping(keep_free, &repository, &progress, |source| {
-                let cid = resolve(source.blocks(), &path)?;
-                source.expect(&cid);
-                let reader = FileReader::open(source.blocks(), &cid)?;
+                let cid = resolve(source, &path)?;
+                source.expect_all(&cid);
+                let reader = FileReader::open(source, &cid)?;
                 unpack(context, &arguments, &repository, reader)
             })
         }

@@ -10,7 +10,8 @@ use ipfs_exec_node::unixfs::{self, Entry, Node, UnixfsError, Visitor};
 use ipfs_exec_node::{Cid, ContentPath, ReadBlocks, limits};
 use serde_json::{Map, Value, json};
 
-use crate::context::{Context, resolve};
+use crate::content::resolve;
+use crate::context::Context;
 use crate::error::CommandError;
 use crate::names;
 use crate::output::{self, put_metadata};
@@ -48,7 +49,7 @@ pub(crate) fn ls(context: &Context, arguments: LsArgs) -> Result<(), CommandErro
     let paths = names::paths(context, &repository, &arguments.paths)?;
     let progress = context.progress();
     context.with_blocks(&repository, &progress, |source| {
-        list(context, &arguments, &paths, source.blocks())
+        list(context, &arguments, &paths, source)
     })
 }
 

@@ -9,7 +9,8 @@ use ipfs_exec_node::path::escape;
 use ipfs_exec_node::unixfs::{self, Entry, Node, UnixfsError, Visitor};
 use ipfs_exec_node::{ReadBlocks, limits};
 
-use crate::context::{Context, resolve};
+use crate::content::resolve;
+use crate::context::Context;
 use crate::error::CommandError;
 use crate::names;
 use crate::output;
@@ -44,15 +45,15 @@ pub(crate) fn ls_r(context: &Context, arguments: &LsRArgs) -> Result<(), Command
             max_entries: arguments.max_entries,
             ..Budget::UNLIMITED
         };
-        let root = resolve(source.blocks(), &path)?;
+        let root = resolve(source, &path)?;
         let mut lister = Lister {
             context,
-            blocks: source.blocks(),
+            blocks: source,
             spending: Spending::new(&budget),
             out: output::stdout(),
             failures: 0,
         };
-        let walked = unixfs::walk(source.blocks(), &root, &mut lister);
+        let walked = unixfs::walk(source, &root, &mut lister);
         lister.out.flush()?;
         walked.map_err(|error| error.about(&format!("cannot list {path}")))?;
         match lister.failures {

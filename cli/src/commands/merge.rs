@@ -4,7 +4,8 @@ use clap::Args;
 use ipfs_exec_node::{WriteBlocksExt, unixfs};
 
 use crate::commands::pin;
-use crate::context::{Context, resolve};
+use crate::content::resolve;
+use crate::context::Context;
 use crate::error::CommandError;
 use crate::names;
 use crate::output;
@@ -46,14 +47,14 @@ pub(crate) fn merge(context: &Context, arguments: &MergeArgs) -> Result<(), Comm
     let built = context.with_blocks(&repository, &progress, |source| {
         let mut trees = Vec::with_capacity(paths.len());
         for path in &paths {
-            trees.push(resolve(source.blocks(), path)?);
+            trees.push(resolve(source, path)?);
         }
         session.protect(&trees)?;
         let mut put = |block| {
             blocks.push(block);
             Ok(())
         };
-        let merged = unixfs::merge(source.blocks(), &trees, &profile, &progress, &mut put);
+        let merged = unixfs::merge(source, &trees, &profile, &progress, &mut put);
         Ok(merged?)
     })?;
     session.put(&blocks)?;

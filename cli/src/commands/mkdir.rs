@@ -6,7 +6,8 @@ use ipfs_exec_node::path::EntryName;
 use ipfs_exec_node::unixfs::{DirectoryBuilder, Metadata, Node};
 
 use crate::commands::pin;
-use crate::context::{Context, resolve};
+use crate::content::resolve;
+use crate::context::Context;
 use crate::error::CommandError;
 use crate::names;
 use crate::output;
@@ -54,9 +55,9 @@ pub(crate) fn mkdir(context: &Context, arguments: MkdirArgs) -> Result<(), Comma
         for [name, path] in pairs {
             let name = EntryName::new(name.as_bytes())?;
             let path = names::path(context, &repository, path)?;
-            let cid = resolve(source.blocks(), &path)?;
+            let cid = resolve(source, &path)?;
             session.protect(&[cid])?;
-            let node = Node::load(source.blocks(), &cid)?;
+            let node = Node::load(source, &cid)?;
             builder.add(&name, &cid, node.cumulative_size());
         }
         Ok(builder)

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use clap::Args;
 use ipfs_exec_executor::mount::{Mount, MountError, Top, Unobserved};
+use ipfs_exec_node::ReadBlocks;
 use ipfs_exec_node::path::ContentPath;
 use serde_json::json;
 
 use crate::background;
 use crate::commands::Logging;
-use crate::context::{Context, resolve};
+use crate::content::resolve;
+use crate::context::Context;
 use crate::error::CommandError;
 use crate::names;
 use crate::{duration, output};
@@ -109,7 +111,7 @@ fn serve(context: &Context, arguments: &MountArgs) -> Result<(), CommandError> {
     let patience = arguments.timeout.unwrap_or(context.idle_timeout);
     let quiet = Quiet(context.interrupt.cancel().clone());
     context.with_blocks_within(patience, &repository, &quiet, |source| {
-        let blocks = source.blocks();
+        let blocks: &dyn ReadBlocks = source;
         let cid = content
             .as_ref()
             .map(|path| resolve(blocks, path))

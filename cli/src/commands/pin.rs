@@ -8,12 +8,14 @@ use clap::{Args, Subcommand, ValueEnum};
 use ipfs_exec_node::name::Name;
 use ipfs_exec_node::names as node_names;
 use ipfs_exec_node::network::Fetched;
+use ipfs_exec_node::network::Source;
 use ipfs_exec_node::path::{ContentPath, escape};
 use ipfs_exec_node::repo::{PinKind, Repository, Session};
 use ipfs_exec_node::{Cid, KeepFree, Pin, ReadBlocksExt, dag};
 use serde_json::json;
 
-use crate::context::{Context, Source, resolve};
+use crate::content::resolve;
+use crate::context::Context;
 use crate::disk::default_keep_free;
 use crate::error::CommandError;
 use crate::names::{self, Names};
@@ -143,7 +145,7 @@ pub(super) fn add(
     let progress = context.progress();
     for path in paths {
         let cid = context.with_blocks_keeping(keep_free, repository, &progress, |source| {
-            let cid = resolve(source.blocks(), path)?;
+            let cid = resolve(source, path)?;
             session.protect(&[cid])?;
             // A pin is a promise: nothing may be missing already.
             match source {
@@ -153,7 +155,7 @@ pub(super) fn add(
                         return Err(CommandError::from(error).about(&format!("cannot pin {cid}")));
                     }
                 }
-                source => drop(source.blocks().get(&cid)?),
+                source => drop(source.get(&cid)?),
             }
             Ok(cid)
         })?;

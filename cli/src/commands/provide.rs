@@ -8,7 +8,8 @@ use ipfs_exec_node::network::{Identity, IdentityError, NetworkEvent};
 use ipfs_exec_node::repo::Repository;
 use ipfs_exec_node::{Cid, ReadBlocksExt};
 
-use crate::context::{Context, resolve};
+use crate::content::resolve;
+use crate::context::Context;
 use crate::error::CommandError;
 use crate::names;
 use crate::output;

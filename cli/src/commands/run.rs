@@ -17,13 +17,15 @@ use ipfs_exec_executor::run::{EXIT_FAILED, Part, keep_free};
 use ipfs_exec_executor::trace::Trace;
 use ipfs_exec_executor::{Job, Outcome, Run, RunError, RunOptions};
 use ipfs_exec_node::limits::MAX_EXPORT_ENTRIES;
+use ipfs_exec_node::network::Source;
 use ipfs_exec_node::path::{ContentPath, escape};
 use ipfs_exec_node::repo::{Repository, Session};
 use ipfs_exec_node::unixfs::{self, ImportOptions, Imported};
 use ipfs_exec_node::{Cid, KeepFree, ReadBlocks};
 use rustix::fs::CWD;
 
-use crate::context::{Context, Source, resolve};
+use crate::content::resolve;
+use crate::context::Context;
 use crate::error::{CommandError, LocalError};
 use crate::limits::LimitArgs;
 use crate::names;
@@ -320,13 +322,13 @@ fn compute_from(
     context: &Context,
     arguments: &RunArgs,
     repository: &Repository,
-    source: &Source<'_, '_>,
+    source: &Source<'_>,
     own: Own<'_>,
 ) -> Result<(Result<Outcome, RunError>, Option<Content>), CommandError> {
     let [rootfs, input, program @ ..] = &arguments.command[..] else {
         return Err(CommandError::usage("ROOTFS and INPUT are missing"));
     };
-    let blocks = source.blocks();
+    let blocks: &dyn ReadBlocks = source;
     let output = ImportOptions {
         profile: arguments.profile.profile()?,
         preserve_mode: arguments.preserve_mode,

@@ -5,7 +5,8 @@ use ipfs_exec_node::path::escape;
 use ipfs_exec_node::unixfs::{Node, NodeKind};
 use serde_json::{Map, Value, json};
 
-use crate::context::{Context, resolve};
+use crate::content::resolve;
+use crate::context::Context;
 use crate::error::CommandError;
 use crate::names;
 use crate::output::{self, put_metadata};
@@ -37,8 +38,8 @@ pub(crate) fn stat(context: &Context, arguments: StatArgs) -> Result<(), Command
     let path = names::path(context, &repository, &arguments.path)?;
     let progress = context.progress();
     let node = context.with_blocks(&repository, &progress, |source| {
-        let cid = resolve(source.blocks(), &path)?;
-        Ok(Node::load(source.blocks(), &cid)?)
+        let cid = resolve(source, &path)?;
+        Ok(Node::load(source, &cid)?)
     })?;
     let cid = *node.cid();
     let mut object = Map::new();

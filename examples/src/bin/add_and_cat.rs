@@ -9,45 +9,29 @@
 use std::env;
 use std::error::Error;
 use std::io;
-use std::os::fd::AsFd;
-use std::path::Path;
 
+use ipfs_exec_node::Node;
+use ipfs_exec_node::network::Upstreams;
 use ipfs_exec_node::progress::Silent;
-use ipfs_exec_node::unixfs::{self, FileReader, ImportOptions};
-use ipfs_exec_node::{Cid, ContentPath, Pin, Repository};
+use ipfs_exec_node::unixfs::{FileReader, ImportOptions};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let open = |repository: &str| Node::open(repository.as_ref(), Upstreams::none());
     match words[..] {
         [repository, "add", path] => {
-            println!(
-                "{}",
-                add(&Repository::open(repository.as_ref())?, path.as_ref())?
-            );
-            Ok(())
+            let options = ImportOptions::default();
+            let imported = open(repository)?.import(path.as_ref(), &options, &Silent)?;
+            println!("{}", imported.cid);
         }
-        [repository, "cat", path] => cat(&Repository::open(repository.as_ref())?, path),
-        _ => Err("usage: add_and_cat REPOSITORY add PATH | cat CID[/NAME]...".into()),
+        [repository, "cat", path] => {
+            let node = open(repository)?;
+            let content = node.content(&path.parse()?, &Silent)?;
+            let mut file = FileReader::open(&content.source, &content.cid)?;
+            io::copy(&mut file, &mut io::stdout().lock())?;
+        }
+        _ => return Err("usage: add_and_cat REPOSITORY add PATH | cat CID[/NAME]...".into()),
     }
-}
-
-/// Imports `path` and pins it. Blocks and pin are on disk, together, when this returns.
-fn add(repository: &Repository, path: &Path) -> Result<Cid, Box<dyn Error>> {
-    let session = repository.session()?;
-    let here = std::fs::File::open(".")?;
-    let options = ImportOptions::default();
-    let imported =
-        unixfs::import_path(&session, here.as_fd(), path, &options, &Silent, &mut |_| {})?;
-    session.commit(&[Pin::recursive(imported.cid)])?;
-    Ok(imported.cid)
-}
-
-/// Writes the file that `path` names to standard output.
-fn cat(repository: &Repository, path: &str) -> Result<(), Box<dyn Error>> {
-    let path: ContentPath = path.parse()?;
-    let cid = unixfs::resolve(repository, &path)?;
-    let mut file = FileReader::open(repository, &cid)?;
-    io::copy(&mut file, &mut io::stdout().lock())?;
     Ok(())
 }

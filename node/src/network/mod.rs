@@ -16,6 +16,7 @@ mod service;
 mod swarm;
 mod takers;
 mod transport;
+mod upstreams;
 
 pub mod bitswap;
 pub mod fetch;
@@ -26,10 +27,11 @@ pub mod private;
 pub mod provide;
 
 pub use event::{NetworkEvent, Role};
-pub use fetch::{FetchError, FetchOptions, Fetched, Fetcher, LazyNetwork};
+pub use fetch::{FetchError, FetchOptions, Fetched, Fetcher, LazyNetwork, Source};
 pub use identity::{Identity, IdentityError};
 pub use libp2p::{Multiaddr, PeerId};
 pub use options::{Mdns, NetworkError, NetworkOptions, PUBLIC_BOOTSTRAP};
 pub use service::Network;
 pub use takers::Takers;
 pub use transport::TransportError;
+pub use upstreams::Upstreams;

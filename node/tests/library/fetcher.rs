@@ -6,7 +6,7 @@ use std::sync::mpsc::channel;
 use std::thread;
 
 use ipfs_exec_node::block::{MemoryBlocks, ReadBlocks, ReadBlocksExt, WriteBlocksExt};
-use ipfs_exec_node::network::fetch::{FetchOptions, Fetcher, LazyNetwork};
+use ipfs_exec_node::network::fetch::{FetchOptions, Fetcher, LazyNetwork, Source};
 use ipfs_exec_node::network::{Identity, Mdns, Multiaddr, Network, NetworkOptions};
 use ipfs_exec_node::progress::Silent;
 
@@ -36,6 +36,25 @@ fn what_is_here_and_what_a_peer_has() {
     assert!(!fetcher.has(far.cid()).unwrap());
     assert_eq!(&fetcher.get(far.cid()).unwrap(), far.data());
     contract::reads(&fetcher, &[far]);
+}
+
+#[test]
+fn a_source_with_and_without_a_network() {
+    let (near, far) = (contract::samples(), raw(b"far"));
+    let (_directory, repository) = repository();
+    repository.put(&near).unwrap();
+    let local = Source::new(&repository, None, FetchOptions::default(), &Silent);
+    contract::reads(&local, &near);
+    contract::lacks(&local, &far);
+    assert_eq!(local.finish().unwrap().blocks, 0);
+    let (_server, address) = serve(&far);
+    let network = network(address);
+    let network = Some(&network);
+    let fetching = Source::new(&repository, network, FetchOptions::default(), &Silent);
+    contract::reads(&fetching, &near);
+    assert_eq!(&fetching.get(far.cid()).unwrap(), far.data());
+    assert_eq!(fetching.finish().unwrap().blocks, 1);
+    contract::reads(&repository, &[far]);
 }
 
 #[test]

@@ -142,7 +142,7 @@ impl<'p> Publisher<'p> {
             let progress = self.context.progress();
             self.context
                 .with_blocks(self.repository, &progress, |source| {
-                    source.blocks().get(&cid)?;
+                    source.get(&cid)?;
                     Ok(())
                 })
                 .map_err(|error| error.about(&format!("cannot publish {path}")))?;

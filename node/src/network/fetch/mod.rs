@@ -17,6 +17,7 @@ mod exchange;
 mod planner;
 mod queue;
 mod routes;
+mod source;
 mod sources;
 mod starter;
 
@@ -24,6 +25,7 @@ use std::time::Duration;
 
 pub use self::driver::Fetcher;
 pub use self::error::{DialProblem, FetchError};
+pub use self::source::Source;
 pub use self::starter::LazyNetwork;
 
 use crate::budget::KeepFree;

@@ -1,9 +1,12 @@
 //! `run --serve`, `provide` and `peers`: the commands of a node that gives content to others.
 
+use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ipfs_exec_tests::dag::unknown_cid;
+use ipfs_exec_tests::environment::binary;
 use ipfs_exec_tests::{Environment, Served};
 use rustix::process::Signal;
 
@@ -33,6 +36,33 @@ fn a_result_is_the_input_of_the_next_computation_elsewhere() {
     let sorted = format!("{}/sorted", outcome.line());
     assert_eq!(second.cat(&sorted), b"a\nb\nc\n");
     second.assert_clean();
+    served.end();
+}
+
+/// An example of few lines, on the libraries alone.
+#[test]
+fn an_embedder_computes_on_content_of_a_peer() {
+    let first = Machine::new();
+    let script = "for word in c a b; do echo $word; done > /output/words";
+    let output = first.run(["sh", "-c", script]).succeeds().line();
+    let served = Served::start(&first.environment);
+    let second = Environment::new();
+    let mut embedder = Command::new(binary().with_file_name("compute"))
+        .arg(second.repository())
+        .args([&served.tcp, &first.rootfs, &output])
+        .args(["sh", "-c", "sort /input/words > /output/sorted"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(embedder.stdout.take().unwrap()).lines();
+    let [address, cid] = [(); 2].map(|()| lines.next().unwrap().unwrap());
+    let third = Environment::new();
+    let sorted = format!("{cid}/sorted");
+    let cat = third.ipfs_exec(["cat", "--peer", &address, &sorted]);
+    assert_eq!(cat.succeeds().stdout, b"a\nb\nc\n");
+    drop(embedder.stdin.take());
+    assert!(embedder.wait().unwrap().success());
     served.end();
 }
 

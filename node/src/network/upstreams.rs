@@ -1,0 +1,103 @@
+//! Where content comes from that is not in the repository.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::http::Url;
+use super::{
+    Identity, LazyNetwork, Mdns, Multiaddr, Network, NetworkError, NetworkOptions,
+    PUBLIC_BOOTSTRAP, private,
+};
+use crate::block::NoBlocks;
+
+/// Who is asked for what is missing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstreams {
+    /// Peers that are connected at once, and asked for everything.
+    pub peers: Vec<Multiaddr>,
+    /// Peers that are connected at once for the sake of the DHT that they keep.
+    pub bootstrap: Vec<Multiaddr>,
+    /// Gateways, asked over HTTP for what no peer has.
+    pub gateways: Vec<Url>,
+    /// Delegated routing servers, asked over HTTP who has content.
+    pub routers: Vec<Url>,
+    /// Whether peers are looked for on the local network.
+    pub mdns: Mdns,
+}
+
+impl Upstreams {
+    /// Nobody: all content is in the repository.
+    pub fn none() -> Upstreams {
+        Upstreams {
+            peers: Vec::new(),
+            bootstrap: Vec::new(),
+            gateways: Vec::new(),
+            routers: Vec::new(),
+            mdns: Mdns::Off,
+        }
+    }
+
+    /// These peers alone.
+    pub fn peers(peers: impl IntoIterator<Item = Multiaddr>) -> Upstreams {
+        Upstreams {
+            peers: peers.into_iter().collect(),
+            ..Upstreams::none()
+        }
+    }
+
+    /// The addresses by which one enters the DHT of the public network.
+    pub fn public_bootstrap() -> Vec<Multiaddr> {
+        let public = PUBLIC_BOOTSTRAP.iter().map(|address| address.parse());
+        public
+            .map(|address| address.expect("the addresses are well-formed"))
+            .collect()
+    }
+
+    /// Whether nobody can be asked.
+    pub fn is_empty(&self) -> bool {
+        !self.has_standing()
+            && self.gateways.is_empty()
+            && self.routers.is_empty()
+            && self.mdns == Mdns::Off
+    }
+
+    fn has_standing(&self) -> bool {
+        !self.peers.is_empty() || !self.bootstrap.is_empty()
+    }
+
+    /// What a node with these upstreams is started with, as `identity`. It belongs to the private network that
+    /// the repository in the directory `repository` belongs to.
+    ///
+    /// # Errors
+    /// Where the key of the private network cannot be read.
+    pub fn options(
+        &self,
+        identity: Identity,
+        repository: Option<&Path>,
+    ) -> Result<NetworkOptions, NetworkError> {
+        let mut options = NetworkOptions::new(identity);
+        if let Some(repository) = repository {
+            options.swarm_key = private::swarm_key(repository)?;
+        }
+        let all = self.clone();
+        options.peers = all.peers;
+        options.bootstrap = all.bootstrap;
+        options.gateways = all.gateways;
+        options.routers = all.routers;
+        options.mdns = all.mdns;
+        Ok(options)
+    }
+
+    /// A node that fetches from them, and starts when it is first needed; `None` where nobody can be asked.
+    pub fn network(&self, repository: Option<&Path>) -> Option<LazyNetwork> {
+        if self.is_empty() {
+            return None;
+        }
+        let (upstreams, repository) = (self.clone(), repository.map(Path::to_owned));
+        let start = move || {
+            let options = upstreams.options(Identity::passing(), repository.as_deref())?;
+            Network::start(Arc::new(NoBlocks), options)
+        };
+        Some(LazyNetwork::new(self.has_standing(), self.mdns, start))
+    }
+}
