@@ -52,6 +52,9 @@ else
     skip 'clippy is missing; install it: rustup component add clippy'
 fi
 
+step 'documentation'
+RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked --quiet
+
 step 'licences and advisories'
 if cargo deny --version >/dev/null 2>&1; then
     cargo deny --locked check bans licenses sources

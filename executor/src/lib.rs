@@ -28,11 +28,14 @@
 //! # }
 //! ```
 //!
+//! Modules stand in the order of their dependence: each uses only those above it.
+//!
 //! [bubblewrap]: https://github.com/containers/bubblewrap
 #![deny(unsafe_code)]
 
 mod beneath;
 pub mod caller;
+mod layout;
 mod links;
 mod process;
 #[cfg(test)]
@@ -40,16 +43,17 @@ mod testing;
 
 pub mod archive;
 
-pub mod rootfs;
-
 pub mod job;
 pub mod limits;
 
-pub mod sandbox;
+pub mod mount;
 pub mod security;
 
+pub mod sandbox;
+
+pub mod rootfs;
+
 pub mod input;
-pub mod mount;
 pub mod output;
 pub mod trace;
 

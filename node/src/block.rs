@@ -1,7 +1,7 @@
 //! Blocks: bytes named by the hash of their content, and the trait of stores that hold blocks.
 //!
 //! Nothing here knows disks, DAGs or peers. Two properties hold everywhere: the data that
-//! [`ReadBlocks::get`] returns matches its CID, and a block is never larger than
+//! [`ReadBlocks::read`] returns matches its CID, and a block is never larger than
 //! [`limits::MAX_BLOCK_BYTES`].
 
 use std::collections::HashMap;

@@ -45,11 +45,11 @@ mod threads;
 
 pub mod budget;
 
+pub mod block;
+
 pub mod name;
 pub mod path;
 pub mod profile;
-
-pub mod block;
 
 pub mod dag;
 

@@ -15,6 +15,9 @@
 //!
 //! Helpers panic when a test cannot go on: the message is the result of the test.
 
+#[cfg(test)]
+mod architecture;
+
 pub mod archive;
 pub mod dag;
 pub mod delay;

@@ -28,8 +28,8 @@ use super::lru::Lru;
 use super::names::{Name, Names};
 use super::protocol::{Attributes, Listed, ListedEntry};
 use crate::beneath;
+use crate::layout::MOUNT_POINTS;
 use crate::process::open_with_all_rights;
-use crate::rootfs::MOUNT_POINTS;
 
 /// Files that are kept open, and as many directories.
 const MAX_OPEN: usize = 64;

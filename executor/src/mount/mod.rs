@@ -418,7 +418,9 @@ impl<'b> SandboxMount<'b> {
         crate::process::MountRequest {
             target: CString::new(self.name).expect("names of a stage have no NUL"),
             is_file: self.kind() == Some(NodeKind::File),
-            device: self.device.as_raw_fd(),
+            kind: c"fuse.ipfs",
+            device: c"/dev/fuse",
+            descriptor: self.device.as_raw_fd(),
             options: CString::new(options).expect("options have no NUL"),
         }
     }

@@ -88,10 +88,7 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// Size of the kernel's signal set.
 const SIGNAL_SET_BYTES: usize = 8;
 
-/// The device of FUSE.
-const DEVICE: &CStr = c"/dev/fuse";
-
-/// A FUSE file system that the child is to see.
+/// A file system that a process serves over a device, and that the child is to see.
 ///
 /// The kernel takes a device only from the user namespace that it was opened in. So the child opens
 /// it, in place of a descriptor that we hold, whose number the options can name.
@@ -101,8 +98,12 @@ pub(crate) struct MountRequest {
     pub(crate) target: CString,
     /// Whether a file is mounted, and not a directory.
     pub(crate) is_file: bool,
-    /// The descriptor.
-    pub(crate) device: RawFd,
+    /// The type of the file system.
+    pub(crate) kind: &'static CStr,
+    /// The device.
+    pub(crate) device: &'static CStr,
+    /// The descriptor that becomes one of the device.
+    pub(crate) descriptor: RawFd,
     /// What the kernel is told, that number included.
     pub(crate) options: CString,
 }
@@ -470,23 +471,17 @@ fn write_setting(path: &CStr, value: &CStr) -> io::Result<()> {
 
 impl MountRequest {
     fn fulfil(&self, sender: &OwnedFd) -> io::Result<()> {
-        let opened = rustix::fs::open(DEVICE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+        let opened = rustix::fs::open(self.device, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
         // SAFETY: takes integers; the descriptor that is replaced is one that we hold and that
         // nothing in this process uses.
-        let replaced = unsafe { libc::dup3(opened.as_raw_fd(), self.device, libc::O_CLOEXEC) };
+        let replaced = unsafe { libc::dup3(opened.as_raw_fd(), self.descriptor, libc::O_CLOEXEC) };
         if replaced < 0 {
             return Err(io::Error::last_os_error());
         }
         let flags = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV;
-        stage::mount(
-            c"ipfs-exec",
-            &self.target,
-            c"fuse.ipfs",
-            flags,
-            &self.options,
-        )?;
+        stage::mount(c"ipfs-exec", &self.target, self.kind, flags, &self.options)?;
         // Only now: the device of a mount that failed is not served.
-        courier::send(sender, Note::Descriptor, Some(borrow(self.device)))
+        courier::send(sender, Note::Descriptor, Some(borrow(self.descriptor)))
     }
 }
 

@@ -66,8 +66,8 @@ pub(crate) enum Step {
     Terminals(CString),
     /// Shows a file or tree of the host, at another place; whether it is read-only.
     Bind(CString, CString, bool),
-    /// A FUSE file system.
-    Fuse(MountRequest),
+    /// A file system that a process serves.
+    Served(MountRequest),
     /// An overlay.
     Overlay(Overlay),
 }
@@ -91,8 +91,8 @@ pub(crate) struct Overlay {
     pub(crate) at: CString,
     pub(crate) options: CString,
     pub(crate) is_writable: bool,
-    /// A FUSE file system that shows the same, with inodes of the run's own.
-    pub(crate) by_fuse: Option<MountRequest>,
+    /// A served file system that shows the same, with inodes of the run's own.
+    pub(crate) by_server: Option<MountRequest>,
     /// Steps that show the same without, where that fails as well.
     pub(crate) otherwise: Vec<Step>,
 }
@@ -109,7 +109,7 @@ pub(crate) enum Part {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Staged {
     overlays: u8,
-    /// What FUSE shows because there can be no overlay.
+    /// What a served file system shows because there can be no overlay.
     stand_ins: u8,
     /// Whether the devices are ours, and not the host's.
     pub(crate) has_own_devices: bool,
@@ -123,7 +123,7 @@ impl Staged {
         self.overlays & part as u8 != 0
     }
 
-    /// Whether FUSE stands in for the overlay: the run has inodes of its own as well.
+    /// Whether a served file system stands in for the overlay: the run has inodes of its own as well.
     pub(crate) fn is_stand_in(self, part: Part) -> bool {
         self.stand_ins & part as u8 != 0
     }
@@ -292,7 +292,7 @@ impl Step {
                 };
                 bind(from, at, nothing | read_only)
             }
-            Step::Fuse(request) => request.fulfil(sender),
+            Step::Served(request) => request.fulfil(sender),
             Step::Overlay(overlay) => overlay.mount(staged, sender),
         }
     }
@@ -307,7 +307,7 @@ impl Overlay {
             staged.overlays |= self.part as u8;
             return Ok(());
         }
-        if let Some(request) = &self.by_fuse
+        if let Some(request) = &self.by_server
             && request.fulfil(sender).is_ok()
         {
             staged.stand_ins |= self.part as u8;

@@ -14,7 +14,7 @@
 //! before the rename leaves scratch, which the repository removes. After the rename, the entry is on disk,
 //! because its builder flushed everything in it before.
 //!
-//! A root file system that is a directory instead of an archive is not unpacked: [`mounted`] shows it as it
+//! A root file system that is a directory instead of an archive is not unpacked: `mounted` shows it as it
 //! is.
 
 mod evict;
@@ -47,14 +47,14 @@ use rustix::io::Errno;
 use crate::archive::{self, ArchiveError, Warning};
 use crate::beneath;
 use crate::mount::{Failure, MountError, SandboxMount, Tree};
-use crate::sandbox;
+use crate::sandbox::{self, TopEntry};
 use ipfs_exec_node::tree::{self, TreeError};
 
+pub use crate::layout::MOUNT_POINTS;
 pub use evict::Evicted;
 pub use init::InitError;
-pub(crate) use mounted::{MountedRootfs, STAGED_ROOTFS};
-pub use mountpoints::{MOUNT_POINTS, MountPointError};
-pub use top::{TopEntry, TopEntryKind};
+pub(crate) use mounted::MountedRootfs;
+pub use mountpoints::MountPointError;
 
 use init::Program;
 use lock::{BuildLock, UseLock};

@@ -11,15 +11,13 @@ use ipfs_exec_node::path::EntryName;
 use ipfs_exec_node::unixfs::{self, FileReader, Node, NodeKind, UnixfsError};
 
 use super::init::{InitError, Program};
-use super::mountpoints::{MOUNT_POINTS, MountPointError};
+use super::mountpoints::MountPointError;
 use super::program;
 use super::resolve::{self, Found, Step, Tree};
-use super::top::{TopEntry, TopEntryKind};
 use super::{RootfsError, init};
+use crate::layout::{MOUNT_POINTS, STAGED_ROOTFS};
 use crate::mount::{FILE_MODE, Failure, SandboxMount, Top};
-
-/// Where it is mounted in the stage of a sandbox.
-pub(crate) const STAGED_ROOTFS: &str = "rootfs";
+use crate::sandbox::{TopEntry, TopEntryKind};
 
 /// The bit that lets the owner execute a file.
 const OWNER_EXECUTES: u32 = 0o100;

@@ -12,8 +12,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-/// Names in `/` on which the sandbox mounts.
-pub const MOUNT_POINTS: [&str; 5] = ["dev", "input", "output", "proc", "tmp"];
+use crate::layout::MOUNT_POINTS;
 
 /// Mode of a mount point. What is mounted on it brings its own.
 const MODE: u32 = 0o755;

@@ -3,8 +3,8 @@
 //! A tree is on disk or a DAG. The sandbox later mounts the kernel's files at `/proc` and `/dev`, and other
 //! directories at `/input`, `/output` and `/tmp`. They hide the entries of the tree at these places.
 
-use super::mountpoints::MOUNT_POINTS;
 use super::program::interpreter;
+use crate::layout::MOUNT_POINTS;
 use crate::links::{MAX_LINKS, names_reversed};
 
 /// Scripts whose interpreter is a script again: one more than the kernel executes.

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::job::INIT as INIT_PATH;
+use crate::sandbox::TopEntryKind;
 use crate::testing::add_bytes;
 
 fn repository() -> (TempDir, Repository) {

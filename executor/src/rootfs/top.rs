@@ -7,30 +7,8 @@ use std::os::unix::ffi::OsStringExt;
 use rustix::fs::{AtFlags, Dir, FileType, readlinkat, statat};
 use rustix::io::Result;
 
-use super::mountpoints::MOUNT_POINTS;
-
-/// One entry of `/`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct TopEntry {
-    /// Its name.
-    pub name: OsString,
-    /// What it is.
-    pub kind: TopEntryKind,
-}
-
-/// What an entry of `/` is.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum TopEntryKind {
-    /// A directory.
-    Directory,
-    /// A file, or what else is no directory.
-    File,
-    /// A symbolic link.
-    Symlink {
-        /// Where it leads, as it stands there.
-        target: OsString,
-    },
-}
+use crate::layout::MOUNT_POINTS;
+use crate::sandbox::{TopEntry, TopEntryKind};
 
 /// Lists `tree`, without the mount points, sorted.
 pub(super) fn list(tree: &OwnedFd) -> Result<Vec<TopEntry>> {

@@ -6,8 +6,8 @@ use std::io;
 use crate::archive::Warning;
 use crate::input::InputKind;
 use crate::mount::SandboxMount;
-use crate::rootfs::{InitError, MountedRootfs, Rootfs, RootfsError, TopEntry};
-use crate::sandbox::{self, RootSource};
+use crate::rootfs::{InitError, MountedRootfs, Rootfs, RootfsError};
+use crate::sandbox::{self, RootSource, TopEntry};
 
 /// A root file system that a sandbox can be given.
 pub(super) trait RootTree {

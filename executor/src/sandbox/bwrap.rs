@@ -498,7 +498,7 @@ pub(super) fn not_started(
                     || "make a user namespace with mounts of its own".to_owned(),
                     action,
                 ),
-                is_fuse: matches!(step, Some(Step::Fuse(_))),
+                is_fuse: matches!(step, Some(Step::Served(_))),
                 hint: hint_for_refusal(&source),
                 source,
             }
@@ -519,7 +519,7 @@ fn action(step: &Step) -> String {
         }
         Step::Tmpfs(at, _) | Step::Terminals(at) => format!("mount `{}`", shown(at)),
         Step::Bind(from, at, _) => format!("show `{}` as `{}`", shown(from), shown(at)),
-        Step::Fuse(request) => format!("mount `{}` by FUSE", shown(&request.target)),
+        Step::Served(request) => format!("mount `{}` by FUSE", shown(&request.target)),
         Step::Overlay(overlay) => format!("mount `{}`", shown(&overlay.at)),
     }
 }

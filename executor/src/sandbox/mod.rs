@@ -27,7 +27,7 @@ pub(crate) mod trial;
 
 pub use bwrap::{Conduct, Ended, Exit, Isolation, Shown, execute};
 pub use error::SandboxError;
-pub use plan::PlanError;
+pub use plan::{PlanError, TopEntry, TopEntryKind};
 pub use probe::{Bubblewrap, ProbeError, Version};
 pub use relay::take_open_line;
 pub use stage::{HostPaths, InputSource, RootSource};

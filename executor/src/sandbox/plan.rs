@@ -2,7 +2,7 @@
 //!
 //! Each option stands beside its reason. Order matters: bubblewrap mounts in the order of its arguments. The
 //! threat model is that of [`security`](crate::security). The [stage](super::stage) holds the files to mount.
-//! The [stub](super::stub) holds the arguments and the environment of the program.
+//! The stub holds the arguments and the environment of the program.
 //!
 //! Bubblewrap binds the root file system in one piece, read-only from the start. The root file system already
 //! holds every mount point as a real directory, or `/input` as a file. So bubblewrap makes nothing below it
@@ -16,10 +16,32 @@ use std::path::Path;
 
 use super::probe::Version;
 use super::stage::{Places, Root};
-use crate::rootfs::{TopEntry, TopEntryKind};
 
 /// Most arguments that bubblewrap takes: its `MAX_ARGS`.
 const MAX_ARGUMENTS: usize = 9000;
+
+/// One entry of `/`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TopEntry {
+    /// Its name.
+    pub name: OsString,
+    /// What it is.
+    pub kind: TopEntryKind,
+}
+
+/// What an entry of `/` is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TopEntryKind {
+    /// A directory.
+    Directory,
+    /// A file, or what else is no directory.
+    File,
+    /// A symbolic link.
+    Symlink {
+        /// Where it leads, as it stands there.
+        target: OsString,
+    },
+}
 
 /// First version that can disable user namespaces inside.
 pub(crate) const DISABLES_USER_NAMESPACES: Version = Version {

@@ -20,11 +20,12 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::stat;
 
+use super::plan::{TopEntry, TopEntryKind};
+use crate::layout::STAGED_ROOTFS;
 use crate::mount::SandboxMount;
 use crate::process::{
     BOOT_ID, Device, EMPTY_DIRECTORY, EMPTY_FILE, MountRequest, Overlay, Part, Stage, Step,
 };
-use crate::rootfs::{STAGED_ROOTFS, TopEntry, TopEntryKind};
 
 /// What stands for the identity of the boot: a UUID as all others, so that programs take it for one.
 pub const BOOT_IDENTITY: &str = "6f2d1c0e-3b7a-4c5d-8e9f-0a1b2c3d4e5f\n";
@@ -170,8 +171,8 @@ pub(super) enum Root<'p> {
 pub(super) fn stage(paths: &HostPaths<'_>, mounts: Vec<MountRequest>) -> io::Result<Stage> {
     let mut steps = base();
     if let RootSource::Unpacked { tree, entries, .. } = paths.root {
-        let by_fuse = paths.stand_in().map(SandboxMount::request);
-        root(&mut steps, tree, entries, by_fuse)?;
+        let by_server = paths.stand_in().map(SandboxMount::request);
+        root(&mut steps, tree, entries, by_server)?;
     }
     for mount in mounts {
         let kind = if mount.is_file {
@@ -179,7 +180,7 @@ pub(super) fn stage(paths: &HostPaths<'_>, mounts: Vec<MountRequest>) -> io::Res
         } else {
             Step::Directory(mount.target.clone())
         };
-        steps.extend([kind, Step::Fuse(mount)]);
+        steps.extend([kind, Step::Served(mount)]);
     }
     steps.extend(writable(paths));
     Ok(Stage {
@@ -240,7 +241,7 @@ fn root(
     steps: &mut Vec<Step>,
     tree: &Path,
     entries: Option<&[TopEntry]>,
-    by_fuse: Option<MountRequest>,
+    by_server: Option<MountRequest>,
 ) -> io::Result<()> {
     let status = stat(tree)?;
     steps.extend([
@@ -267,7 +268,7 @@ fn root(
         at: text(ROOT),
         options: text("lowerdir=shadow:tree"),
         is_writable: false,
-        by_fuse,
+        by_server,
         otherwise,
     }));
     Ok(())
@@ -318,7 +319,7 @@ fn writable(paths: &HostPaths<'_>) -> [Step; 5] {
             options: text(options),
             is_writable: true,
             // What is written has no other inodes than those of the disk.
-            by_fuse: None,
+            by_server: None,
             otherwise: vec![Step::Bind(text("upper"), text(WRITABLE), false)],
         }),
     ]

@@ -15,9 +15,10 @@ use ipfs_exec_node::Cid;
 use ipfs_exec_node::{Cancel, CancelSource};
 use tempfile::TempDir;
 
+use super::plan::{TopEntry, TopEntryKind};
 use super::*;
+use crate::layout::MOUNT_POINTS;
 use crate::limits::Limits;
-use crate::rootfs::{MOUNT_POINTS, TopEntry, TopEntryKind};
 
 /// Evaluates `sh -c SCRIPT NAME ARG...` in process 1 itself.
 const INIT: &str = r#"#!/bin/busybox sh

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! [`record`] is pure: a record and a time in, a verdict out. Where records come from is a trait of
-//! [`resolve`], so that nothing here knows the network.
+//! [`resolve()`], so that nothing here knows the network.
 
 mod cbor;
 mod file;

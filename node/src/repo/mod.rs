@@ -249,7 +249,7 @@ impl From<RepoError> for BlockError {
 /// An open repository. Cheap to share: every method takes `&self`, from any thread.
 ///
 /// As [`ReadBlocks`] it reads what is visible now, also what other processes have just added; what is
-/// [`put`](WriteBlocksExt::put) goes through a short session of its own.
+/// [`put`](crate::WriteBlocksExt::put) goes through a short session of its own.
 #[derive(Debug)]
 pub struct Repository {
     store: Store,

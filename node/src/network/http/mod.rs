@@ -1,4 +1,4 @@
-//! Requests over HTTP: for the providers of content ([`routing`]), for records of names ([`names`]), and
+//! Requests over HTTP: for the providers of content (`routing`), for records of names (`names`), and
 //! for the content itself ([`gateway`]).
 //!
 //! Servers are trusted only to answer in time. Sizes, types and redirects are bounded, and blocks are

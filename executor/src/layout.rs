@@ -1,0 +1,7 @@
+//! Names in a sandbox and in its stage that several modules share.
+
+/// Names in `/` on which the sandbox mounts.
+pub const MOUNT_POINTS: [&str; 5] = ["dev", "input", "output", "proc", "tmp"];
+
+/// Where a root file system is mounted in the stage of a sandbox.
+pub(crate) const STAGED_ROOTFS: &str = "rootfs";
