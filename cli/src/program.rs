@@ -10,7 +10,7 @@ use ipfs_exec_node::Cid;
 
 use crate::duration;
 
-/// See the [module](self).
+/// Options that say how the program is started.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Program options")]
 pub(crate) struct ProgramArgs {

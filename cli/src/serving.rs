@@ -11,7 +11,8 @@ use ipfs_exec_node::names::{Keystore, NameStore};
 use ipfs_exec_node::network::names::refresh::Refresher;
 use ipfs_exec_node::network::provide::Announcer;
 use ipfs_exec_node::network::{
-    Identity, IdentityError, Mdns, Multiaddr, Network, NetworkEvent, NetworkOptions, Takers,
+    DownloadTracker, Identity, IdentityError, Mdns, Multiaddr, Network, NetworkEvent,
+    NetworkOptions,
 };
 use ipfs_exec_node::repo::Repository;
 
@@ -190,7 +191,7 @@ pub(crate) fn serve_until(
     until: Until,
 ) -> Result<(), CommandError> {
     let identity = identity_or_passing(repository)?;
-    let mut takers = Takers::of(&**repository, root)?;
+    let mut downloads = DownloadTracker::of(&**repository, root)?;
     let mut serving = Serving::start(context, repository, identity, arguments, &LISTEN)?;
     let provide = arguments.provide.or(context.config.serve.provide);
     let provides = !matches!(provide, Some(Provide::None));
@@ -208,17 +209,17 @@ pub(crate) fn serve_until(
             Some(NetworkEvent::Joined) if provides => serving.network.provide(root),
             Some(NetworkEvent::Connected { peer, .. }) => drop(connected.insert(peer)),
             Some(NetworkEvent::Disconnected { peer }) => drop(connected.remove(&peer)),
-            Some(NetworkEvent::Sent { peer, cids }) => takers.sent(peer, &cids),
+            Some(NetworkEvent::Sent { peer, cids }) => downloads.sent(peer, &cids),
             _ => {}
         }
         match until {
             Until::Signal => {}
             Until::Passed(duration) if started.elapsed() >= duration => break,
             Until::Passed(_) => {}
-            Until::Taken(count) if takers.complete().count() >= count => {
+            Until::Taken(count) if downloads.complete().count() >= count => {
                 // What was sent may still be on its way; who has it all leaves.
                 let waited = taken_at.get_or_insert_with(Instant::now).elapsed();
-                let is_there = takers.complete().any(|peer| connected.contains(peer));
+                let is_there = downloads.complete().any(|peer| connected.contains(peer));
                 if !is_there || waited >= LINGER {
                     break;
                 }

@@ -7,17 +7,18 @@
 //! place as for a process whose root directory is the tree.
 //!
 //! ```text
-//! bytes -> compression -> stream -> members -> placement
+//! bytes -> compression -> stream -> members -> tree_writer
 //!          told by the    counted   headers    below a
 //!          first bytes    bounded   joined     descriptor
 //! ```
 //!
-//! [`import`] makes a UnixFS directory of the same members, by `planting` in place of `placement`.
+//! [`import`] makes a UnixFS directory of the same members, by `dag_writer` in place of `tree_writer`.
 //!
 //! If unpacking fails, the caller removes the files that are already there.
 
 mod bounds;
 mod compression;
+mod dag_writer;
 mod error;
 mod follow;
 mod image;
@@ -25,11 +26,10 @@ mod member;
 mod path;
 mod pax;
 mod peek;
-mod placement;
-mod planting;
 mod record;
 mod sparse;
 mod stream;
+mod tree_writer;
 mod warning;
 
 #[cfg(test)]
@@ -49,13 +49,13 @@ pub use error::{ArchiveError, Refusal};
 pub use image::Image;
 pub use warning::{Unpacked, Warning};
 
+use dag_writer::DagWriter;
 use image::Marks;
 use member::{Member, MemberKind, Members};
 use path::EntryPath;
-use placement::Placement;
-use planting::Planting;
 use sparse::Layout;
 use stream::Stream;
+use tree_writer::TreeWriter;
 
 /// What one archive may take, unless the caller says otherwise. Bytes are those of the decompressed
 /// archive, headers, padding and skipped entries included, plus the holes of sparse files.
@@ -85,9 +85,9 @@ pub fn unpack(
     reporter: &dyn Reporter,
 ) -> Result<Unpacked, ArchiveError> {
     let spending = Spending::new(budget);
-    let mut placement = Placement::new(directory, &spending);
-    let unpacked = place_all(archive, &mut placement, &spending, reporter)?;
-    placement.finish()?;
+    let mut tree_writer = TreeWriter::new(directory, &spending);
+    let unpacked = place_all(archive, &mut tree_writer, &spending, reporter)?;
+    tree_writer.finish()?;
     Ok(unpacked)
 }
 
@@ -104,9 +104,9 @@ pub fn import(
     reporter: &dyn Reporter,
 ) -> Result<(Imported, Unpacked), ArchiveError> {
     let spending = Spending::new(budget);
-    let mut planting = Planting::new(blocks, profile, budget, reporter);
-    let unpacked = place_all(archive, &mut planting, &spending, reporter)?;
-    Ok((planting.finish()?, unpacked))
+    let mut dag_writer = DagWriter::new(blocks, profile, budget, reporter);
+    let unpacked = place_all(archive, &mut dag_writer, &spending, reporter)?;
+    Ok((dag_writer.finish()?, unpacked))
 }
 
 /// Where members go. Links of the archive are followed on the way to a member, inside the tree; what

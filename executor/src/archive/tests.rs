@@ -711,26 +711,28 @@ fn replaced_entries_give_their_memory_back() {
     let directory = tempfile::tempdir().unwrap();
     let root = beneath::open_root(directory.path()).unwrap();
     let spending = Spending::new(&DEFAULT_BUDGET);
-    let mut placement = Placement::new(root.as_fd(), &spending);
+    let mut tree_writer = TreeWriter::new(root.as_fd(), &spending);
     let (blocks, profile) = (MemoryBlocks::default(), Profile::default());
-    let mut planting = Planting::new(&blocks, &profile, &DEFAULT_BUDGET, &Silent);
+    let mut dag_writer = DagWriter::new(&blocks, &profile, &DEFAULT_BUDGET, &Silent);
     type Make<'m> = &'m mut dyn FnMut(&str, Option<&str>) -> usize;
     let mut all: [Make<'_>; 2] = [
         &mut |name, target| {
             match target {
-                Some(target) => placement.symlink(&path(name), target.as_bytes(), member::NO_TIME),
-                None => placement.directory(&path(name), 0o755, member::NO_TIME),
+                Some(target) => {
+                    tree_writer.symlink(&path(name), target.as_bytes(), member::NO_TIME)
+                }
+                None => tree_writer.directory(&path(name), 0o755, member::NO_TIME),
             }
             .unwrap();
-            placement.memory()
+            tree_writer.memory()
         },
         &mut |name, target| {
             match target {
-                Some(target) => planting.symlink(&path(name), target.as_bytes(), member::NO_TIME),
-                None => planting.directory(&path(name), 0o755, member::NO_TIME),
+                Some(target) => dag_writer.symlink(&path(name), target.as_bytes(), member::NO_TIME),
+                None => dag_writer.directory(&path(name), 0o755, member::NO_TIME),
             }
             .unwrap();
-            planting.memory()
+            dag_writer.memory()
         },
     ];
     for make in &mut all {

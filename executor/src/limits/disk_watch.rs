@@ -18,7 +18,7 @@ const LOOK: Duration = Duration::from_millis(300);
 /// Pause after a look, as a multiple of its duration: looks take a fifth of the time at most.
 const PAUSE: u32 = 4;
 
-/// See the [module](self).
+/// Checks the sizes of the writable directories and the free space of their disk.
 #[derive(Debug)]
 pub(super) struct DiskWatch {
     limits: Limits,

@@ -73,7 +73,7 @@ impl Space {
     }
 }
 
-/// See the [module](self).
+/// The time of the next check of the disk.
 #[derive(Debug)]
 pub(super) struct Pace {
     last: Option<(Instant, Space)>,

@@ -19,7 +19,7 @@ use super::machine::{Baseline, Memory};
 use super::pace::LONGEST;
 use super::processes::{Census, Seen, are_more, count_all, count_kills};
 use super::{Directories, Held, Hit, Limit, LimitError, Limits, Mechanism, Usage};
-use crate::process::{Bounds, Clock, Haste, ProcessUsage};
+use crate::process::{Bounds, Clock, ProcessUsage, RealtimePriority};
 
 /// How often it is looked at what is used, at first. Looking may take a fifth of the time.
 const INTERVAL: Duration = Duration::from_millis(20);
@@ -31,7 +31,7 @@ const GLANCE: Duration = Duration::from_millis(10);
 /// What a single file may have in any case, so that none fails for a limit that is not its own.
 const LARGE_FILE: u64 = 4 << 30;
 
-/// See the [module](self).
+/// Holds the limits of one program, and counts what it uses.
 #[derive(Debug)]
 pub(crate) struct Watch {
     limits: Limits,
@@ -60,7 +60,7 @@ pub(crate) struct Watch {
     /// What counts the time of all processes where no group does.
     clock: Option<Clock>,
     /// While nothing but our looking keeps processes from being thousands.
-    haste: Option<Haste>,
+    realtime: Option<RealtimePriority>,
 }
 
 impl Watch {
@@ -98,7 +98,7 @@ impl Watch {
             next_glance: None,
             seen: Seen::default(),
             clock: None,
-            haste: None,
+            realtime: None,
         };
         watch.held = watch.mechanisms(starter)?;
         Ok(watch)
@@ -207,7 +207,7 @@ impl Watch {
         self.next = self.next_look(now, INTERVAL);
         self.next_glance = self.is_supervised(Limit::Pids).then_some(now + GLANCE);
         let is_alone = self.held.contains(&(Limit::Pids, Mechanism::Supervision));
-        self.haste = is_alone.then(Haste::take).flatten();
+        self.realtime = is_alone.then(RealtimePriority::take).flatten();
         self.door = None;
         Ok(())
     }

@@ -8,7 +8,7 @@ use ipfs_exec_node::Cid;
 /// Blocks that may wait. Those that are too many are read when they are asked for.
 const MAX_WAITING: usize = 256;
 
-/// See the [module](self).
+/// The blocks that are to be read ahead.
 #[derive(Debug, Default)]
 pub(super) struct Ahead {
     state: Mutex<State>,

@@ -27,7 +27,7 @@ const TICK: Duration = Duration::from_millis(100);
 /// What an entry costs beside its data.
 const ENTRY_BYTES: usize = 256;
 
-/// See the [module](self).
+/// Verified blocks, each read once for all requests that need it.
 pub(super) struct BlockCache<'b> {
     blocks: &'b dyn ReadBlocks,
     state: Mutex<State>,

@@ -121,7 +121,7 @@ impl Inode {
     }
 }
 
-/// See the [module](self).
+/// The inodes that the kernel knows, by number.
 #[derive(Debug)]
 pub(super) struct Inodes {
     table: Mutex<Table>,

@@ -60,7 +60,7 @@ pub(crate) struct Tree {
     pub(crate) covered: Option<&'static str>,
 }
 
-/// See the [module](self).
+/// The files of a directory on disk, as the FUSE server asks for them.
 pub(super) struct Local {
     tree: Tree,
     inodes: Inodes,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 
-/// See the [module](self).
+/// Entries up to a total weight; the least recently used entry leaves first.
 #[derive(Debug)]
 pub(super) struct Lru<K, V> {
     limit: usize,

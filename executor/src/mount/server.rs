@@ -68,7 +68,7 @@ const HARMLESS: u64 = signal_bit(Signal::CHILD)
     | signal_bit(Signal::URG)
     | signal_bit(Signal::WINCH);
 
-/// See the [module](self).
+/// Answers the requests of one FUSE device.
 pub(super) struct Server<'s> {
     files: &'s dyn Files,
     device: BorrowedFd<'s>,

@@ -80,7 +80,7 @@ pub(super) struct Unrecorded {
     pub(super) file_mode: u32,
 }
 
-/// See the [module](self).
+/// The files of a DAG, as the FUSE server asks for them.
 pub(super) struct View<'b> {
     blocks: BlockCache<'b>,
     top: Option<NodeKind>,

@@ -4,7 +4,7 @@
 use std::ffi::CStr;
 use std::io;
 
-use super::haste;
+use super::realtime;
 use super::{check, write_setting};
 
 /// How much later than asked a timer may end, in nanoseconds: the kernel's default.
@@ -67,7 +67,7 @@ impl Courtesy {
     pub(super) fn read() -> Courtesy {
         // SAFETY: takes integers. It does not fail for the process that asks.
         let nice = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
-        let policy = haste::policy();
+        let policy = realtime::policy();
         Courtesy { nice, policy }
     }
 
@@ -75,7 +75,7 @@ impl Courtesy {
     /// others.
     pub(super) fn keep(&self) -> io::Result<()> {
         if [libc::SCHED_BATCH, libc::SCHED_IDLE].contains(&self.policy) {
-            haste::set(None, self.policy, 0)?;
+            realtime::set(None, self.policy, 0)?;
         }
         // A lower value than the present one is for root alone, and nobody else loses one.
         let nice = self.nice.max(0);

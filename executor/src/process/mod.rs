@@ -24,12 +24,12 @@
 mod attributes;
 mod bounds;
 mod clock;
-mod courier;
 mod cover;
-mod haste;
+mod fd_passing;
 mod inherited;
 mod landlock;
 mod namespace;
+mod realtime;
 mod rights;
 mod signal_sets;
 mod stage;
@@ -52,11 +52,11 @@ use rustix::termios::Termios;
 
 pub(crate) use bounds::{Bounds, GroupEntry};
 pub(crate) use clock::Clock;
-pub(crate) use courier::{open as socket_pair, receive_bytes};
 pub(crate) use cover::Covered;
-pub(crate) use haste::Haste;
+pub(crate) use fd_passing::{open as socket_pair, receive_bytes};
 pub use inherited::stdout_was_closed;
 pub(crate) use landlock::{REFERS, Restriction, SCOPES, landlock_version};
+pub(crate) use realtime::RealtimePriority;
 pub(crate) use rights::{open_with_all_rights, with_all_rights};
 pub(crate) use signal_sets::{signal_bit, signal_sets};
 pub(crate) use stage::{
@@ -65,8 +65,8 @@ pub(crate) use stage::{
 pub(crate) use usage::{ProcessUsage, wait};
 
 use attributes::Courtesy;
-use courier::Note;
 use cover::Covers;
+use fd_passing::Note;
 use namespace::Mapping;
 use supervisor::Meeting;
 
@@ -192,7 +192,7 @@ pub(crate) fn spawn(
     bounds: Bounds,
 ) -> Result<Supervised, SpawnError> {
     let (collar, leash) = pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from)?;
-    let (sender, receiver) = courier::open()?;
+    let (sender, receiver) = fd_passing::open()?;
     let (has_scene, is_counted) = (scene.is_some(), bounds.counts_time);
     let mut preparation = Preparation {
         inherited: inherited.iter().map(AsRawFd::as_raw_fd).collect(),
@@ -241,7 +241,7 @@ pub(crate) fn spawn(
 /// What the child said last, where it did not start.
 fn failed_at(receiver: &OwnedFd, error: io::Error) -> SpawnError {
     loop {
-        match courier::receive(receiver) {
+        match fd_passing::receive(receiver) {
             Ok((Note::Failed(place), _)) => return SpawnError::Stage(Place::of(place), error),
             Ok(_) => {}
             Err(_) => return SpawnError::Start(error),
@@ -261,13 +261,13 @@ impl Sent {
     fn receive(receiver: &OwnedFd, is_counted: bool, has_scene: bool) -> io::Result<Sent> {
         let mut sent = Sent::default();
         if is_counted {
-            sent.clock = courier::receive(receiver)?.1;
+            sent.clock = fd_passing::receive(receiver)?.1;
         }
         if !has_scene {
             return Ok(sent);
         }
         loop {
-            match courier::receive(receiver)? {
+            match fd_passing::receive(receiver)? {
                 (Note::Staged(numbers), _) => {
                     sent.staged = Staged::of(numbers);
                     return Ok(sent);
@@ -301,7 +301,7 @@ impl Preparation {
         let courtesy = Courtesy::read();
         if self.bounds.counts_time {
             let clock = Clock::start()?;
-            courier::send(&self.sender, Note::Descriptor, Some(clock.as_fd()))?;
+            fd_passing::send(&self.sender, Note::Descriptor, Some(clock.as_fd()))?;
         }
         bounds::apply_usual_limits()?;
         let meeting = match &self.scene {
@@ -344,9 +344,9 @@ impl Scene {
     /// Makes the stage, tells what became of it, and leaves it.
     fn set(&self, mapping: &mut Mapping, sender: &OwnedFd) -> io::Result<Meeting<'_>> {
         match self.stage.make(mapping, sender) {
-            Ok(staged) => courier::send(sender, staged.note(), None)?,
+            Ok(staged) => fd_passing::send(sender, staged.note(), None)?,
             Err((place, error)) => {
-                courier::send(sender, Note::Failed(place.number()), None)?;
+                fd_passing::send(sender, Note::Failed(place.number()), None)?;
                 return Err(error);
             }
         }
@@ -481,7 +481,7 @@ impl MountRequest {
         let flags = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV;
         stage::mount(c"ipfs-exec", &self.target, self.kind, flags, &self.options)?;
         // Only now: the device of a mount that failed is not served.
-        courier::send(sender, Note::Descriptor, Some(borrow(self.descriptor)))
+        fd_passing::send(sender, Note::Descriptor, Some(borrow(self.descriptor)))
     }
 }
 

@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, getpid, waitpid};
 
-use super::courier::{self, Note};
+use super::fd_passing::{self, Note};
 use super::{Identity, die_with, exit_now};
 
 /// What `work` has to itself.
@@ -68,10 +68,10 @@ pub(crate) fn with_all_rights<T, W: FnOnce() -> io::Result<T>>(work: W) -> io::R
 pub(crate) fn open_with_all_rights(
     open: impl FnOnce() -> io::Result<OwnedFd>,
 ) -> io::Result<OwnedFd> {
-    let (sender, receiver) = courier::open()?;
+    let (sender, receiver) = fd_passing::open()?;
     // What that process opens is its own, until it sends it.
-    with_all_rights(|| courier::send(&sender, Note::Descriptor, Some(open()?.as_fd())))?;
-    let (_, opened) = courier::receive(&receiver)?;
+    with_all_rights(|| fd_passing::send(&sender, Note::Descriptor, Some(open()?.as_fd())))?;
+    let (_, opened) = fd_passing::receive(&receiver)?;
     opened.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 

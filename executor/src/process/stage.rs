@@ -18,9 +18,9 @@ use std::ptr;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps, stat};
 use rustix::process::geteuid;
 
-use super::courier::Note;
-use super::haste::hasten;
+use super::fd_passing::Note;
 use super::namespace::{self, Mapping};
+use super::realtime::prefer;
 use super::{MountRequest, attributes, check, write_setting};
 
 /// What `mountinfo` shows as the source of each mount.
@@ -222,7 +222,7 @@ impl Stage {
     /// Mounts the stage where the kernel lets root make devices, which no other user namespace has.
     fn make_devices(&self) -> io::Result<()> {
         // Later this is not allowed any more. What is started is served as usual.
-        hasten(None);
+        prefer(None);
         namespace::enter_mount_namespace()?;
         mount(
             SOURCE,

@@ -18,7 +18,7 @@ use rustix::process::{
 use rustix::termios::{OptionalActions, tcsetattr};
 
 use super::cover::{Covered, Covers};
-use super::haste::hasten;
+use super::realtime::prefer;
 use super::{HostTerminal, borrow, close_all_but, exit_now};
 
 /// Exit code where the supervisor itself fails.
@@ -91,7 +91,7 @@ fn watch(child: Pid, ends: &Ends<'_>) -> Result<WaitStatus> {
         return Err(Errno::BADF);
     }
     let descriptor = pidfd_open(child, PidfdFlags::empty())?;
-    hasten(None);
+    prefer(None);
     let has_ended = match &ends.meeting {
         Some(meeting) => meeting.hold(&descriptor, collar)?,
         None => false,
@@ -103,7 +103,7 @@ fn watch(child: Pid, ends: &Ends<'_>) -> Result<WaitStatus> {
     // What it starts may leave the group, but by then the kernel kills that with the child.
     ignore_missing(kill_process_group(child, Signal::KILL))?;
     ignore_missing(kill_process(child, Signal::KILL))?;
-    hasten(Some(child));
+    prefer(Some(child));
     let status = reap(child)?;
     end_orphans()?;
     // What was used is good to know, and no reason to fail.
@@ -223,7 +223,7 @@ fn kill_children() -> Result<()> {
             ignore_missing(kill_process(orphan, Signal::KILL))?;
             // With process 1 of a sandbox all others die, of which there may be thousands. As `child`, it
             // executes nothing any more.
-            hasten(Some(orphan));
+            prefer(Some(orphan));
         }
         number = 0;
     }

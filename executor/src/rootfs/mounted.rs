@@ -22,7 +22,7 @@ use crate::sandbox::{TopEntry, TopEntryKind};
 /// The bit that lets the owner execute a file.
 const OWNER_EXECUTES: u32 = 0o100;
 
-/// See the [module](self).
+/// A UnixFS directory that is shown as a root file system.
 pub(crate) struct MountedRootfs<'b> {
     blocks: &'b dyn ReadBlocks,
     cid: Cid,

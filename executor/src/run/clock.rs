@@ -38,7 +38,7 @@ impl fmt::Display for Part {
     }
 }
 
-/// See the [module](self).
+/// The parts of a run, and the time that each may take.
 #[derive(Debug)]
 pub(super) struct Clock {
     timeout: Option<Duration>,

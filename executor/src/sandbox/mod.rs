@@ -8,8 +8,8 @@
 pub mod bwrap;
 mod call_set;
 mod error;
-mod held;
 mod masks;
+mod memfd;
 pub(crate) mod obstacle;
 pub mod plan;
 pub mod probe;

@@ -15,7 +15,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use crate::caller::Caller;
 use crate::process::{signal_bit, signal_sets};
 
-/// See the [module](self).
+/// The state of ending a program on request of the caller.
 pub(super) struct Stopping<'c> {
     caller: Option<&'c dyn Caller>,
     timeout: Duration,

@@ -14,7 +14,7 @@ use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::net::sockopt::set_socket_passcred;
 
-use super::held::hold_program;
+use super::memfd::hold_program;
 use crate::job::Job;
 use crate::process::{self, Restriction};
 

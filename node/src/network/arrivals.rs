@@ -19,7 +19,7 @@ pub(super) const INTRODUCTION: Duration = Duration::from_secs(2);
 /// What is known of peers that were dialled or may be found.
 #[derive(Debug)]
 pub(super) struct Arrivals {
-    /// Standing peers are being dialled for the first time.
+    /// Persistent peers are being dialled for the first time.
     is_dialling: bool,
     /// Connected peers that have not said yet what they are.
     strangers: HashMap<PeerId, Instant>,
@@ -30,11 +30,11 @@ pub(super) struct Arrivals {
 }
 
 impl Arrivals {
-    /// `has_standing` tells whether there are peers that are dialled at once, and `may_discover` whether
+    /// `has_persistent` tells whether there are peers that are dialled at once, and `may_discover` whether
     /// peers may be looked for on the local network.
-    pub(super) fn new(has_standing: bool, may_discover: bool) -> Arrivals {
+    pub(super) fn new(has_persistent: bool, may_discover: bool) -> Arrivals {
         Arrivals {
-            is_dialling: has_standing,
+            is_dialling: has_persistent,
             strangers: HashMap::new(),
             may_discover,
             discovering_until: None,
@@ -68,7 +68,7 @@ impl Arrivals {
         self.may_discover && self.discovering_until.is_none()
     }
 
-    /// Whether standing peers are being dialled for the first time.
+    /// Whether persistent peers are being dialled for the first time.
     pub(super) fn is_dialling(&self) -> bool {
         self.is_dialling
     }
@@ -81,7 +81,7 @@ impl Arrivals {
             || self.strangers.values().any(is_new)
     }
 
-    /// A standing peer that could not be reached.
+    /// A persistent peer that could not be reached.
     pub(super) fn unreachable(&self) -> Option<&(Multiaddr, Arc<DialError>)> {
         self.unreachable.as_ref()
     }

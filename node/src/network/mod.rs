@@ -10,11 +10,11 @@
 //! is to be served, and a process without one opens no socket.
 
 mod arrivals;
+mod downloads;
 mod event;
 mod options;
 mod service;
 mod swarm;
-mod takers;
 mod transport;
 mod upstreams;
 
@@ -26,12 +26,12 @@ pub mod names;
 pub mod private;
 pub mod provide;
 
+pub use downloads::DownloadTracker;
 pub use event::{NetworkEvent, Role};
 pub use fetch::{FetchError, FetchOptions, Fetched, Fetcher, LazyNetwork, Source};
 pub use identity::{Identity, IdentityError};
 pub use libp2p::{Multiaddr, PeerId};
 pub use options::{Mdns, NetworkError, NetworkOptions, PUBLIC_BOOTSTRAP};
 pub use service::Network;
-pub use takers::Takers;
 pub use transport::TransportError;
 pub use upstreams::Upstreams;

@@ -177,7 +177,7 @@ fn converse(
     mut take: impl FnMut(&NetworkEvent) -> Progress,
 ) -> Result<(), NamesError> {
     let may_discover = asking.may_discover && asking.network.mdns() != Mdns::Off;
-    let mut arrivals = Arrivals::new(asking.network.has_standing(), may_discover);
+    let mut arrivals = Arrivals::new(asking.network.has_persistent(), may_discover);
     let events = network.subscribe();
     let started = Instant::now();
     begin();

@@ -55,13 +55,13 @@ impl Upstreams {
 
     /// Whether nobody can be asked.
     pub fn is_empty(&self) -> bool {
-        !self.has_standing()
+        !self.has_persistent()
             && self.gateways.is_empty()
             && self.routers.is_empty()
             && self.mdns == Mdns::Off
     }
 
-    fn has_standing(&self) -> bool {
+    fn has_persistent(&self) -> bool {
         !self.peers.is_empty() || !self.bootstrap.is_empty()
     }
 
@@ -98,6 +98,6 @@ impl Upstreams {
             let options = upstreams.options(Identity::passing(), repository.as_deref())?;
             Network::start(Arc::new(NoBlocks), options)
         };
-        Some(LazyNetwork::new(self.has_standing(), self.mdns, start))
+        Some(LazyNetwork::new(self.has_persistent(), self.mdns, start))
     }
 }

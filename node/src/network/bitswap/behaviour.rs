@@ -74,7 +74,7 @@ pub struct Behaviour {
     /// The connections of each peer; messages go to the first.
     connections: HashMap<PeerId, Vec<ConnectionId>>,
     /// Connected peers that bitswap cannot be spoken with, until they speak it.
-    deaf: HashSet<PeerId>,
+    without_bitswap: HashSet<PeerId>,
     commands: UnboundedReceiver<Command>,
     verified: UnboundedReceiver<Verified>,
     findings: UnboundedReceiver<Finding>,
@@ -99,7 +99,7 @@ impl Behaviour {
             server: Server::new(blocks, options.serve, finding_sender),
             verifier: Verifier::new(verified_sender),
             connections: HashMap::new(),
-            deaf: HashSet::new(),
+            without_bitswap: HashSet::new(),
             commands,
             verified,
             findings,
@@ -121,7 +121,7 @@ impl Behaviour {
         if self.wants.is_banned(&peer) {
             return Err(ConnectionDenied::new(Banned));
         }
-        let readers = self.server.crowd().clone();
+        let readers = self.server.waiters().clone();
         Ok(Handler::new(peer, self.verifier.clone(), readers))
     }
 
@@ -131,7 +131,7 @@ impl Behaviour {
             Command::Close(session) => self.wants.close(session),
             Command::AddProvider { session, peer } => {
                 // Whoever is named gets another chance.
-                if self.deaf.remove(&peer) {
+                if self.without_bitswap.remove(&peer) {
                     self.wants.connected(peer);
                 }
                 self.wants.add_provider(session, peer);
@@ -161,7 +161,7 @@ impl Behaviour {
     }
 
     fn received(&mut self, peer: PeerId, message: &Message) {
-        if self.deaf.remove(&peer) {
+        if self.without_bitswap.remove(&peer) {
             self.wants.connected(peer);
         }
         if self.wants.is_banned(&peer) {
@@ -198,7 +198,7 @@ impl Behaviour {
     fn given_up(&mut self, peer: PeerId, connection: ConnectionId) {
         if self.current(&peer) == Some(connection) {
             tracing::debug!(%peer, "cannot speak bitswap with the peer");
-            self.deaf.insert(peer);
+            self.without_bitswap.insert(peer);
             self.wants.disconnected(&peer);
             self.server.disconnected(&peer);
         }
@@ -226,13 +226,13 @@ impl Behaviour {
         connections.retain(|connection| *connection != closed.connection_id);
         if connections.is_empty() {
             self.connections.remove(&peer);
-            self.deaf.remove(&peer);
+            self.without_bitswap.remove(&peer);
             self.wants.disconnected(&peer);
             self.server.disconnected(&peer);
             self.verifier.disconnected(&peer);
             self.forget_counters(&peer);
         } else if was_current {
-            self.deaf.remove(&peer);
+            self.without_bitswap.remove(&peer);
             self.wants.disconnected(&peer);
             self.wants.connected(peer);
             self.server.moved(peer);

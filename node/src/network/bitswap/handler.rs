@@ -23,7 +23,7 @@ use libp2p::{PeerId, Stream};
 use super::inbound::{InboundError, Received, read_message};
 use super::message::Message;
 use super::outbound::{Outbound, Outgoing, Progress};
-use super::pace::Crowd;
+use super::pace::MemoryWaiters;
 use super::protocol::{Upgrade, Version, version_of};
 use super::verify::{Allowance, Share, Verifier};
 use crate::limits;
@@ -88,7 +88,7 @@ pub struct Handler {
 
 impl Handler {
     /// `readers` are those who wait for the bytes of replies.
-    pub(crate) fn new(peer: PeerId, verifier: Verifier, readers: Crowd) -> Handler {
+    pub(crate) fn new(peer: PeerId, verifier: Verifier, readers: MemoryWaiters) -> Handler {
         Handler {
             peer,
             verifier,

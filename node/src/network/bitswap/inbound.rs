@@ -8,7 +8,7 @@ use futures::{AsyncRead, AsyncReadExt};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::message::{Message, MessageError};
-use super::pace::{CHECK_INTERVAL, Crowd, Pace, Patience, Slow};
+use super::pace::{CHECK_INTERVAL, MemoryWaiters, Pace, Patience, Slow};
 use super::verify::{Allowance, Share, Verifier};
 use crate::limits;
 
@@ -63,7 +63,7 @@ pub(crate) async fn read_message(
         return Ok(None);
     };
     let share = verifier.reserve(connection, length).await;
-    let body = read_body(stream, length, connection, share.crowd()).await?;
+    let body = read_body(stream, length, connection, share.waiters()).await?;
     Ok(Some((Message::decode(&body)?, share)))
 }
 
@@ -103,7 +103,7 @@ async fn read_body(
     stream: &mut (impl AsyncRead + Unpin),
     length: usize,
     connection: &Allowance,
-    crowd: Option<&Crowd>,
+    waiters: Option<&MemoryWaiters>,
 ) -> Result<Bytes, InboundError> {
     let mut body = vec![0; length];
     let mut filled = 0;
@@ -120,7 +120,7 @@ async fn read_body(
                 }
             },
             Err(_) => {
-                pace.check(connection.received(), crowd)?;
+                pace.check(connection.received(), waiters)?;
                 next_check = Instant::now() + CHECK_INTERVAL;
             }
         }

@@ -16,7 +16,7 @@ use libp2p::Stream;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::message::Message;
-use super::pace::{CHECK_INTERVAL, Crowd, Pace, Patience, Slow};
+use super::pace::{CHECK_INTERVAL, MemoryWaiters, Pace, Patience, Slow};
 use super::protocol::Version;
 
 /// Streams that one message may break before the peer counts as gone.
@@ -81,11 +81,11 @@ pub(crate) struct Outbound {
     pace: Pace,
     next_check: Pin<Box<Sleep>>,
     /// Those who wait for what replies hold.
-    readers: Crowd,
+    readers: MemoryWaiters,
 }
 
 impl Outbound {
-    pub(crate) fn new(readers: Crowd) -> Outbound {
+    pub(crate) fn new(readers: MemoryWaiters) -> Outbound {
         Outbound {
             state: State::Closed,
             queue: VecDeque::new(),
@@ -243,9 +243,9 @@ impl Outbound {
         loop {
             ready!(self.next_check.as_mut().poll(context));
             // What brings no blocks holds nothing that others wait for.
-            let crowd = self.queue.front().is_some_and(has_blocks);
+            let waiters = self.queue.front().is_some_and(has_blocks);
             self.pace
-                .check(self.passed, crowd.then_some(&self.readers))?;
+                .check(self.passed, waiters.then_some(&self.readers))?;
             self.next_check
                 .as_mut()
                 .reset(Instant::now() + CHECK_INTERVAL);

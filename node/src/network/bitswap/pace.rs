@@ -21,9 +21,9 @@ const SLOWEST_BYTES_PER_SECOND_IN_A_CROWD: f64 = 32.0 * 1024.0;
 
 /// How many wait for memory that others hold. Clones are the same number.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Crowd(Arc<AtomicUsize>);
+pub(crate) struct MemoryWaiters(Arc<AtomicUsize>);
 
-impl Crowd {
+impl MemoryWaiters {
     pub(crate) fn set(&self, waiting: usize) {
         self.0.store(waiting, Ordering::Relaxed);
     }
@@ -103,9 +103,13 @@ impl Pace {
     }
 
     /// Whether the message may go on, now that `passed` bytes have passed on the connection, of this
-    /// message and others. `crowd` are those who wait for what it holds. To be asked every
+    /// message and others. `waiters` are those who wait for what it holds. To be asked every
     /// [`CHECK_INTERVAL`].
-    pub(crate) fn check(&mut self, passed: u64, crowd: Option<&Crowd>) -> Result<(), Slow> {
+    pub(crate) fn check(
+        &mut self,
+        passed: u64,
+        waiters: Option<&MemoryWaiters>,
+    ) -> Result<(), Slow> {
         let now = Instant::now();
         let (since, before) = self.window;
         let window = now - since;
@@ -122,7 +126,7 @@ impl Pace {
             Err(Slow::Stalled)
         } else if now - self.begun >= self.allowed {
             Err(Slow::Crawling)
-        } else if crowd.is_some_and(Crowd::is_waiting) {
+        } else if waiters.is_some_and(MemoryWaiters::is_waiting) {
             self.slow.map_or(Ok(()), Err)
         } else {
             Ok(())
@@ -141,14 +145,14 @@ mod tests {
     };
 
     /// Passes `rate` bytes a second until the message is given up; says after how many seconds.
-    async fn seconds(length: usize, rate: usize, crowd: &Crowd) -> Option<(usize, Slow)> {
+    async fn seconds(length: usize, rate: usize, waiters: &MemoryWaiters) -> Option<(usize, Slow)> {
         let mut pace = Pace::begin(length, 0, PATIENCE);
         for second in 1..=length / rate.max(1) {
             tokio::time::advance(CHECK_INTERVAL).await;
             if rate > 0 {
                 pace.advance();
             }
-            if let Err(slow) = pace.check((second * rate) as u64, Some(crowd)) {
+            if let Err(slow) = pace.check((second * rate) as u64, Some(waiters)) {
                 return Some((second, slow));
             }
         }
@@ -157,26 +161,32 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn slow_peers_give_way_to_waiting_peers() {
-        let crowd = Crowd::default();
-        assert_eq!(seconds(MIB, 20_000, &crowd).await, None);
-        assert_eq!(seconds(MIB, 0, &crowd).await, Some((10, Slow::Stalled)));
+        let waiters = MemoryWaiters::default();
+        assert_eq!(seconds(MIB, 20_000, &waiters).await, None);
+        assert_eq!(seconds(MIB, 0, &waiters).await, Some((10, Slow::Stalled)));
         assert_eq!(
-            seconds(MIB, 9000, &crowd).await,
+            seconds(MIB, 9000, &waiters).await,
             Some((94, Slow::Crawling)),
             "1 MiB at 12,500 bytes a second, and the pause"
         );
-        let waiting = crowd.wait();
-        assert_eq!(seconds(MIB, 9000, &crowd).await, Some((3, Slow::Crawling)));
-        assert_eq!(seconds(MIB, 20_000, &crowd).await, Some((3, Slow::Crowded)));
-        assert_eq!(seconds(MIB, 40_000, &crowd).await, None);
+        let waiting = waiters.wait();
+        assert_eq!(
+            seconds(MIB, 9000, &waiters).await,
+            Some((3, Slow::Crawling))
+        );
+        assert_eq!(
+            seconds(MIB, 20_000, &waiters).await,
+            Some((3, Slow::Crowded))
+        );
+        assert_eq!(seconds(MIB, 40_000, &waiters).await, None);
         drop(waiting);
-        assert_eq!(seconds(MIB, 20_000, &crowd).await, None);
+        assert_eq!(seconds(MIB, 20_000, &waiters).await, None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_burst_does_not_pay_for_the_rest() {
-        let crowd = Crowd::default();
-        crowd.set(1);
+        let waiters = MemoryWaiters::default();
+        waiters.set(1);
         let mut pace = Pace::begin(4 * MIB, 0, PATIENCE);
         let mut passed = 3 * MIB as u64;
         let mut seconds = 0;
@@ -185,7 +195,7 @@ mod tests {
             seconds += 1;
             passed += 1;
             pace.advance();
-            if pace.check(passed, Some(&crowd)).is_err() {
+            if pace.check(passed, Some(&waiters)).is_err() {
                 break;
             }
         }
@@ -194,14 +204,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn messages_side_by_side_are_not_slow_for_each_other() {
-        let crowd = Crowd::default();
-        crowd.set(1);
+        let waiters = MemoryWaiters::default();
+        waiters.set(1);
         let mut paces = [0; 4].map(|_| Pace::begin(MIB, 0, PATIENCE));
         for second in 1..20 {
             tokio::time::advance(CHECK_INTERVAL).await;
             for pace in &mut paces {
                 pace.advance();
-                assert_eq!(pace.check(second * 4 * 10_000, Some(&crowd)), Ok(()));
+                assert_eq!(pace.check(second * 4 * 10_000, Some(&waiters)), Ok(()));
             }
         }
     }

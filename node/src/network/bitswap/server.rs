@@ -16,7 +16,7 @@ use libp2p::PeerId;
 
 use super::ledger::{Ledger, Lookup, REPLY_BYTES};
 use super::message::{Message, Payload, Prefix, Presence, WantKind};
-use super::pace::Crowd;
+use super::pace::MemoryWaiters;
 use super::workers::Workers;
 use crate::block::{BlockError, Cid, ReadBlocks};
 use crate::cancel::NEVER;
@@ -85,7 +85,7 @@ pub(crate) struct Server {
     /// Of replies that are being read; what they will have is not known yet.
     bytes_reserved: usize,
     /// Peers that get no reply for what others hold.
-    crowd: Crowd,
+    waiters: MemoryWaiters,
     next_number: u64,
     /// Counts what may have added blocks: a block that was looked for before may be here after.
     generation: u64,
@@ -110,7 +110,7 @@ impl Server {
             replies: Vec::new(),
             bytes_in_flight: 0,
             bytes_reserved: 0,
-            crowd: Crowd::default(),
+            waiters: MemoryWaiters::default(),
             next_number: 1,
             generation: 0,
             to_recheck: VecDeque::new(),
@@ -119,8 +119,8 @@ impl Server {
     }
 
     /// Peers that get no reply for what slower ones hold.
-    pub(crate) fn crowd(&self) -> &Crowd {
-        &self.crowd
+    pub(crate) fn waiters(&self) -> &MemoryWaiters {
+        &self.waiters
     }
 
     fn number(&mut self) -> u64 {
@@ -234,7 +234,7 @@ impl Server {
             self.enter(peer);
         }
         let is_held_up = self.bytes_in_flight > limits::MAX_REPLY_BYTES_TOTAL / 2;
-        self.crowd.set(if is_held_up { waiting } else { 0 });
+        self.waiters.set(if is_held_up { waiting } else { 0 });
         std::mem::take(&mut self.replies)
     }
 

@@ -20,7 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::message::Payload;
-use super::pace::Crowd;
+use super::pace::MemoryWaiters;
 use super::workers::Workers;
 use crate::block::Block;
 use crate::limits;
@@ -39,14 +39,14 @@ const ASKED: Duration = Duration::from_secs(120);
 #[derive(Clone, Debug)]
 struct Budget {
     bytes: Arc<Semaphore>,
-    crowd: Crowd,
+    waiters: MemoryWaiters,
 }
 
 impl Budget {
     fn new(bytes: usize) -> Budget {
         Budget {
             bytes: Arc::new(Semaphore::new(bytes)),
-            crowd: Crowd::default(),
+            waiters: MemoryWaiters::default(),
         }
     }
 }
@@ -94,13 +94,13 @@ impl Allowance {
 #[derive(Debug)]
 pub(crate) struct Share {
     _permit: OwnedSemaphorePermit,
-    of_all: Option<(OwnedSemaphorePermit, Crowd)>,
+    of_all: Option<(OwnedSemaphorePermit, MemoryWaiters)>,
 }
 
 impl Share {
     /// Those who wait for what it holds.
-    pub(crate) fn crowd(&self) -> Option<&Crowd> {
-        self.of_all.as_ref().map(|(_, crowd)| crowd)
+    pub(crate) fn waiters(&self) -> Option<&MemoryWaiters> {
+        self.of_all.as_ref().map(|(_, waiters)| waiters)
     }
 }
 
@@ -182,13 +182,13 @@ impl Verifier {
         let of_all = match Arc::clone(&budget.bytes).try_acquire_many_owned(length) {
             Ok(of_all) => of_all,
             Err(_) => {
-                let _waiting = budget.crowd.wait();
+                let _waiting = budget.waiters.wait();
                 acquire(&budget.bytes, length).await
             }
         };
         Share {
             _permit: of_connection,
-            of_all: Some((of_all, budget.crowd.clone())),
+            of_all: Some((of_all, budget.waiters.clone())),
         }
     }
 

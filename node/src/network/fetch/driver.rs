@@ -308,7 +308,7 @@ impl<'r> Fetcher<'r> {
         let exchange = Arc::new(Exchange::new(network, self.options.idle_timeout));
         let prospects = Prospects {
             idle_timeout: self.options.idle_timeout,
-            has_standing: self.network.has_standing(),
+            has_persistent: self.network.has_persistent(),
             may_discover: self.network.mdns() != Mdns::Off,
             has_gateways: exchange.has_gateways(),
         };

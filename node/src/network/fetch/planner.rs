@@ -277,7 +277,7 @@ impl Planner {
     /// The node was started for the sake of `cid`.
     pub(super) fn started(&mut self, cid: Cid, prospects: Prospects, now: Instant) {
         let mut sources = Sources::new(prospects, now);
-        if !prospects.has_standing {
+        if !prospects.has_persistent {
             sources.discovering(now);
             self.actions.push(Action::Discover);
         }

@@ -21,7 +21,7 @@ const MAX_SEARCHES: usize = 64;
 pub(super) struct Prospects {
     pub(super) idle_timeout: Duration,
     /// Whether there are peers that are dialled at once.
-    pub(super) has_standing: bool,
+    pub(super) has_persistent: bool,
     /// Whether peers may be looked for on the local network.
     pub(super) may_discover: bool,
     pub(super) has_gateways: bool,
@@ -84,7 +84,7 @@ impl Sources {
         Sources {
             prospects,
             last_block: now,
-            arrivals: Arrivals::new(prospects.has_standing, prospects.may_discover),
+            arrivals: Arrivals::new(prospects.has_persistent, prospects.may_discover),
             connected: HashSet::new(),
             awaited: HashSet::new(),
             searching: HashSet::new(),

@@ -10,7 +10,7 @@ type Start = Box<dyn FnOnce() -> Result<Network, NetworkError> + Send>;
 /// A node that starts when it is first needed, and lives as long as this.
 pub struct LazyNetwork {
     state: Mutex<State>,
-    has_standing: bool,
+    has_persistent: bool,
     mdns: Mdns,
 }
 
@@ -29,16 +29,16 @@ impl fmt::Debug for LazyNetwork {
 }
 
 impl LazyNetwork {
-    /// `start` is called at most once. `has_standing` tells whether it will dial peers, and `mdns`
+    /// `start` is called at most once. `has_persistent` tells whether it will dial peers, and `mdns`
     /// whether others may turn up by themselves.
     pub fn new(
-        has_standing: bool,
+        has_persistent: bool,
         mdns: Mdns,
         start: impl FnOnce() -> Result<Network, NetworkError> + Send + 'static,
     ) -> LazyNetwork {
         LazyNetwork {
             state: Mutex::new(State::Unstarted(Some(Box::new(start)))),
-            has_standing,
+            has_persistent,
             mdns,
         }
     }
@@ -63,8 +63,8 @@ impl LazyNetwork {
         }
     }
 
-    pub(in crate::network) fn has_standing(&self) -> bool {
-        self.has_standing
+    pub(in crate::network) fn has_persistent(&self) -> bool {
+        self.has_persistent
     }
 
     pub(in crate::network) fn mdns(&self) -> Mdns {

@@ -5,10 +5,10 @@ pub(super) mod behaviour;
 mod dht_store;
 mod name_records;
 mod names;
+mod persistent;
 mod provider_records;
 mod providers;
 mod queries;
-mod standing;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -28,8 +28,8 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::sleep_until;
 
 use self::behaviour::{Behaviour, BehaviourEvent, LAN_DHT, PUBLIC_DHT};
+use self::persistent::PersistentPeers;
 use self::queries::{Dht, Queries, Query, Turns};
-use self::standing::StandingPeers;
 use super::event::{NetworkEvent, Role};
 use super::http::{HttpError, Url, routing};
 use super::identity::Identity;
@@ -65,7 +65,7 @@ enum ServerAnswer {
 
 pub(super) struct Node {
     swarm: Swarm<Behaviour>,
-    standing: StandingPeers,
+    persistent: PersistentPeers,
     all_tried: bool,
     listeners: HashMap<ListenerId, Multiaddr>,
     /// Each peer with the address of its newest connection.
@@ -111,7 +111,7 @@ impl Node {
         let swarm = Swarm::new(connections, behaviour, options.peer_id(), config);
         let mut node = Node {
             swarm,
-            standing: StandingPeers::default(),
+            persistent: PersistentPeers::default(),
             all_tried: false,
             listeners: HashMap::new(),
             connected: HashMap::new(),
@@ -141,10 +141,10 @@ impl Node {
         }
         let now = Instant::now();
         for address in options.peers {
-            node.standing.add(address, Role::Named, now);
+            node.persistent.add(address, Role::Named, now);
         }
         for address in options.bootstrap {
-            node.standing.add(address, Role::Bootstrap, now);
+            node.persistent.add(address, Role::Bootstrap, now);
         }
         Ok((node, client))
     }
@@ -164,9 +164,9 @@ impl Node {
     }
 
     pub(super) async fn work(mut self, mut commands: UnboundedReceiver<Command>) {
-        self.dial_standing();
+        self.dial_persistent();
         loop {
-            let dial = self.standing.next();
+            let dial = self.persistent.next();
             let has_questions = !self.server_answers.is_empty();
             tokio::select! {
                 event = self.swarm.select_next_some() => self.handle(event),
@@ -178,7 +178,7 @@ impl Node {
                     self.server_answered(&Query::Server(number), answer);
                 }
                 () = sleep_until(dial.unwrap_or_else(Instant::now).into()), if dial.is_some() => {
-                    self.dial_standing();
+                    self.dial_persistent();
                 }
             }
         }
@@ -228,10 +228,10 @@ impl Node {
             events.push(NetworkEvent::Connected {
                 peer: *peer,
                 address: address.clone(),
-                role: self.standing.role(peer),
+                role: self.persistent.role(peer),
             });
         }
-        for (address, error) in self.standing.unreachable() {
+        for (address, error) in self.persistent.unreachable() {
             events.push(NetworkEvent::Unreachable {
                 address: address.clone(),
                 error: Arc::clone(error),
@@ -262,8 +262,8 @@ impl Node {
             .unwrap_or_else(|address| address)
     }
 
-    fn dial_standing(&mut self) {
-        for options in self.standing.due(Instant::now()) {
+    fn dial_persistent(&mut self) {
+        for options in self.persistent.due(Instant::now()) {
             let connection = options.connection_id();
             if let Err(error) = self.swarm.dial(options) {
                 self.dial_failed(connection, error);
@@ -274,11 +274,11 @@ impl Node {
 
     fn dial_failed(&mut self, connection: ConnectionId, error: DialError) {
         if matches!(error, DialError::DialPeerConditionFalse(_)) {
-            return self.standing.needless(connection, Instant::now());
+            return self.persistent.needless(connection, Instant::now());
         }
         let error = Arc::new(error);
         let failed = self
-            .standing
+            .persistent
             .failed(connection, Arc::clone(&error), Instant::now());
         match failed {
             Some(address) => self.tell(NetworkEvent::Unreachable { address, error }),
@@ -289,7 +289,7 @@ impl Node {
     /// Says so where every peer that was named has been tried. After the events of the last of
     /// them.
     fn tell_all_tried(&mut self) {
-        if !self.all_tried && self.standing.all_tried() {
+        if !self.all_tried && self.persistent.all_tried() {
             self.all_tried = true;
             self.tell(NetworkEvent::AllTried);
         }
@@ -308,7 +308,9 @@ impl Node {
                 endpoint,
                 ..
             } => {
-                let role = self.standing.connected(peer, connection_id, Instant::now());
+                let role = self
+                    .persistent
+                    .connected(peer, connection_id, Instant::now());
                 if role != Role::Other {
                     self.swarm.behaviour_mut().bitswap.keep_connected(peer);
                 }
@@ -326,7 +328,7 @@ impl Node {
                 num_established: 0,
                 ..
             } => {
-                self.standing.disconnected(peer, Instant::now());
+                self.persistent.disconnected(peer, Instant::now());
                 self.connected.remove(&peer);
                 self.tell(NetworkEvent::Disconnected { peer });
             }
@@ -441,7 +443,7 @@ impl Node {
 
     /// Peers that keep a DHT become part of it here.
     fn identified(&mut self, peer: PeerId, info: identify::Info) {
-        self.standing.identified(peer, Instant::now());
+        self.persistent.identified(peer, Instant::now());
         // What it said before is replaced, so that it cannot grow.
         for (which, protocol) in [(Dht::Lan, LAN_DHT), (Dht::Public, PUBLIC_DHT)] {
             let Some(dht) = self.dht(which) else {

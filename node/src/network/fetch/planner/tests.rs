@@ -15,7 +15,7 @@ const MOMENT: Duration = Duration::from_millis(1);
 /// What may come, at its best.
 const EVERYTHING: Prospects = Prospects {
     idle_timeout: IDLE,
-    has_standing: true,
+    has_persistent: true,
     may_discover: true,
     has_gateways: true,
 };
@@ -23,14 +23,14 @@ const EVERYTHING: Prospects = Prospects {
 /// Nobody was named, and nobody can be found.
 const NOTHING: Prospects = Prospects {
     idle_timeout: IDLE,
-    has_standing: false,
+    has_persistent: false,
     may_discover: false,
     has_gateways: false,
 };
 
 /// One peer was named.
 const NAMED: Prospects = Prospects {
-    has_standing: true,
+    has_persistent: true,
     ..NOTHING
 };
 
@@ -380,7 +380,7 @@ fn when_it_gives_up_and_why() {
         (
             "gateways refuse what a peer may have",
             Prospects {
-                has_standing: true,
+                has_persistent: true,
                 ..GATEWAY
             },
             &[

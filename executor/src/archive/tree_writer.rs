@@ -4,7 +4,7 @@
 //! beneath the root without passing a link, and with flags that fail where something stands
 //! already. Links of the archive are resolved before, to a path without links ([`follow`]). What stands
 //! at the path of a later entry is removed first, so that nothing is written through a hard link.
-//! Directories stay writable for their owner until [`Placement::finish`], which gives them their modes
+//! Directories stay writable for their owner until [`TreeWriter::finish`], which gives them their modes
 //! and times, deepest first.
 
 use std::collections::BTreeMap;
@@ -47,7 +47,7 @@ pub(super) const DIRECTORY_MODE_MASK: u32 = 0o1777;
 /// Mode of directories while they are being filled.
 const FILLING_MODE: Mode = Mode::RWXU;
 
-pub(super) struct Placement<'d> {
+pub(super) struct TreeWriter<'d> {
     root: BorrowedFd<'d>,
     spending: &'d Spending<'d>,
     /// The directory that the last entry went to, by its path in the archive: most entries follow a
@@ -85,10 +85,10 @@ const IMPLIED: Attributes = Attributes {
     mtime: NO_TIME,
 };
 
-impl<'d> Placement<'d> {
-    pub(super) fn new(root: BorrowedFd<'d>, spending: &'d Spending<'d>) -> Placement<'d> {
+impl<'d> TreeWriter<'d> {
+    pub(super) fn new(root: BorrowedFd<'d>, spending: &'d Spending<'d>) -> TreeWriter<'d> {
         let directories = BTreeMap::from([(Vec::new(), IMPLIED)]);
-        Placement {
+        TreeWriter {
             root,
             spending,
             parent: None,
@@ -217,7 +217,7 @@ impl<'d> Placement<'d> {
         self.directory_bytes
     }
 
-    /// Keeps what [`Placement::finish`] sets on `directory`.
+    /// Keeps what [`TreeWriter::finish`] sets on `directory`.
     fn describe(
         &mut self,
         path: &EntryPath,
@@ -238,7 +238,7 @@ impl<'d> Placement<'d> {
     }
 }
 
-impl Destination for Placement<'_> {
+impl Destination for TreeWriter<'_> {
     fn directory(
         &mut self,
         path: &EntryPath,
@@ -336,7 +336,7 @@ impl Destination for Placement<'_> {
     }
 }
 
-impl Tree for Placement<'_> {
+impl Tree for TreeWriter<'_> {
     fn look(&self, path: &[u8]) -> Result<Standing, Errno> {
         let status = match statat(self.root, path, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => return Ok(Standing::Nothing),

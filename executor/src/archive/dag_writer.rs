@@ -25,8 +25,8 @@ use super::error::{ArchiveError, Refusal};
 use super::follow::{self, Standing, Tree, follow};
 use super::member::{Members, NO_TIME};
 use super::path::{self, EntryPath};
-use super::placement::{DIRECTORY_MODE_MASK, FILE_MODE_MASK, IMPLIED_MODE};
 use super::sparse::Layout;
+use super::tree_writer::{DIRECTORY_MODE_MASK, FILE_MODE_MASK, IMPLIED_MODE};
 
 /// Memory that an entry takes beside its path, in bytes, roughly.
 const ENTRY_OVERHEAD_BYTES: usize = 320;
@@ -49,8 +49,8 @@ impl Planted {
     }
 }
 
-/// See the [module](self).
-pub(super) struct Planting<'b> {
+/// Writes the members of an archive as a UnixFS directory.
+pub(super) struct DagWriter<'b> {
     blocks: &'b dyn WriteBlocks,
     profile: &'b Profile,
     budget: &'b Budget,
@@ -60,18 +60,18 @@ pub(super) struct Planting<'b> {
     entry_bytes: usize,
 }
 
-impl<'b> Planting<'b> {
+impl<'b> DagWriter<'b> {
     pub(super) fn new(
         blocks: &'b dyn WriteBlocks,
         profile: &'b Profile,
         budget: &'b Budget,
         reporter: &'b dyn Reporter,
-    ) -> Planting<'b> {
+    ) -> DagWriter<'b> {
         let top = Planted::Directory {
             mode: IMPLIED_MODE,
             mtime: NO_TIME,
         };
-        Planting {
+        DagWriter {
             blocks,
             profile,
             budget,
@@ -179,7 +179,7 @@ impl<'b> Planting<'b> {
     }
 }
 
-impl Tree for Planting<'_> {
+impl Tree for DagWriter<'_> {
     fn look(&self, path: &[u8]) -> Result<Standing, Errno> {
         Ok(match self.entries.get(path) {
             None => Standing::Nothing,
@@ -190,7 +190,7 @@ impl Tree for Planting<'_> {
     }
 }
 
-impl Destination for Planting<'_> {
+impl Destination for DagWriter<'_> {
     fn directory(
         &mut self,
         path: &EntryPath,

@@ -12,7 +12,7 @@ const MAX_PEERS: usize = 1024;
 
 /// Watches what is sent of one DAG.
 #[derive(Debug)]
-pub struct Takers {
+pub struct DownloadTracker {
     /// Each block's place in the sets below.
     places: HashMap<Multihash, usize>,
     peers: HashMap<PeerId, Taken>,
@@ -25,12 +25,12 @@ struct Taken {
     missing: usize,
 }
 
-impl Takers {
+impl DownloadTracker {
     /// Watches the DAG below `root`, which must be in `blocks` as a whole.
     ///
     /// # Errors
     /// Where it cannot be walked.
-    pub fn of(blocks: &dyn ReadBlocks, root: &Cid) -> Result<Takers, DagError> {
+    pub fn of(blocks: &dyn ReadBlocks, root: &Cid) -> Result<DownloadTracker, DagError> {
         let mut places = HashMap::new();
         let walked = dag::walk(blocks, root, &mut |visit| {
             if let Err(error) = visit.data {
@@ -46,7 +46,7 @@ impl Takers {
         })?;
         match walked.break_value() {
             Some(error) => Err(error.into()),
-            None => Ok(Takers {
+            None => Ok(DownloadTracker {
                 places,
                 peers: HashMap::new(),
             }),
@@ -98,14 +98,14 @@ mod tests {
             std::ops::ControlFlow::<()>::Continue(())
         });
         assert!(walked.is_ok() && cids.len() >= 3);
-        let mut takers = Takers::of(&blocks, &root).unwrap();
+        let mut downloads = DownloadTracker::of(&blocks, &root).unwrap();
         let (fast, slow) = (PeerId::random(), PeerId::random());
-        takers.sent(fast, &cids);
+        downloads.sent(fast, &cids);
         for _ in 0..3 {
-            takers.sent(slow, &cids[1..]);
+            downloads.sent(slow, &cids[1..]);
         }
-        assert_eq!(takers.complete().collect::<Vec<_>>(), [&fast]);
-        takers.sent(slow, &cids[..1]);
-        assert_eq!(takers.complete().count(), 2);
+        assert_eq!(downloads.complete().collect::<Vec<_>>(), [&fast]);
+        downloads.sent(slow, &cids[..1]);
+        assert_eq!(downloads.complete().count(), 2);
     }
 }

@@ -15,7 +15,7 @@ const PRIORITY: libc::c_int = 1;
 
 /// Has a process, or this thread where it is `None`, served before all usual ones; not what it starts.
 /// Gives whether that is allowed.
-pub(super) fn hasten(process: Option<Pid>) -> bool {
+pub(super) fn prefer(process: Option<Pid>) -> bool {
     let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
     set(process, policy, PRIORITY).is_ok()
 }
@@ -43,16 +43,16 @@ pub(super) fn set(
 
 /// This thread while it is served first. Dropped on the same thread, it is one of many again.
 #[derive(Debug)]
-pub(crate) struct Haste(());
+pub(crate) struct RealtimePriority(());
 
-impl Haste {
+impl RealtimePriority {
     /// `None` where that is not allowed, or where the thread is a real-time one already.
-    pub(crate) fn take() -> Option<Haste> {
-        (policy() == libc::SCHED_OTHER && hasten(None)).then_some(Haste(()))
+    pub(crate) fn take() -> Option<RealtimePriority> {
+        (policy() == libc::SCHED_OTHER && prefer(None)).then_some(RealtimePriority(()))
     }
 }
 
-impl Drop for Haste {
+impl Drop for RealtimePriority {
     fn drop(&mut self) {
         // Only root may take back that it does not hold for children, and it says nothing here.
         if let Err(error) = set(None, libc::SCHED_OTHER | libc::SCHED_RESET_ON_FORK, 0) {

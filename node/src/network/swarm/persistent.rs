@@ -21,7 +21,7 @@ const RELAY_PATIENCE: Duration = Duration::from_secs(2);
 
 /// One address that was named.
 #[derive(Debug)]
-struct Standing {
+struct Persistent {
     address: Multiaddr,
     relay: Option<Relay>,
     role: Role,
@@ -68,11 +68,11 @@ impl Relay {
 
 /// All of them.
 #[derive(Debug, Default)]
-pub(super) struct StandingPeers {
-    peers: Vec<Standing>,
+pub(super) struct PersistentPeers {
+    peers: Vec<Persistent>,
 }
 
-impl StandingPeers {
+impl PersistentPeers {
     pub(super) fn add(&mut self, address: Multiaddr, role: Role, now: Instant) {
         let peer = address
             .iter()
@@ -82,7 +82,7 @@ impl StandingPeers {
             })
             // The one before is a relay.
             .last();
-        self.peers.push(Standing {
+        self.peers.push(Persistent {
             relay: Relay::of(&address),
             address,
             role,
@@ -105,13 +105,16 @@ impl StandingPeers {
         let due = self
             .peers
             .iter_mut()
-            .filter(|standing| standing.again.is_some_and(|again| again <= now));
-        due.map(|standing| {
-            standing.again = None;
-            let relay = standing.relay.as_ref().filter(|relay| !relay.is_connected);
+            .filter(|persistent| persistent.again.is_some_and(|again| again <= now));
+        due.map(|persistent| {
+            persistent.again = None;
+            let relay = persistent
+                .relay
+                .as_ref()
+                .filter(|relay| !relay.is_connected);
             let (peer, address) = match relay {
                 Some(relay) => (Some(relay.peer), relay.address.clone()),
-                None => (standing.peer, standing.address.clone()),
+                None => (persistent.peer, persistent.address.clone()),
             };
             let options = match peer {
                 Some(peer) => DialOpts::peer_id(peer)
@@ -120,7 +123,7 @@ impl StandingPeers {
                     .build(),
                 None => DialOpts::unknown_peer_id().address(address).build(),
             };
-            standing.dialling = Some(options.connection_id());
+            persistent.dialling = Some(options.connection_id());
             options
         })
         .collect()
@@ -133,34 +136,34 @@ impl StandingPeers {
         problem: Arc<DialError>,
         now: Instant,
     ) -> Option<Multiaddr> {
-        let standing = self.dialled_by(connection)?;
-        standing.problem = Some(problem);
-        standing.dialling = None;
-        standing.is_tried = true;
-        standing.again = Some(now + standing.pause);
-        standing.pause = (standing.pause * 2).min(LAST_PAUSE);
-        Some(standing.address.clone())
+        let persistent = self.dialled_by(connection)?;
+        persistent.problem = Some(problem);
+        persistent.dialling = None;
+        persistent.is_tried = true;
+        persistent.again = Some(now + persistent.pause);
+        persistent.pause = (persistent.pause * 2).min(LAST_PAUSE);
+        Some(persistent.address.clone())
     }
 
     /// A dial was not made, because the peer is connected.
     pub(super) fn needless(&mut self, connection: ConnectionId, now: Instant) {
-        let Some(standing) = self.dialled_by(connection) else {
+        let Some(persistent) = self.dialled_by(connection) else {
             return;
         };
-        standing.dialling = None;
-        match &mut standing.relay {
+        persistent.dialling = None;
+        match &mut persistent.relay {
             Some(relay) if !relay.is_connected => {
                 relay.is_connected = true;
-                standing.again = Some(now);
+                persistent.again = Some(now);
             }
-            _ => standing.is_tried = true,
+            _ => persistent.is_tried = true,
         }
     }
 
-    fn dialled_by(&mut self, connection: ConnectionId) -> Option<&mut Standing> {
+    fn dialled_by(&mut self, connection: ConnectionId) -> Option<&mut Persistent> {
         self.peers
             .iter_mut()
-            .find(|standing| standing.dialling == Some(connection))
+            .find(|persistent| persistent.dialling == Some(connection))
     }
 
     /// A peer was connected; says why.
@@ -170,20 +173,20 @@ impl StandingPeers {
         connection: ConnectionId,
         now: Instant,
     ) -> Role {
-        for standing in &mut self.peers {
-            if let Some(relay) = standing.relay.as_mut().filter(|relay| relay.peer == peer) {
+        for persistent in &mut self.peers {
+            if let Some(relay) = persistent.relay.as_mut().filter(|relay| relay.peer == peer) {
                 if !relay.is_connected {
                     relay.is_connected = true;
-                    standing.dialling = None;
-                    standing.again = Some(now + RELAY_PATIENCE);
+                    persistent.dialling = None;
+                    persistent.again = Some(now + RELAY_PATIENCE);
                 }
-            } else if standing.dialling == Some(connection) || standing.peer == Some(peer) {
-                standing.peer = Some(peer);
-                standing.dialling = None;
-                standing.problem = None;
-                standing.is_tried = true;
-                standing.again = None;
-                standing.pause = FIRST_PAUSE;
+            } else if persistent.dialling == Some(connection) || persistent.peer == Some(peer) {
+                persistent.peer = Some(peer);
+                persistent.dialling = None;
+                persistent.problem = None;
+                persistent.is_tried = true;
+                persistent.again = None;
+                persistent.pause = FIRST_PAUSE;
             }
         }
         self.role(&peer)
@@ -191,10 +194,9 @@ impl StandingPeers {
 
     /// A peer has told about itself, and about how it sees this node.
     pub(super) fn identified(&mut self, peer: PeerId, now: Instant) {
-        let is_behind =
-            |standing: &&mut Standing| matches!(&standing.relay, Some(relay) if relay.peer == peer);
-        for standing in self.peers.iter_mut().filter(is_behind) {
-            standing.again = standing.again.map(|again| again.min(now));
+        let is_behind = |persistent: &&mut Persistent| matches!(&persistent.relay, Some(relay) if relay.peer == peer);
+        for persistent in self.peers.iter_mut().filter(is_behind) {
+            persistent.again = persistent.again.map(|again| again.min(now));
         }
     }
 
@@ -203,14 +205,14 @@ impl StandingPeers {
         for relay in self
             .peers
             .iter_mut()
-            .filter_map(|standing| standing.relay.as_mut())
+            .filter_map(|persistent| persistent.relay.as_mut())
         {
             relay.is_connected &= relay.peer != peer;
         }
-        let of_peer = |standing: &&mut Standing| standing.peer == Some(peer);
-        for standing in self.peers.iter_mut().filter(of_peer) {
-            standing.again = Some(now + standing.pause);
-            standing.pause = (standing.pause * 2).min(LAST_PAUSE);
+        let of_peer = |persistent: &&mut Persistent| persistent.peer == Some(peer);
+        for persistent in self.peers.iter_mut().filter(of_peer) {
+            persistent.again = Some(now + persistent.pause);
+            persistent.pause = (persistent.pause * 2).min(LAST_PAUSE);
         }
     }
 
@@ -219,8 +221,8 @@ impl StandingPeers {
         let roles = self
             .peers
             .iter()
-            .filter(|standing| standing.peer == Some(*peer))
-            .map(|standing| standing.role);
+            .filter(|persistent| persistent.peer == Some(*peer))
+            .map(|persistent| persistent.role);
         roles.fold(Role::Other, |role, next| match (role, next) {
             (Role::Named, _) | (_, Role::Named) => Role::Named,
             _ => next,
@@ -231,12 +233,12 @@ impl StandingPeers {
     pub(super) fn unreachable(&self) -> impl Iterator<Item = (&Multiaddr, &Arc<DialError>)> {
         self.peers
             .iter()
-            .filter_map(|standing| Some((&standing.address, standing.problem.as_ref()?)))
+            .filter_map(|persistent| Some((&persistent.address, persistent.problem.as_ref()?)))
     }
 
     /// Whether every address was dialled once, with whatever result.
     pub(super) fn all_tried(&self) -> bool {
-        self.peers.iter().all(|standing| standing.is_tried)
+        self.peers.iter().all(|persistent| persistent.is_tried)
     }
 }
 
@@ -247,25 +249,25 @@ mod tests {
     #[test]
     fn peers_are_dialled_again_after_longer_and_longer_pauses() {
         let mut now = Instant::now();
-        let mut standing = StandingPeers::default();
-        standing.add(
+        let mut persistent = PersistentPeers::default();
+        persistent.add(
             "/ip4/127.0.0.1/tcp/1".parse().unwrap(),
             Role::Bootstrap,
             now,
         );
         let mut pauses = Vec::new();
         for _ in 0..8 {
-            assert!(!standing.all_tried() || !pauses.is_empty());
-            let dial = standing.due(now).remove(0);
-            assert!(standing.due(now).is_empty() && standing.next().is_none());
+            assert!(!persistent.all_tried() || !pauses.is_empty());
+            let dial = persistent.due(now).remove(0);
+            assert!(persistent.due(now).is_empty() && persistent.next().is_none());
             let problem = Arc::new(DialError::Aborted);
-            let failed = standing.failed(dial.connection_id(), problem, now);
-            assert!(failed.is_some() && standing.unreachable().count() == 1);
-            let next = standing.next().unwrap();
+            let failed = persistent.failed(dial.connection_id(), problem, now);
+            assert!(failed.is_some() && persistent.unreachable().count() == 1);
+            let next = persistent.next().unwrap();
             pauses.push(next - now);
             now = next;
         }
-        assert!(standing.all_tried());
+        assert!(persistent.all_tried());
         assert_eq!(pauses[0], FIRST_PAUSE);
         assert!(pauses.is_sorted());
         assert_eq!(*pauses.last().unwrap(), LAST_PAUSE);
@@ -276,42 +278,42 @@ mod tests {
     fn two_addresses_of_one_peer_are_one_peer() {
         let now = Instant::now();
         let peer = PeerId::random();
-        let mut standing = StandingPeers::default();
+        let mut persistent = PersistentPeers::default();
         for (port, role) in [(1, Role::Bootstrap), (2, Role::Named)] {
             let address = format!("/ip4/127.0.0.1/tcp/{port}/p2p/{peer}");
-            standing.add(address.parse().unwrap(), role, now);
+            persistent.add(address.parse().unwrap(), role, now);
         }
-        let dials = standing.due(now);
+        let dials = persistent.due(now);
         let connection = dials[0].connection_id();
-        assert_eq!(standing.connected(peer, connection, now), Role::Named);
-        assert!(standing.all_tried());
-        standing.disconnected(peer, now);
-        assert_eq!(standing.due(now + FIRST_PAUSE).len(), 2);
-        assert_eq!(standing.role(&PeerId::random()), Role::Other);
+        assert_eq!(persistent.connected(peer, connection, now), Role::Named);
+        assert!(persistent.all_tried());
+        persistent.disconnected(peer, now);
+        assert_eq!(persistent.due(now + FIRST_PAUSE).len(), 2);
+        assert_eq!(persistent.role(&PeerId::random()), Role::Other);
     }
 
     #[test]
     fn a_relay_is_dialled_before_the_peer_behind_it() {
         let now = Instant::now();
         let (relay, peer) = (PeerId::random(), PeerId::random());
-        let mut standing = StandingPeers::default();
+        let mut persistent = PersistentPeers::default();
         let address = format!("/ip4/127.0.0.1/tcp/1/p2p/{relay}/p2p-circuit/p2p/{peer}");
-        standing.add(address.parse().unwrap(), Role::Named, now);
-        let dial = standing.due(now).remove(0);
+        persistent.add(address.parse().unwrap(), Role::Named, now);
+        let dial = persistent.due(now).remove(0);
         assert_eq!(dial.get_peer_id(), Some(relay));
-        let role = standing.connected(relay, dial.connection_id(), now);
+        let role = persistent.connected(relay, dial.connection_id(), now);
         assert_eq!(role, Role::Other);
-        assert!(standing.due(now).is_empty() && !standing.all_tried());
-        standing.identified(relay, now);
-        let dial = standing.due(now).remove(0);
+        assert!(persistent.due(now).is_empty() && !persistent.all_tried());
+        persistent.identified(relay, now);
+        let dial = persistent.due(now).remove(0);
         assert_eq!(dial.get_peer_id(), Some(peer));
         assert_eq!(
-            standing.connected(peer, dial.connection_id(), now),
+            persistent.connected(peer, dial.connection_id(), now),
             Role::Named
         );
-        standing.disconnected(relay, now);
-        standing.disconnected(peer, now);
-        let dial = standing.due(now + FIRST_PAUSE).remove(0);
+        persistent.disconnected(relay, now);
+        persistent.disconnected(peer, now);
+        let dial = persistent.due(now + FIRST_PAUSE).remove(0);
         assert_eq!(dial.get_peer_id(), Some(relay));
     }
 }
