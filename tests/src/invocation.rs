@@ -364,8 +364,13 @@ impl Running {
 }
 
 /// The largest resident set of a process up to now, 0 if it has ended. What `wait4` tells instead
-/// would include the memory of this process, which may hold much.
+/// would include the memory of this process, which may hold much. So would the status of a new process that
+/// does not execute its program yet: it shares our memory until then.
 fn peak_bytes(process: u32) -> u64 {
+    let executes = std::fs::read_link(format!("/proc/{process}/exe"));
+    if executes.ok() == std::env::current_exe().ok() {
+        return 0;
+    }
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kibibytes = line.and_then(|line| line.trim().split(' ').next()?.parse::<u64>().ok());
