@@ -18,7 +18,7 @@ for target; do
     # Real inputs to start from, where the published ones are there.
     fixtures=${IPFS_EXEC_FIXTURES:-../../shared/fixtures}
     seeds=
-    [ "$target" != car ] || seeds=$(find "$fixtures" -name '*.car' -size -64k -exec dirname {} \; | sort -u)
+    [ "$target" != car ] || [ ! -d "$fixtures" ] || seeds=$(find "$fixtures" -name '*.car' -size -64k -exec dirname {} \; | sort -u)
     echo "== $target"
     # shellcheck disable=SC2086 # one word a directory
     "../target/fuzz/release/fuzz_$target" "corpus/$target" $seeds -artifact_prefix=findings/ \

@@ -6,7 +6,7 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$1"
 cd "$1"
-cp "$here/kubo.py" "$here/helia.mjs" "$here/ipns.mjs" .
+cp "$here/kubo.py" "$here/helia.mjs" "$here/ipns.mjs" "$here/trees.mjs" .
 if ! cmp -s "$here/requirements.txt" requirements.txt; then
     python3 -m venv --copies python
     ./python/bin/pip install --quiet --requirement "$here/requirements.txt"

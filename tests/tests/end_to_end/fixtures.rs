@@ -1,4 +1,5 @@
-//! CARs that other implementations published, compared with what an independent reader found.
+//! CARs of other implementations, compared with what an independent reader found. The published ones are read
+//! where they are there; [`assert_trees`] also judges those that Helia makes.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -36,11 +37,25 @@ fn is_complete(listing: &Listing) -> bool {
         && !listing.entries.is_empty()
 }
 
+/// How many entries of a large tree are compared one by one.
+const COMPARED: usize = 60;
+
+/// Each tree is read as it is listed, and survives an export and an import.
+pub(super) fn assert_trees(listings: &[Listing]) {
+    assert_imported_whole(listings);
+    assert_as_listed(listings);
+    assert_survive(listings);
+}
+
 #[test]
 fn every_car_is_imported_whole() {
-    for listing in vector::listings() {
+    assert_imported_whole(&vector::listings());
+}
+
+fn assert_imported_whole(listings: &[Listing]) {
+    for listing in listings {
         let environment = Environment::new();
-        import(&environment, &listing);
+        import(&environment, listing);
         assert_eq!(
             environment.statistic("blocks"),
             listing.blocks,
@@ -53,24 +68,32 @@ fn every_car_is_imported_whole() {
 
 #[test]
 fn every_tree_is_as_listed() {
+    let listings = vector::listings();
+    let compared = assert_as_listed(&listings);
+    assert!(
+        listings.is_empty() || compared > 40,
+        "only {compared} entries were compared"
+    );
+}
+
+/// Returns how many entries were compared one by one.
+fn assert_as_listed(listings: &[Listing]) -> usize {
     let mut compared = 0;
-    for listing in vector::listings()
-        .iter()
-        .filter(|listing| is_complete(listing))
-    {
+    for listing in listings.iter().filter(|listing| is_complete(listing)) {
         let environment = Environment::new();
         import(&environment, listing);
         let root = &listing.entries[0];
         if root.kind == "directory" {
             assert_ls(&environment, listing);
         }
-        for entry in &listing.entries {
+        let step = listing.entries.len() / COMPARED + 1;
+        for entry in listing.entries.iter().step_by(step) {
             assert_entry(&environment, &listing.roots[0], entry);
             compared += 1;
         }
         assert_get(&environment, listing);
     }
-    assert!(compared > 40, "only {compared} entries were compared");
+    compared
 }
 
 /// `ls -r` shows each entry once, with its CID, type and size.
@@ -201,10 +224,11 @@ fn assert_get(environment: &Environment, listing: &Listing) {
 
 #[test]
 fn every_tree_survives_export_and_import() {
-    for listing in vector::listings()
-        .iter()
-        .filter(|listing| is_complete(listing))
-    {
+    assert_survive(&vector::listings());
+}
+
+fn assert_survive(listings: &[Listing]) {
+    for listing in listings.iter().filter(|listing| is_complete(listing)) {
         let (first, second) = (Environment::new(), Environment::new());
         import(&first, listing);
         let car = first.file("again.car");
@@ -244,7 +268,9 @@ fn every_tree_survives_export_and_import() {
 
 #[test]
 fn missing_blocks_are_named() {
-    let listing = vector::listing("partial-dag-scope-entity.car");
+    let Some(listing) = vector::listing("partial-dag-scope-entity.car") else {
+        return;
+    };
     let environment = Environment::new();
     import(&environment, &listing);
     let root = &listing.roots[0];
@@ -264,7 +290,9 @@ fn missing_blocks_are_named() {
 #[test]
 fn a_file_with_a_missing_block_is_an_error_that_names_it() {
     const MISSING: &str = "QmSNLTo6Wv9dfroVaw7MFYjLqf9ho7PKrgsjdzYDtv8h1W";
-    let listing = vector::listing("file-3k-and-3-blocks-missing-block.car");
+    let Some(listing) = vector::listing("file-3k-and-3-blocks-missing-block.car") else {
+        return;
+    };
     let environment = Environment::new();
     let imported = environment
         .ipfs_exec(["import"])
@@ -293,8 +321,10 @@ fn a_file_with_a_missing_block_is_an_error_that_names_it() {
 
 #[test]
 fn names_that_lead_out_of_their_directory_are_refused() {
-    let hostile: Vec<Listing> = vector::listings().into_iter().filter(is_hostile).collect();
-    assert_eq!(hostile.len(), 2);
+    let listings = vector::listings();
+    let is_here = !listings.is_empty();
+    let hostile: Vec<Listing> = listings.into_iter().filter(is_hostile).collect();
+    assert!(!is_here || hostile.len() == 2, "{hostile:?}");
     for listing in hostile {
         let environment = Environment::new();
         import(&environment, &listing);

