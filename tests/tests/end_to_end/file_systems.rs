@@ -102,7 +102,7 @@ const JOBS: [&str; 20] = [
     "tar -cf - -C /input . | tee /output/tree.tar | sha256sum",
     "find /input -type f -exec sha256sum {} +",
     "for each in /input/many/*; do echo $each; cat $each; done",
-    "/input/script; cp /input/script /output/script; ls -la /output/script",
+    "/input/script; cp /input/script /output/script; ls -la /output/script | cut -c 1-40",
     "touch /input/new; echo x >> /input/large; rm /input/script; mkdir /input/d; chmod 0 /input/script; \
      ln /input/script /input/hard; mv /input/large /input/small",
     "cp -a /input/many /output/many; ls -l /output/many | sed 1d | cut -c 1-10",
