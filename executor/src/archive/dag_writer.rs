@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read};
 
+use ipfs_exec_node::Cid;
 use ipfs_exec_node::block::WriteBlocks;
 use ipfs_exec_node::budget::{Budget, KeepFree};
 use ipfs_exec_node::path::{EntryName, escape};
@@ -15,7 +16,6 @@ use ipfs_exec_node::progress::Reporter;
 use ipfs_exec_node::unixfs::{
     self, DirectoryBuilder, ImportOptions, Imported, Metadata, Mtime, UnixfsError,
 };
-use ipfs_exec_node::{Cid, limits};
 use rustix::fs::Timespec;
 use rustix::io::Errno;
 
@@ -255,9 +255,7 @@ impl Destination for DagWriter<'_> {
         target: &[u8],
         mtime: Timespec,
     ) -> Result<(), ArchiveError> {
-        if target.is_empty() || target.len() > limits::MAX_SYMLINK_BYTES || target.contains(&0) {
-            return Err(path.refused(Refusal::InvalidTarget));
-        }
+        path.check_target(target)?;
         let spot = self.spot(path)?;
         self.remove(&spot);
         let version = self.profile.cid_version;

@@ -76,6 +76,17 @@ impl EntryPath {
         rest.is_some_and(|rest| rest.starts_with(b"/"))
     }
 
+    /// Checks the target of a symbolic link at this path: 1 to [`limits::MAX_SYMLINK_BYTES`] bytes without NUL.
+    ///
+    /// # Errors
+    /// [`Refusal::InvalidTarget`].
+    pub(super) fn check_target(&self, target: &[u8]) -> Result<(), ArchiveError> {
+        if target.is_empty() || target.len() > limits::MAX_SYMLINK_BYTES || target.contains(&0) {
+            return Err(self.refused(Refusal::InvalidTarget));
+        }
+        Ok(())
+    }
+
     /// The error of an entry with this path that may not be unpacked.
     pub(super) fn refused(&self, reason: Refusal) -> ArchiveError {
         ArchiveError::Refused {

@@ -14,7 +14,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use ipfs_exec_node::budget::Spending;
-use ipfs_exec_node::limits;
 use ipfs_exec_node::path::escape;
 use ipfs_exec_node::tree;
 use rustix::fs::{
@@ -298,9 +297,7 @@ impl Destination for TreeWriter<'_> {
         target: &[u8],
         mtime: Timespec,
     ) -> Result<(), ArchiveError> {
-        if target.is_empty() || target.len() > limits::MAX_SYMLINK_BYTES || target.contains(&0) {
-            return Err(path.refused(Refusal::InvalidTarget));
-        }
+        path.check_target(target)?;
         let spot = self.spot(path)?;
         self.spending.take_inode(&*spot.directory)?;
         self.make(path, &spot, |parent, name| {
