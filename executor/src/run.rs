@@ -37,7 +37,7 @@ use crate::job::Job;
 use crate::limits::{Held, Limits, Usage};
 use crate::mount::{MountError, Observer};
 use crate::output::{self, Output, StrayLink, WritableDirectories};
-use crate::rootfs::{MountedRootfs, Rootfs, RootfsCache, RootfsError, RootfsOptions};
+use crate::rootfs::{MountedRootfs, RootTree, Rootfs, RootfsCache, RootfsError, RootfsOptions};
 use crate::sandbox::{
     self, Bubblewrap, Conduct, Ended, Exit, HostPaths, Isolation, SandboxError, StandardInput,
 };
@@ -48,11 +48,9 @@ pub use self::error::{
     EXIT_FAILED, EXIT_KILLED, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_REFUSED, EXIT_TIME,
     FirstError, RunError,
 };
-use self::root::RootTree;
 
 mod clock;
 mod error;
-mod root;
 
 /// Entries of scratch that are needed until the output is imported, and until the program has ended.
 const OUTPUT: [&str; 1] = [output::WRITABLE];
@@ -154,8 +152,8 @@ pub struct Run<'r> {
 }
 
 impl<'r> Run<'r> {
-    /// Reads come from `blocks`, the output goes to `repository`. Nobody interrupts the run, or learns of its
-    /// progress.
+    /// The run reads from `blocks` and writes its output to `repository`. It has no caller, no observer and a
+    /// silent reporter.
     pub fn new(repository: &'r Repository, blocks: &'r dyn ReadBlocks, job: &'r Job) -> Run<'r> {
         Run {
             repository,
@@ -168,25 +166,25 @@ impl<'r> Run<'r> {
         }
     }
 
-    /// What the run does beside computing.
+    /// Sets limits, budgets, the pin and the other options.
     pub fn options(mut self, options: RunOptions) -> Run<'r> {
         self.options = options;
         self
     }
 
-    /// Who may end the run, and whose signals and terminal the program gets.
+    /// Sets the caller, which may end the run, and whose signals and terminal the program gets.
     pub fn caller(mut self, caller: &'r dyn Caller) -> Run<'r> {
         self.caller = Some(caller);
         self
     }
 
-    /// Who learns what the program touches of its input, which then has to be mounted.
+    /// Sets the observer of the files that the program touches in its input. The input then has to be mounted.
     pub fn observer(mut self, observer: &'r dyn Observer) -> Run<'r> {
         self.observer = Some(observer);
         self
     }
 
-    /// Who learns of progress. Its [`Reporter::cancel`] ends the parts of the run beside the program.
+    /// Sets the receiver of progress. Its [`Reporter::cancel`] ends the parts of the run beside the program.
     pub fn reporter(mut self, reporter: &'r dyn Reporter) -> Run<'r> {
         self.reporter = reporter;
         self
@@ -194,7 +192,7 @@ impl<'r> Run<'r> {
 
     /// Runs the job.
     ///
-    /// Where the caller wants the end, that is [`RunError::Interrupted`], with nothing kept. A program that
+    /// If the caller ends the run, the result is [`RunError::Interrupted`], and nothing is kept. A program that
     /// handles the caller's signal has some time to end by itself; then the run goes on. When this process is
     /// killed, the program dies too.
     ///
@@ -409,11 +407,9 @@ impl<'r> Underway<'r> {
         input: &dyn InputTree,
         directories: &WritableDirectories,
     ) -> Result<Ended, RunError> {
-        let entries = match input.kind() {
-            InputKind::Directory => None,
-            InputKind::File => Some(root.top_entries()?),
-        };
-        let stand_in = root.stand_in(input.kind())?;
+        let covered = (input.kind() == InputKind::File).then_some(sandbox::INPUT);
+        let entries = covered.map(|_| root.top_entries()).transpose()?;
+        let stand_in = root.stand_in(covered)?;
         // It is mounted over this directory in namespaces of its own, where nothing reads blocks. A directory
         // made for it would take as long to remove as two mounts.
         let stage = self.run.repository.blocks_directory();

@@ -24,6 +24,7 @@ mod mounted;
 mod mountpoints;
 mod program;
 mod resolve;
+mod root_tree;
 mod seal;
 mod top;
 
@@ -47,7 +48,7 @@ use rustix::io::Errno;
 use crate::archive::{self, ArchiveError, Warning};
 use crate::beneath;
 use crate::mount::{Failure, MountError, SandboxMount, Tree};
-use crate::sandbox::{self, TopEntry};
+use crate::sandbox::{self, RootSource, TopEntry};
 use ipfs_exec_node::tree::{self, TreeError};
 
 pub use crate::layout::MOUNT_POINTS;
@@ -55,6 +56,7 @@ pub use evict::Evicted;
 pub use init::InitError;
 pub(crate) use mounted::MountedRootfs;
 pub use mountpoints::MountPointError;
+pub(crate) use root_tree::RootTree;
 
 use init::Program;
 use lock::{BuildLock, UseLock};
@@ -216,27 +218,55 @@ impl Rootfs {
         init::service_manager(&tree, self.program(path))
     }
 
-    /// Why a complete sandbox could not execute the program; `source` is what the kernel says.
-    pub(crate) fn not_executed(&self, path: &OsStr, source: io::Error) -> InitError {
-        let program = self.program(path);
-        let file = beneath::look_up_inside(self.descriptor.as_fd(), program.relative());
-        program.refused(file.is_ok(), source)
-    }
-
     fn program<'p>(&'p self, path: &'p OsStr) -> Program<'p> {
         let cid = &self.cid;
         Program { cid, path }
     }
 
-    /// What shows the tree in a sandbox where there can be no overlay; `covered` is a mount point in whose
-    /// place an empty file is shown. `None` where FUSE cannot be used.
+    /// What stands in `/` beside the mount points, sorted.
     ///
     /// # Errors
-    /// [`RootfsError::Mount`], [`RootfsError::Cache`].
-    pub(crate) fn stand_in(
+    /// [`RootfsError::Cache`].
+    pub fn top_entries(&self) -> Result<Vec<TopEntry>, RootfsError> {
+        top::list(&self.descriptor).map_err(|errno| cache_error(&self.tree, errno))
+    }
+}
+
+impl RootTree for Rootfs {
+    fn source<'p>(
+        &'p self,
+        entries: Option<&'p [TopEntry]>,
+        stand_in: Option<&'p SandboxMount<'p>>,
+    ) -> RootSource<'p> {
+        RootSource::Unpacked {
+            tree: self.tree(),
+            entries,
+            stand_in,
+        }
+    }
+
+    fn check(&self, program: &OsStr) -> Result<(), InitError> {
+        Rootfs::check(self, program)
+    }
+
+    fn service_manager(&self, program: &OsStr) -> Option<&'static str> {
+        Rootfs::service_manager(self, program)
+    }
+
+    fn not_executed(&self, path: &OsStr, source: io::Error) -> InitError {
+        let program = self.program(path);
+        let file = beneath::look_up_inside(self.descriptor.as_fd(), program.relative());
+        program.refused(file.is_ok(), source)
+    }
+
+    fn top_entries(&self) -> Result<Vec<TopEntry>, RootfsError> {
+        Rootfs::top_entries(self)
+    }
+
+    fn stand_in(
         &self,
         covered: Option<&'static str>,
-    ) -> Result<Option<SandboxMount<'static>>, RootfsError> {
+    ) -> Result<Option<SandboxMount<'_>>, RootfsError> {
         let directory = self.descriptor.try_clone().map_err(io_error(&self.tree))?;
         let tree = Tree {
             directory,
@@ -254,12 +284,16 @@ impl Rootfs {
         }
     }
 
-    /// What stands in `/` beside the mount points, sorted.
-    ///
-    /// # Errors
-    /// [`RootfsError::Cache`].
-    pub fn top_entries(&self) -> Result<Vec<TopEntry>, RootfsError> {
-        top::list(&self.descriptor).map_err(|errno| cache_error(&self.tree, errno))
+    fn mount(&self) -> Option<&SandboxMount<'_>> {
+        None
+    }
+
+    fn warnings(&self) -> (&[Warning], u64) {
+        (Rootfs::warnings(self), self.more_warnings())
+    }
+
+    fn finish(&self) -> Result<(), RootfsError> {
+        Ok(())
     }
 }
 

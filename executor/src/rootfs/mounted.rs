@@ -14,10 +14,11 @@ use super::init::{InitError, Program};
 use super::mountpoints::MountPointError;
 use super::program;
 use super::resolve::{self, Found, Step, Tree};
-use super::{RootfsError, init};
+use super::{RootTree, RootfsError, init};
+use crate::archive::Warning;
 use crate::layout::{MOUNT_POINTS, STAGED_ROOTFS};
-use crate::mount::{FILE_MODE, Failure, SandboxMount, Top};
-use crate::sandbox::{TopEntry, TopEntryKind};
+use crate::mount::{FILE_MODE, SandboxMount, Top};
+use crate::sandbox::{RootSource, TopEntry, TopEntryKind};
 
 /// The bit that lets the owner execute a file.
 const OWNER_EXECUTES: u32 = 0o100;
@@ -48,16 +49,22 @@ impl<'b> MountedRootfs<'b> {
         })
     }
 
-    pub(crate) fn mount(&self) -> &SandboxMount<'b> {
-        &self.mount
+    fn program<'p>(&'p self, path: &'p OsStr) -> Program<'p> {
+        let cid = &self.cid;
+        Program { cid, path }
+    }
+}
+
+impl RootTree for MountedRootfs<'_> {
+    fn source<'p>(
+        &'p self,
+        entries: Option<&'p [TopEntry]>,
+        _stand_in: Option<&'p SandboxMount<'p>>,
+    ) -> RootSource<'p> {
+        RootSource::Mounted { entries }
     }
 
-    pub(crate) fn take_failure(&self) -> Option<Failure> {
-        self.mount.take_failure()
-    }
-
-    /// As [`Rootfs::check`](super::Rootfs::check).
-    pub(crate) fn check(&self, path: &OsStr) -> Result<(), InitError> {
+    fn check(&self, path: &OsStr) -> Result<(), InitError> {
         let program = self.program(path);
         let failed = |error: UnixfsError| program.not_looked_up(io::Error::other(error));
         let not_executable = |reason| Err(program.not_executable(reason));
@@ -82,25 +89,17 @@ impl<'b> MountedRootfs<'b> {
         program::refusal(&head).map_or(Ok(()), not_executable)
     }
 
-    /// As [`Rootfs::service_manager`](super::Rootfs::service_manager).
-    pub(crate) fn service_manager(&self, path: &OsStr) -> Option<&'static str> {
+    fn service_manager(&self, path: &OsStr) -> Option<&'static str> {
         init::service_manager(self, self.program(path))
     }
 
-    /// Why a complete sandbox could not execute the program; `source` is what the kernel says.
-    pub(crate) fn not_executed(&self, path: &OsStr, source: io::Error) -> InitError {
+    fn not_executed(&self, path: &OsStr, source: io::Error) -> InitError {
         let program = self.program(path);
         let found = resolve::find(self, program.bytes());
         program.refused(matches!(found, Ok(Found::Node(_))), source)
     }
 
-    fn program<'p>(&'p self, path: &'p OsStr) -> Program<'p> {
-        let cid = &self.cid;
-        Program { cid, path }
-    }
-
-    /// As [`Rootfs::top_entries`](super::Rootfs::top_entries).
-    pub(crate) fn top_entries(&self) -> Result<Vec<TopEntry>, RootfsError> {
+    fn top_entries(&self) -> Result<Vec<TopEntry>, RootfsError> {
         let mut entries = Vec::new();
         let mut visit = |entry: unixfs::Entry| {
             let name = entry.checked_name(&self.cid)?;
@@ -128,6 +127,26 @@ impl<'b> MountedRootfs<'b> {
             .map_err(|error| content(self.cid, error))?;
         entries.sort();
         Ok(entries)
+    }
+
+    fn stand_in(
+        &self,
+        _covered: Option<&'static str>,
+    ) -> Result<Option<SandboxMount<'_>>, RootfsError> {
+        Ok(None)
+    }
+
+    fn mount(&self) -> Option<&SandboxMount<'_>> {
+        Some(&self.mount)
+    }
+
+    fn warnings(&self) -> (&[Warning], u64) {
+        (&[], 0)
+    }
+
+    fn finish(&self) -> Result<(), RootfsError> {
+        let failure = self.mount.take_failure();
+        failure.map_or(Ok(()), |failure| Err(RootfsError::Read(failure)))
     }
 }
 

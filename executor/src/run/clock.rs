@@ -14,7 +14,8 @@ use crate::limits::{Limit, Limits};
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Part {
-    /// The content of root file system and input is looked for or imported, before [`Run::execute`](super::Run::execute).
+    /// The content of root file system and input is looked up or imported, before
+    /// [`Run::execute`](super::Run::execute).
     Content,
     /// The root file system is fetched and unpacked.
     RootFileSystem,
