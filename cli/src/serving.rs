@@ -11,8 +11,7 @@ use ipfs_exec_node::names::{Keystore, NameStore};
 use ipfs_exec_node::network::names::refresh::Refresher;
 use ipfs_exec_node::network::provide::Announcer;
 use ipfs_exec_node::network::{
-    DownloadTracker, Identity, IdentityError, Mdns, Multiaddr, Network, NetworkEvent,
-    NetworkOptions,
+    DownloadTracker, Identity, Mdns, Multiaddr, Network, NetworkEvent, NetworkOptions,
 };
 use ipfs_exec_node::repo::Repository;
 
@@ -190,7 +189,7 @@ pub(crate) fn serve_until(
     root: &Cid,
     until: Until,
 ) -> Result<(), CommandError> {
-    let identity = identity_or_passing(repository)?;
+    let identity = Identity::of_repository_or_passing(repository.path())?;
     let mut downloads = DownloadTracker::of(&**repository, root)?;
     let mut serving = Serving::start(context, repository, identity, arguments, &LISTEN)?;
     let provide = arguments.provide.or(context.config.serve.provide);
@@ -228,12 +227,4 @@ pub(crate) fn serve_until(
         }
     }
     Ok(())
-}
-
-/// The identity of the repository, or a passing one while another process speaks as it.
-fn identity_or_passing(repository: &Repository) -> Result<Identity, IdentityError> {
-    match Identity::of_repository(repository.path()) {
-        Err(IdentityError::InUse { .. }) => Ok(Identity::passing()),
-        identity => identity,
-    }
 }

@@ -1,4 +1,4 @@
-//! A node to embed: a repository, those who are asked for what is missing there, and names.
+//! A node to embed: a repository, the upstreams that give missing content, and names.
 //!
 //! ```no_run
 //! use ipfs_exec_node::Node;
@@ -40,7 +40,7 @@ pub enum NodeError {
     /// The repository fails.
     #[error(transparent)]
     Repository(#[from] RepoError),
-    /// What a name stands for cannot be found.
+    /// The name cannot be resolved.
     #[error(transparent)]
     Name(#[from] ResolveError),
     /// Content cannot be read, or written.
@@ -54,7 +54,8 @@ pub enum NodeError {
     Network(#[from] NetworkError),
 }
 
-/// A repository, and those who are asked for what is missing there. Nothing is asked before something is missing.
+/// A repository, and the upstreams of missing content. The network starts when the first block or name is
+/// missing.
 #[derive(Debug)]
 pub struct Node {
     repository: Arc<Repository>,
@@ -108,8 +109,8 @@ impl Node {
         Source::new(&self.repository, network, self.fetching, reporter)
     }
 
-    /// What `path` names: a name in it is resolved first, then the entries. Only the blocks on the way are
-    /// read.
+    /// Resolves `path`: first a name in it, then the entries. Reads only the blocks of the directories on the
+    /// way.
     ///
     /// # Errors
     /// [`NodeError::Name`], [`NodeError::Content`].
@@ -150,7 +151,8 @@ impl Node {
         Ok(unixfs::resolve(source, &path)?)
     }
 
-    /// Imports the file, directory tree or symbolic link `path`, and pins it. It is on the disk when this returns.
+    /// Imports the file, directory tree or symbolic link `path`, and pins it. The import is durable when this
+    /// returns.
     ///
     /// # Errors
     /// [`NodeError::Content`], [`NodeError::Repository`].
@@ -166,17 +168,14 @@ impl Node {
         Ok(imported)
     }
 
-    /// Gives the blocks of the repository to others, at these addresses, for as long as the result lives. The node
-    /// has the identity of the repository; a passing one where another process serves as that.
+    /// Serves the blocks of the repository at these addresses, until the result is dropped. The node has the
+    /// identity of the repository, or a passing one while another process uses that identity.
     ///
     /// # Errors
     /// [`NodeError::Identity`], [`NodeError::Network`].
     pub fn serve(&self, listen: Vec<Multiaddr>) -> Result<Network, NodeError> {
         let path = self.repository.path();
-        let identity = match Identity::of_repository(path) {
-            Err(IdentityError::InUse { .. }) => Identity::passing(),
-            identity => identity?,
-        };
+        let identity = Identity::of_repository_or_passing(path)?;
         let mut options = self.upstreams.options(identity, Some(path))?;
         options.listen = listen;
         options.serve = true;

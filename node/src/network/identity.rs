@@ -90,6 +90,17 @@ impl Identity {
         })
     }
 
+    /// The key of the repository at `repository`, or a passing one while another process uses that key.
+    ///
+    /// # Errors
+    /// Where the key cannot be read or made.
+    pub fn of_repository_or_passing(repository: &Path) -> Result<Identity, IdentityError> {
+        match Identity::of_repository(repository) {
+            Err(IdentityError::InUse { .. }) => Ok(Identity::passing()),
+            identity => identity,
+        }
+    }
+
     pub(super) fn keypair(&self) -> &Keypair {
         &self.keypair
     }
