@@ -257,7 +257,7 @@ fn default_path() -> Option<PathBuf> {
     data.map(|data| data.join("ipfs-exec"))
 }
 
-/// Who is asked for what is missing: by the arguments and the configuration together.
+/// The upstreams of missing content, from the arguments and the configuration together.
 fn upstreams(arguments: &GlobalArgs, config: &Config) -> Upstreams {
     let both = |configured: &[Server], named: &[Server]| {
         let all = configured.iter().chain(named);

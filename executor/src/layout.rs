@@ -3,5 +3,5 @@
 /// Names in `/` on which the sandbox mounts.
 pub const MOUNT_POINTS: [&str; 5] = ["dev", "input", "output", "proc", "tmp"];
 
-/// Where a root file system is mounted in the stage of a sandbox.
+/// Directory of the stage of a sandbox on which a root file system is mounted.
 pub(crate) const STAGED_ROOTFS: &str = "rootfs";

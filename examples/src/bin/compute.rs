@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let node = Node::open(repository.as_ref(), Upstreams::peers([peer.parse()?]))?;
 
-    // What is missing here comes from the peer, when it is read.
+    // Missing blocks come from the peer when they are read.
     let source = node.source(&Silent);
     let rootfs = node.resolve(&source, &rootfs.parse()?, &Silent)?;
     let input = node.resolve(&source, &input.parse()?, &Silent)?;

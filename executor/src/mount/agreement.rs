@@ -83,7 +83,7 @@ pub(super) fn agree(device: BorrowedFd<'_>, lists_nodes: bool) -> io::Result<()>
     let header = protocol::reply_header(unique, 0, answer.len());
     match rustix::io::write(device, &[&header[..], &answer].concat()) {
         Ok(_) => Ok(()),
-        // Nobody waits for the answer any more.
+        // The kernel has dropped the request together with the mount.
         Err(Errno::NOENT | Errno::NODEV | Errno::CONNABORTED) => {
             Err(io::ErrorKind::NotConnected.into())
         }

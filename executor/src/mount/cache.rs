@@ -64,7 +64,7 @@ impl<'b> BlockCache<'b> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for one who reads, or for a moment where that may be cancelled.
+    /// Waits until another reader has ended; only for a moment if the wait may be cancelled.
     fn wait<'s>(&self, state: MutexGuard<'s, State>, cancel: &Cancel) -> MutexGuard<'s, State> {
         if cancel.is_never() {
             let waited = self.loaded.wait(state);
@@ -127,7 +127,7 @@ impl ReadBlocks for BlockCache<'_> {
         let mut state = self.lock();
         state.loading.remove(&hash);
         match &read {
-            // That this reader gave up tells the others nothing: one of them goes on.
+            // A cancelled read is no failure of the block: one of the waiting readers goes on.
             Err(_) if cancel.is_cancelled() => {}
             Ok(data) => {
                 let weight = data.len() + ENTRY_BYTES;

@@ -24,7 +24,7 @@ impl<'v, 'b> Recorded<'v, 'b> {
         }
     }
 
-    /// Notes a block that was taken without being read here.
+    /// Notes a block that the request uses without reading it here.
     pub(super) fn note(&self, cid: &Cid) {
         if block::inline_data(cid).is_none() {
             lock(&self.taken).insert(*cid);

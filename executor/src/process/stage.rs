@@ -109,7 +109,7 @@ pub(crate) enum Part {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Staged {
     overlays: u8,
-    /// What a served file system shows because there can be no overlay.
+    /// The part that a served file system shows because there can be no overlay.
     stand_ins: u8,
     /// Whether the devices are ours, and not the host's.
     pub(crate) has_own_devices: bool,

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::block::NoBlocks;
 
-/// Who is asked for what is missing.
+/// The peers and servers that are asked for missing content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstreams {
     /// Peers that are connected at once, and asked for everything.
@@ -26,7 +26,7 @@ pub struct Upstreams {
 }
 
 impl Upstreams {
-    /// Nobody: all content is in the repository.
+    /// No upstream: all content is in the repository.
     pub fn none() -> Upstreams {
         Upstreams {
             peers: Vec::new(),
@@ -53,7 +53,7 @@ impl Upstreams {
             .collect()
     }
 
-    /// Whether nobody can be asked.
+    /// Whether there is no upstream at all.
     pub fn is_empty(&self) -> bool {
         !self.has_persistent()
             && self.gateways.is_empty()
@@ -65,8 +65,8 @@ impl Upstreams {
         !self.peers.is_empty() || !self.bootstrap.is_empty()
     }
 
-    /// What a node with these upstreams is started with, as `identity`. It belongs to the private network that
-    /// the repository in the directory `repository` belongs to.
+    /// Options of a node with these upstreams and this identity. The node belongs to the private network of the
+    /// repository in the directory `repository`.
     ///
     /// # Errors
     /// Where the key of the private network cannot be read.
@@ -88,7 +88,7 @@ impl Upstreams {
         Ok(options)
     }
 
-    /// A node that fetches from them, and starts when it is first needed; `None` where nobody can be asked.
+    /// A node that fetches from them, and starts when it is first needed; `None` if there is no upstream.
     pub fn network(&self, repository: Option<&Path>) -> Option<LazyNetwork> {
         if self.is_empty() {
             return None;

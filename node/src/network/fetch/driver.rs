@@ -1,9 +1,9 @@
 //! Carries out what a [`Planner`] decides: the disk, the node, and the threads that wait.
 //!
-//! One of the threads that wait for blocks does the work for all. It looks which blocks are here, takes in
-//! those that came, keeps them, and asks for the blocks that they link to. So blocks are not fetched faster than they
-//! can be kept. While no thread waits, at most one window of blocks is on its way. No lock is held while the disk is
-//! read or written, or while the node starts.
+//! One of the threads that wait for blocks does the work for all. It looks up which blocks are here, takes in
+//! the blocks that came, keeps them, and asks for the blocks that they link to. So blocks are not fetched
+//! faster than they can be kept. While no thread waits, at most one window of blocks is on its way. The state
+//! is not locked while the disk is read or written, or while the node starts.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -101,7 +101,7 @@ impl<'r> Fetcher<'r> {
         }
     }
 
-    /// What was fetched so far.
+    /// Counts the blocks that were fetched so far.
     pub fn fetched(&self) -> Fetched {
         self.lock().planner.fetched()
     }
@@ -283,7 +283,7 @@ impl<'r> Fetcher<'r> {
                     },
                     (Action::Stop, _) => *exchange = None,
                     (action, Some(exchange)) => exchange.act(action),
-                    // It could not be started.
+                    // The node could not be started.
                     (action, None) => tracing::trace!(?action, "nobody can be asked"),
                 }
             }

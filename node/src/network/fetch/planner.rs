@@ -9,7 +9,7 @@
 //!                              └──────links───────┴──────── arrived ◀─────┘
 //! ```
 //!
-//! A DAG comes as a whole or fails as a whole. What is read for itself comes or fails by itself.
+//! A DAG comes as a whole or fails as a whole. A block that is read for itself comes or fails by itself.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -46,12 +46,12 @@ pub(super) enum Looked {
 pub(super) enum Reading {
     /// The block is on its way.
     Waits,
-    /// Nobody has asked for the block yet. Whoever reads it looks whether it has come meanwhile, and answers
-    /// by [`Planner::looked_again`].
+    /// The block was not asked for yet. The reader looks whether it has come meanwhile, and answers by
+    /// [`Planner::looked_again`].
     IsNew(Task),
 }
 
-/// What became of a block that came.
+/// The verdict on a block that came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Arrival {
     /// It is to be kept. For the root of a DAG with the bytes below it, as its links say.
@@ -117,11 +117,11 @@ impl Planner {
         self.queue.push(tasks);
     }
 
-    /// Somebody waits for `cid` from now on, until [`Planner::leave`]. `is_resumed` where nobody waited for
-    /// anything before.
+    /// A reader waits for `cid` from now on, until [`Planner::leave`]. `is_resumed` tells that no thread has
+    /// waited for any block before.
     ///
     /// # Errors
-    /// Where the fetch has failed as a whole. Then nobody waits.
+    /// Where the fetch has failed as a whole. The reader then does not wait.
     pub(super) fn read(
         &mut self,
         cid: &Cid,
@@ -162,7 +162,7 @@ impl Planner {
     pub(super) fn looked_again(&mut self, task: Task, found: Option<Bytes>) {
         let hash = task.cid.hash();
         match found {
-            // What is below is not wanted because of this read alone.
+            // This read alone does not want the blocks below.
             Some(data) => {
                 self.queue.end(hash);
                 self.settle(hash, &data);
@@ -177,7 +177,7 @@ impl Planner {
         }
     }
 
-    /// What became of a block that somebody waits for; nothing yet where it may still come.
+    /// The outcome of a read of `cid`; `None` while the block may still come.
     pub(super) fn outcome(&self, cid: &Cid) -> Option<Result<Bytes, Arc<FetchError>>> {
         let awaited = self.awaited.get(cid.hash());
         let outcome = awaited.and_then(|awaited| awaited.outcome.clone());
@@ -196,7 +196,7 @@ impl Planner {
         }
     }
 
-    /// Nobody waits any longer for a block that was wanted for itself.
+    /// The last reader of a block that was wanted for itself has left.
     fn abandon(&mut self, cid: &Cid) {
         let hash = cid.hash();
         if self.queue.is_deep(hash) || !self.queue.is_under_way(hash) {
@@ -313,17 +313,17 @@ impl Planner {
         self.queue.is_done()
     }
 
-    /// What was fetched so far.
+    /// Counts the blocks that were fetched so far.
     pub(super) fn fetched(&self) -> Fetched {
         self.fetched
     }
 
-    /// What is to be done, in this order.
+    /// The actions to carry out, in this order.
     pub(super) fn take_actions(&mut self) -> Vec<Action> {
         std::mem::take(&mut self.actions)
     }
 
-    /// Forgets a failure that everybody who waited was told, while nobody is at work: later reads try again.
+    /// Forgets a failure after all readers were told, so that later reads try again. No thread may be at work.
     pub(super) fn start_over(&mut self) {
         if !self.awaited.is_empty() {
             return;
@@ -432,7 +432,7 @@ impl Planner {
                 self.actions.extend(self.routes.ask_gateways(&cid));
             }
         }
-        // What is on its way only because it may be next decides nothing.
+        // A block that is only expected to be read decides nothing.
         let is_deep = |cid: &Cid| self.queue.is_deep(cid.hash());
         let mut verdicts = Vec::new();
         let awaits_dag = self.queue.under_way().find(is_deep);

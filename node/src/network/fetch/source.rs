@@ -1,10 +1,8 @@
-//! The blocks of a repository, and where somebody can be asked, those of others behind them.
-
-use std::sync::Arc;
+//! The blocks of a repository, and behind them the blocks of the network, if there is one.
 
 use bytes::Bytes;
 
-use super::{FetchError, FetchOptions, Fetched, Fetcher, LazyNetwork};
+use super::{FetchOptions, Fetched, Fetcher, LazyNetwork};
 use crate::block::{BlockError, Cid, ReadBlocks};
 use crate::cancel::Cancel;
 use crate::progress::Reporter;
@@ -12,9 +10,9 @@ use crate::repo::{RepoError, Repository};
 
 /// Local blocks, then the network.
 pub enum Source<'r> {
-    /// Nobody can be asked.
+    /// There is no network: a block that is missing here is missing.
     Local(&'r Repository),
-    /// What is missing is fetched.
+    /// A block that is missing here is fetched.
     Fetching(Box<Fetcher<'r>>),
 }
 
@@ -42,19 +40,7 @@ impl<'r> Source<'r> {
         }
     }
 
-    /// Fetches whatever of the DAG below `root` is missing, and verifies the rest. Nothing is done where nobody can be
-    /// asked.
-    ///
-    /// # Errors
-    /// [`FetchError`].
-    pub fn complete(&self, root: &Cid) -> Result<Fetched, Arc<FetchError>> {
-        match self {
-            Source::Local(_) => Ok(Fetched::default()),
-            Source::Fetching(fetcher) => fetcher.complete(root),
-        }
-    }
-
-    /// What was fetched so far.
+    /// Counts the blocks that were fetched so far.
     pub fn fetched(&self) -> Fetched {
         match self {
             Source::Local(_) => Fetched::default(),
@@ -62,7 +48,7 @@ impl<'r> Source<'r> {
         }
     }
 
-    /// Keeps what has arrived.
+    /// Keeps the blocks that have arrived.
     ///
     /// # Errors
     /// Where disk or database fail.
